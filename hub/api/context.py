@@ -1,0 +1,120 @@
+"""What the routes of one application share, and the FastAPI dependencies that hand it out.
+
+`require_auth` and `get_redis` are the two that an embedding application, or a test, overrides with
+`app.dependency_overrides`. Overriding `get_redis` moves everything: the hub of a request is the one on its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, HTTPException
+from starlette.requests import HTTPConnection
+
+from hub.api.auth import Authenticator, User
+from hub.broker.connect import AsyncRedis, for_requests
+from hub.broker.keys import Keys
+from hub.broker.redis import RedisBroker
+from hub.errors import HubError, JobNotFound
+from hub.hub import Hub
+from hub.settings import Settings
+from hub.transports.sse import SseTransport
+from hub.transports.websocket import WebSocketTransport
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A hub with its transports."""
+
+    hub: Hub
+    sse: SseTransport
+    websocket: WebSocketTransport
+
+    async def drain(self) -> None:
+        """Move every viewer away, over the drain window."""
+        self.websocket.drain()
+        await self.hub.drain()
+
+    async def aclose(self) -> None:
+        """End everything this service began."""
+        await self.sse.heartbeat.aclose()
+        await self.websocket.heartbeat.aclose()
+        self.websocket.drain()
+        await self.hub.aclose()
+
+
+class Context:
+    """Settings, authenticator, and a service for each Redis client in use (one, unless somebody overrides)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.authenticator = Authenticator(settings)
+        self._client: AsyncRedis | None = None
+        self._services: dict[int, Service] = {}
+
+    def client(self) -> AsyncRedis:
+        """The client of the configured URL; connects when first used."""
+        if self._client is None:
+            self._client = for_requests(self.settings.redis_url)
+        return self._client
+
+    def service(self, client: AsyncRedis) -> Service:
+        """The service on this client, begun when first asked for.
+
+        It belongs to the running loop: under a test client that brings a new loop with each request, so does the hub.
+        """
+        service = self._services.get(id(client))
+        if service is None or service.hub.loop is not asyncio.get_running_loop():
+            hub = Hub(RedisBroker(client, Keys(self.settings.key_template)), self.settings)
+            service = self._services[id(client)] = Service(hub, SseTransport(hub), WebSocketTransport(hub))
+            service.sse.heartbeat.start()
+            service.websocket.heartbeat.start()
+        return service
+
+    async def drain(self) -> None:
+        """Refuse new viewers, move the present ones away."""
+        await asyncio.gather(*(service.drain() for service in self._services.values()))
+
+    async def aclose(self) -> None:
+        """End every service and the client."""
+        services = list(self._services.values())
+        self._services.clear()
+        for service in services:
+            await service.aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+def get_context(connection: HTTPConnection) -> Context:
+    """The context of the application that serves this request."""
+    context = connection.app.state.push_hub
+    assert isinstance(context, Context), "mount and create_app put it there"
+    return context
+
+
+def get_redis(context: Annotated[Context, Depends(get_context)]) -> AsyncRedis:
+    """The Redis client that jobs are read from. Override to bring your own (`redis.asyncio.Redis`)."""
+    return context.client()
+
+
+async def require_auth(connection: HTTPConnection, context: Annotated[Context, Depends(get_context)]) -> User:
+    """The signed-in user, or 404. Override to bring your own identity."""
+    try:
+        return await context.authenticator.authenticate(connection)
+    except JobNotFound as error:
+        raise refusal(error) from error
+
+
+async def get_service(
+    context: Annotated[Context, Depends(get_context)], client: Annotated[AsyncRedis, Depends(get_redis)]
+) -> Service:
+    """The hub and its transports on this request's Redis."""
+    return context.service(client)
+
+
+def refusal(error: HubError) -> HTTPException:
+    """The error as HTTP says it; on a WebSocket handshake Starlette makes a denial response of it."""
+    return HTTPException(error.status, error.detail)

@@ -1,0 +1,170 @@
+"""The endpoints. Each decides with values (who, which job, from where), then hands over to a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, WebSocket
+from fastapi.responses import Response
+
+from hub.api.auth import User
+from hub.api.context import Service, get_service, refusal, require_auth
+from hub.cursor import Wish
+from hub.errors import HubError, JobNotFound
+from hub.event import JobId, job_id
+from hub.transports.page import read_page
+from hub.transports.sse import EventStream, overloaded
+from hub.view import View
+
+router = APIRouter()
+
+Caller = Annotated[User, Depends(require_auth)]
+Here = Annotated[Service, Depends(get_service)]
+Cursor = Annotated[str | None, Query(description="the last event you have; everything after it follows")]
+From = Annotated[
+    str | None, Query(alias="from", description="without a cursor: start, live, or -20 (the last twenty)")
+]
+Types = Annotated[
+    str | None, Query(description="event types, separated by commas; terminal events always pass")
+]
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"description": "Unknown job, or not yours, or not signed in"}
+}
+
+
+def _job(job: Annotated[str, Path(alias="job_id", description="the job's id")]) -> JobId:
+    known = job_id(job)
+    if known is None:
+        raise refusal(JobNotFound(""))
+    return known
+
+
+Job = Annotated[JobId, Depends(_job)]
+
+
+@router.get(
+    "/api/jobs/{job_id}/events/stream",
+    response_class=Response,
+    responses={
+        **NOT_FOUND,
+        200: {"content": {"text/event-stream": {}}, "description": "The job's events, live"},
+        204: {"description": "You have everything of a job that has ended; an EventSource stops"},
+    },
+)
+async def stream_job_events(
+    user: Caller,
+    job: Job,
+    service: Here,
+    last_event_id: Cursor = None,
+    from_: From = None,
+    types: Types = None,
+    last_event_id_header: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+) -> Response:
+    """Watch a job over Server-Sent Events: what it has done, what it does, and how it ends."""
+    wish = Wish.parse(cursor=last_event_id_header or last_event_id, origin=from_, types=types)
+    try:
+        view = await service.hub.view(user.id, job, wish)
+    except HubError as error:
+        return _stream_refused(service, error)
+    if view.begin.over:
+        view.close()
+        return Response(status_code=204)
+    return EventStream(service.sse, view)
+
+
+@router.get(
+    "/api/jobs/{job_id}/stream",
+    response_class=Response,
+    responses={
+        **NOT_FOUND,
+        200: {"content": {"text/event-stream": {}}, "description": "Status, then events"},
+    },
+)
+async def stream_job_status(user: Caller, job: Job, service: Here) -> Response:
+    """The older status stream: the present status first, then every event, until the job ends."""
+    try:
+        view = await service.hub.view(user.id, job, Wish(origin="live"))
+    except HubError as error:
+        return _stream_refused(service, error)
+    hash_ = view.feed.job
+    status = {"job_id": job, "status": view.feed.state.status, "message": hash_.fields.get("message", "")}
+    view.skip_to_end()
+    return EventStream(service.sse, view, prologue=json.dumps(status))
+
+
+@router.websocket("/api/jobs/{job_id}/events/ws")
+async def watch_job(
+    websocket: WebSocket,
+    user: Caller,
+    job: Job,
+    service: Here,
+    last_event_id: Cursor = None,
+    from_: From = None,
+    types: Types = None,
+) -> None:
+    """Watch a job over a WebSocket: the same events, ids and guarantees."""
+    try:
+        view = await service.hub.view(
+            user.id, job, Wish.parse(cursor=last_event_id, origin=from_, types=types)
+        )
+    except JobNotFound as error:
+        raise refusal(error) from error
+    except HubError as error:
+        # a refused handshake shows a browser only 1006, so the reason travels as a close code
+        await websocket.accept()
+        await websocket.close(error.close_code, error.detail)
+        return
+    await service.websocket.serve_job(websocket, view)
+
+
+@router.websocket("/api/events/ws")
+async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
+    """A dashboard: many jobs on one WebSocket, subscribed and unsubscribed while it lives."""
+    await service.websocket.serve_dashboard(websocket, user.id)
+
+
+@router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
+async def get_job(user: Caller, job: Job, service: Here) -> Response:
+    """A job's state: status, position, public fields, the last event of each type."""
+    view = await _view(service, user, job, Wish(origin="live"))
+    with view:
+        log = view.feed.log
+        return Response(view.feed.state.text(log.seen_at(log.end)), media_type="application/json")
+
+
+@router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
+async def get_job_events(
+    user: Caller,
+    job: Job,
+    service: Here,
+    after: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="events at the most")] = 100,
+    wait: Annotated[
+        float, Query(ge=0, le=30, description="seconds to wait for an event when there is none")
+    ] = 0,
+    types: Types = None,
+) -> Response:
+    """A page of a job's events after a cursor; with `wait` a long poll. `position` is the next page's `after`."""
+    view = await _view(service, user, job, Wish.parse(cursor=after, types=types))
+    with view:
+        try:
+            async with asyncio.timeout(35):  # the wait, and the reads before it
+                page = await read_page(view, limit=limit, wait=wait)
+        except HubError as error:
+            raise refusal(error) from error
+        return Response(page, media_type="application/json")
+
+
+async def _view(service: Service, user: User, job: JobId, wish: Wish) -> View:
+    try:
+        return await service.hub.view(user.id, job, wish)
+    except HubError as error:
+        raise refusal(error) from error
+
+
+def _stream_refused(service: Service, error: HubError) -> Response:
+    if isinstance(error, JobNotFound):
+        raise refusal(error) from error
+    return overloaded(service.sse)

@@ -1,0 +1,48 @@
+-- Publish one event of one job: guard, number, retain, remember, announce. All of it or nothing.
+--
+-- One script and not a pipeline, because XADD can fail (out of memory, a replica) where PUBLISH succeeds, and viewers
+-- must never see an event that the log does not have. Needs Redis >= 7 for `XADD <epoch>-*`.
+--
+-- KEYS  1 job hash   2 log stream   3 channel   4 idempotency key
+-- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events   4 seconds the log lives
+--       after this event   5 the same after a terminal event   6 seconds an idempotency key lives
+--       7.. the terminal statuses
+-- gives {"ok", id} | {"repeated", id} | {"ended", status}
+local job, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local body, status = ARGV[1], ARGV[2]
+
+local repeated = redis.call('GET', once)
+if repeated then
+  return {'repeated', repeated}
+end
+
+local known = redis.call('HMGET', job, 'status', 'epoch', 'position')
+local ends = false
+for i = 7, #ARGV do
+  if known[1] == ARGV[i] then
+    return {'ended', known[1]}
+  end
+  ends = ends or status == ARGV[i]
+end
+
+-- The epoch is when the log began. A log that is gone (deleted, expired, evicted) took its numbers with it: begin a
+-- later epoch, so that no id is ever given twice and every old cursor is recognised as old.
+local epoch = known[2]
+if redis.call('EXISTS', log) == 0 and (not epoch or known[3]) then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if epoch and now <= tonumber(epoch) then
+    now = tonumber(epoch) + 1
+  end
+  epoch = string.format('%.0f', now)
+end
+
+local id = redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], epoch .. '-*', 'data', body)
+redis.call('HSET', job, 'epoch', epoch, 'position', id)
+if status ~= '' then
+  redis.call('HSET', job, 'status', status)
+end
+redis.call('EXPIRE', log, ends and ARGV[5] or ARGV[4])
+redis.call('SET', once, id, 'EX', ARGV[6])
+redis.call('PUBLISH', channel, '{"id":"' .. id .. '",' .. string.sub(body, 2))
+return {'ok', id}

@@ -1,0 +1,160 @@
+"""Redis, as the hub sees it: a job's hash, its log, and messages on its channel.
+
+Invariant: every call is bounded in time by the client it was given; connection trouble of any kind is
+`BrokerUnavailable`. Live messages come through subscriber.py. A second broker is one more file like this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from hub.broker.keys import Keys
+from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
+from hub.errors import BrokerUnavailable
+from hub.event import EventId, JobId, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's hash. `epoch` and `position` are the hub's: when the log began (ms), and its last id."""
+
+    id: JobId
+    status: str
+    user_id: UserId
+    epoch: int | None = None
+    position: EventId | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One retained event: its id and its body (UTF-8 JSON text without the id)."""
+
+    id: EventId
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A job and retained events, oldest first, read in one transaction."""
+
+    job: Job | None
+    entries: list[Entry]
+
+
+class Broker(Protocol):
+    """Where jobs live. All times are bounded; all calls raise BrokerUnavailable when the place does not answer.
+
+    `subscribe` returns once messages flow to `sink`, so that what is read afterwards leaves no hole between.
+    """
+
+    async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]: ...
+
+    async def latest(self, job: JobId, *, limit: int) -> Snapshot: ...
+
+    async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot: ...
+
+    async def subscribe(self, job: JobId, sink: Sink) -> None: ...
+
+    def unsubscribe(self, job: JobId) -> None: ...
+
+
+class RedisBroker:
+    """The Broker on a redis-py client, which stays the caller's to close. `deadline`: seconds for a confirmation."""
+
+    def __init__(self, client: Redis, keys: Keys, *, deadline: float = 5.0) -> None:
+        self.client = client
+        self.keys = keys
+        self.subscriber = Subscriber(client.connection_pool)
+        self._deadline = deadline
+
+    async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]:
+        """The hashes of `jobs`, in one round trip; None for a job that does not exist."""
+        async with _available(), self.client.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.hgetall(self.keys.job(job))
+            replies = await pipe.execute(raise_on_error=False)
+        return [_job(job, reply) for job, reply in zip(jobs, replies, strict=True)]
+
+    async def latest(self, job: JobId, *, limit: int) -> Snapshot:
+        """The hash and the last `limit` retained events."""
+        return await self._snapshot(job, "XREVRANGE", "+", "-", limit)
+
+    async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot:
+        """The hash and at most `limit` retained events that follow `after`."""
+        return await self._snapshot(job, "XRANGE", str(after.next), "+", limit)
+
+    async def subscribe(self, job: JobId, sink: Sink) -> None:
+        """Send the job's messages to `sink` from now on; returns when Redis has confirmed it."""
+        await self.subscriber.subscribe(self.keys.events(job), sink, deadline=self._deadline)
+
+    def unsubscribe(self, job: JobId) -> None:
+        """Stop that; does not wait."""
+        self.subscriber.unsubscribe(self.keys.events(job))
+
+    async def ping(self) -> None:
+        """Raise BrokerUnavailable unless Redis answers."""
+        async with _available():
+            await self.client.ping()
+
+    async def aclose(self) -> None:
+        """End the Pub/Sub connection."""
+        await self.subscriber.aclose()
+
+    def statistics(self) -> SubscriberStatistics:
+        """What the Pub/Sub connection holds."""
+        return self.subscriber.statistics()
+
+    async def _snapshot(self, job: JobId, command: str, first: str, last: str, limit: int) -> Snapshot:
+        async with _available(), self.client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(self.keys.job(job))
+            pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
+            fields, rows = await pipe.execute(raise_on_error=False)
+        if isinstance(rows, ResponseError):  # a key of another type stands there: the job is not ours to read
+            rows = []
+        entries = [_entry(row) for row in rows or []]
+        if command == "XREVRANGE":
+            entries.reverse()
+        return Snapshot(_job(job, fields), entries)
+
+
+@asynccontextmanager
+async def _available() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+
+
+def _job(job: JobId, reply: Any) -> Job | None:
+    if not reply or isinstance(reply, Exception):
+        return None
+    fields = {_text(name): _text(value) for name, value in reply.items()}
+    epoch = fields.pop("epoch", "")
+    return Job(
+        id=job,
+        status=fields.get("status", ""),
+        user_id=UserId(fields.get("user_id", "")),
+        epoch=int(epoch) if epoch.isascii() and epoch.isdecimal() else None,
+        position=EventId.parse(fields.pop("position", "")),
+        fields=fields,
+    )
+
+
+def _entry(row: Any) -> Entry:
+    """`row` is (id, {field: value}) or (id, [field, value, ...]), as redis-py's protocol version has it."""
+    row_id, values = row
+    body = next(iter(values.values())) if isinstance(values, dict) else values[1]
+    event_id = EventId.parse(_text(row_id))
+    assert event_id is not None, "a stream's ids are two unsigned integers"
+    return Entry(event_id, body if isinstance(body, bytes) else body.encode())
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,212 @@
+"""What travels: events, their ids and the typed catalogue. Pure values, no I/O.
+
+Invariant: an `Event` made from the wire keeps the producer's bytes; only what cannot be framed is replaced
+(bytes that are not UTF-8). Encoding for a transport lives with that transport.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hub.errors import EventTooLarge, InvalidEvent
+
+JobId = NewType("JobId", str)
+UserId = NewType("UserId", str)
+
+TERMINAL = frozenset({"ready", "failed"})
+"""Statuses that end a job, unless `HUB_TERMINAL_STATUSES` says otherwise."""
+
+MAX_EVENT_BYTES = 1 << 20
+"""1 MiB: a page of documentation fits a hundred times, a viewer's write buffer is not drowned."""
+
+_MAX_SEQ = (1 << 64) - 1  # Redis stream ids are two unsigned 64-bit integers
+_ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
+_JOB_ID = re.compile(r"[\w.:@~-]{1,128}", re.ASCII)
+_NUMBERED = re.compile(rb'\{"id":"([0-9]{1,20}-[0-9]{1,20})"(?:,(?=")|(?=\}))')
+
+
+class EventId(NamedTuple):
+    """`epoch-seq`, a Redis stream id: when the log began (ms since 1970) and a count 0, 1, 2 without holes.
+
+    A named tuple rather than a dataclass: it is hashed and compared for every event, and a tuple does both in C.
+    """
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @property
+    def previous(self) -> EventId:
+        """The id just before this one in Redis's order; before `E-0` that is the last id of `E - 1`."""
+        if self.seq:
+            return EventId(self.epoch, self.seq - 1)
+        return EventId(self.epoch - 1, _MAX_SEQ)
+
+    @property
+    def next(self) -> EventId:
+        """The id just after this one in Redis's order."""
+        if self.seq < _MAX_SEQ:
+            return EventId(self.epoch, self.seq + 1)
+        return EventId(self.epoch + 1, 0)
+
+    @classmethod
+    def parse(cls, text: str) -> EventId | None:
+        """Read `epoch-seq`; None for anything else, so that a stranger's header is only ever unknown."""
+        match = _ID.fullmatch(text)
+        if match is None:
+            return None
+        epoch, seq = int(match[1]), int(match[2])
+        return cls(epoch, seq) if epoch <= _MAX_SEQ and seq <= _MAX_SEQ else None
+
+
+FINAL = EventId(0, 0)
+"""The id of the final status of a job whose log has no terminal event: the end of a job that has no log."""
+
+
+def job_id(text: str) -> JobId | None:
+    """`text` as a job id, or None: 1 to 128 of letters, digits and ``_ . : @ ~ -``, so a key can hold it."""
+    return JobId(text) if _JOB_ID.fullmatch(text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of a job.
+
+    `body` is UTF-8 JSON text of an object without the hub's id, or any text at all when `fields` is None.
+    `fields` is that object parsed.
+    """
+
+    id: EventId | None
+    body: str
+    fields: dict[str, Any] | None
+
+    @property
+    def type(self) -> str | None:
+        """The event's type, if it is an object that names one."""
+        value = self.fields.get("type") if self.fields is not None else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def status(self) -> str | None:
+        """The status the event sets, if any."""
+        value = self.fields.get("status") if self.fields is not None else None
+        return value if isinstance(value, str) else None
+
+    @classmethod
+    def from_message(cls, data: bytes) -> Event:
+        """Read a Pub/Sub message. Ours begin with the id, exactly as the publish script writes it."""
+        numbered = _NUMBERED.match(data)
+        if numbered is None:
+            return cls.from_body(None, data)
+        return cls.from_body(EventId.parse(numbered[1].decode()), b"{" + data[numbered.end() :])
+
+    @classmethod
+    def from_body(cls, event_id: EventId | None, data: bytes) -> Event:
+        """Read a body without an id. Never raises: what is not a JSON object has `fields` None."""
+        text = data.decode("utf-8", "replace")
+        return cls(event_id, text, _parse_object(text))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# NaN and Infinity: Python's parser takes them, a browser's JSON.parse does not.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _parse_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def dumps(fields: dict[str, Any]) -> str:
+    """Compact JSON text that any strict parser reads back. Raises InvalidEvent for NaN, cycles, odd types."""
+    try:
+        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()  # a lone surrogate is not text
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidEvent(f"expected fields that are JSON, got {error}") from error
+    return text
+
+
+class TypedEvent(BaseModel):
+    """Fields every typed event shares; fields of your own pass through."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    job_id: str | None = Field(
+        default=None, description="the job this event belongs to; the publisher fills it in"
+    )
+
+
+class StageStarted(TypedEvent):
+    """A stage of the build began; with a terminal status it is the job's last event."""
+
+    type: Literal["build.stage.started"] = "build.stage.started"
+    stage: str | None = Field(default=None, description="name of the stage, free text")
+    narration: str | None = Field(default=None, description="one sentence for the person who watches")
+    status: str | None = Field(default=None, description="the job's status from now on")
+
+
+class StageCompleted(TypedEvent):
+    """A stage of the build is done."""
+
+    type: Literal["build.stage.completed"] = "build.stage.completed"
+    stage: str = Field(description="name of the stage")
+    duration: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="seconds it took")
+
+
+class SnapshotUpdated(TypedEvent):
+    """There is a new picture of the result."""
+
+    type: Literal["snapshot.updated"] = "snapshot.updated"
+    url: str = Field(description="where the picture is")
+
+
+class DocumentationUpdated(TypedEvent):
+    """A section of the documentation was written."""
+
+    type: Literal["documentation.updated"] = "documentation.updated"
+    section: str = Field(description="heading of the section")
+    content: str = Field(description="its text")
+
+
+CATALOGUE: dict[str, type[TypedEvent]] = {
+    model.model_fields["type"].default: model
+    for model in (StageStarted, StageCompleted, SnapshotUpdated, DocumentationUpdated)
+}
+
+
+def encode(job: JobId, kind: str, fields: dict[str, Any], *, limit: int = MAX_EVENT_BYTES) -> str:
+    """The body of a new event as JSON text.
+
+    `fields` of a type in the catalogue are checked by its model, others travel as they are. Raises InvalidEvent
+    (EventTooLarge over `limit` bytes).
+    """
+    if not kind or "id" in fields:
+        raise InvalidEvent("expected a type, and no field named id (the hub numbers events)")
+    fields = {name: value for name, value in fields.items() if name not in ("type", "job_id")}
+    model = CATALOGUE.get(kind)
+    if model is not None:
+        try:
+            fields = model(**fields).model_dump(mode="json", exclude_none=True, exclude={"type"})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise InvalidEvent(f"{kind}: {where}: {problem['msg']}") from error
+    body = dumps({"type": kind, **fields, "job_id": str(job)})
+    if (size := len(body.encode())) > limit:
+        raise EventTooLarge(f"expected at most {limit} bytes, got {size}")
+    return body

@@ -1,0 +1,188 @@
+"""One watched job: its window, its audiences, and the one task that feeds them all.
+
+Attach order, which is why nobody misses anything and nobody waits for ever: SUBSCRIBE is confirmed, then hash and log
+are read, then messages are taken. Whatever happened before the read is in the log or the hash; whatever happened after
+the confirmation is in the inbox; what is in both has the same id and is taken once.
+
+Invariant: ids in the window are contiguous, or a `gap` or `resync` frame with the current state stands where they
+are not. Only this task appends to the log and writes to audiences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hub.broker.redis import Broker, Job
+from hub.errors import BrokerUnavailable, HubError, JobNotFound
+from hub.event import FINAL, JobId
+from hub.intake import Intake
+from hub.log import Format, Frame, Log, LogStatistics
+from hub.settings import Settings
+from hub.state import State
+from hub.wire import Audience, Reason
+
+log = logging.getLogger("hub.feed")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStatistics:
+    """One watched job: viewers, window, messages waiting, and holes healed (`heals`) or announced (`gaps`)."""
+
+    holds: int
+    viewers: int
+    log: LogStatistics
+    inbox: int
+    heals: int
+    gaps: int
+    resyncs: int
+
+
+class Feed:
+    """A watched job. `hold` and `release` count who needs it; `on_idle` is called when the last one let go."""
+
+    def __init__(
+        self, job: JobId, broker: Broker, settings: Settings, on_idle: Callable[[Feed], None]
+    ) -> None:
+        self.id = job
+        self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
+        self.state = State(job, settings.public_fields)
+        self.intake = Intake(job, broker, settings, log=self.log, state=self.state, deliver=self._deliver)
+        self.closing = False  # the hub has let go of it
+        self.due = 0.0  # loop time of the next position check; the hub's to set
+        self._broker = broker
+        self._settings = settings
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        self._audiences: dict[tuple[Format[Any], frozenset[str] | None], Audience[Any]] = {}
+        self._started = asyncio.Event()
+        self._failure: HubError | None = None
+        self._holds = 0
+        self._gone_deliveries = 0  # of audiences that were dismissed
+        self._task = asyncio.create_task(self._run(), name=f"hub-feed-{job}")
+
+    # --- who watches
+
+    @property
+    def job(self) -> Job:
+        """The job's hash as last read: at the start, at each position check, after each reconnect."""
+        assert self.state.job is not None, "wait_started returned, so the hash was read"
+        return self.state.job
+
+    @property
+    def retained(self) -> bool:
+        """Whether the job's events are kept in a log that all processes share."""
+        return self.intake.shared
+
+    @property
+    def audiences(self) -> list[Audience[Any]]:
+        """All audiences with at least one seat."""
+        return list(self._audiences.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task ended with an error; a new feed must take its place."""
+        return self._failure is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the window is filled."""
+        return self._started.is_set() and self._failure is None
+
+    @property
+    def deliveries(self) -> int:
+        """Payloads given to viewers since the feed began."""
+        return self._gone_deliveries + sum(audience.deliveries for audience in self._audiences.values())
+
+    def hold(self) -> None:
+        """Somebody needs the feed."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """The pair of `hold`."""
+        self._holds -= 1
+        if self._holds == 0:
+            self._on_idle(self)
+
+    async def wait_started(self) -> None:
+        """Return when the window is filled. Raises what the start raised. Cancel-safe; the start is shared."""
+        await self._started.wait()
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args)
+
+    def audience(self, fmt: Format[Any], types: frozenset[str] | None) -> Audience[Any]:
+        """The audience for this format and filter."""
+        found = self._audiences.get((fmt, types))
+        if found is None:
+            found = self._audiences[fmt, types] = Audience(self.log, fmt, types, self._loop.time())
+        return found
+
+    def dismiss(self, audience: Audience[Any]) -> None:
+        """Forget `audience` if nobody sits in it."""
+        if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
+            self._gone_deliveries += audience.deliveries
+            self._audiences.pop((audience.format, audience.types), None)
+
+    async def aclose(self) -> None:
+        """End the task and the subscription."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def statistics(self) -> FeedStatistics:
+        """What this feed holds."""
+        return FeedStatistics(
+            holds=self._holds,
+            viewers=sum(len(audience.seats) for audience in self._audiences.values()),
+            log=self.log.statistics(),
+            inbox=len(self.intake),
+            heals=self.intake.heals,
+            gaps=self.intake.gaps,
+            resyncs=self.intake.resyncs,
+        )
+
+    # --- the task
+
+    async def _run(self) -> None:
+        subscribed = False
+        try:
+            try:
+                (job,) = await self._broker.jobs([self.id])
+                if job is None:
+                    raise JobNotFound(f"expected a job, got {self.id!r}, which does not exist")
+                if (
+                    job.status not in self._settings.terminal_statuses
+                ):  # one that has ended has nothing to say
+                    subscribed = True
+                    await self._broker.subscribe(self.id, self.intake)
+                await self.intake.begin(
+                    await self._broker.latest(self.id, limit=self._settings.window_events)
+                )
+            except HubError as error:
+                self._failure = error
+                return
+            finally:
+                self._started.set()
+            while not self.log.closed:
+                await self.intake.wait()
+                await self.intake.take_all()
+            for audience in self.audiences:
+                await audience.finish()
+        except Exception:
+            log.exception("the feed of job %s failed", self.id)
+            self._failure = BrokerUnavailable("the feed failed")
+            for audience in self.audiences:
+                for seat in list(audience.seats):
+                    seat.wire.finish(seat, Reason.GAP)
+        finally:
+            if subscribed:
+                self._broker.unsubscribe(self.id)
+
+    async def _deliver(self, frames: list[Frame]) -> None:
+        start = self.log.end
+        self.log.append(frames)
+        now = self._loop.time()
+        for audience in self.audiences:
+            await audience.deliver(start, frames, now)

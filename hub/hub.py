@@ -1,0 +1,259 @@
+"""The hub of one process: which jobs are watched, by how many, and who may come in.
+
+Invariant: for every job that is watched there is one feed with one subscription, however many watch and on whatever
+transport. A feed ends `linger` seconds after its last viewer left; nothing is left of it then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hub.broker.redis import Job, RedisBroker
+from hub.broker.subscriber import SubscriberStatistics
+from hub.cursor import Wish
+from hub.errors import BrokerUnavailable, HubError, JobNotFound, Overloaded
+from hub.event import JobId, UserId
+from hub.feed import Feed, FeedStatistics
+from hub.metrics import Totals
+from hub.settings import Settings
+from hub.view import View
+from hub.wire import Audience, Reason
+
+log = logging.getLogger("hub")
+
+START_DEADLINE = 10.0
+"""Seconds a first viewer waits for Redis: a confirmation (5 s) and two reads (2 s each)."""
+
+DRAIN_STEP = 0.1
+"""Seconds between lots of viewers that are told to go elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """`viewers` and watched jobs now; `opened`, `refused` since the start; the parts' own numbers below."""
+
+    viewers: int
+    feeds: dict[JobId, FeedStatistics]
+    opened: int
+    refused: int
+    deliveries: int
+    draining: bool
+    subscriber: SubscriberStatistics = field(repr=False)
+
+
+class Hub:
+    """All feeds of one process on one broker. Bound to the running loop; ended by `aclose`."""
+
+    def __init__(self, broker: RedisBroker, settings: Settings) -> None:
+        self.broker = broker
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self._feeds: dict[JobId, Feed] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._lingering: dict[JobId, asyncio.TimerHandle] = {}
+        self._viewers = 0
+        self._by_user: Counter[tuple[str, JobId]] = Counter()
+        self._opened = self._refused = 0
+        self._ended: Counter[str] = Counter()  # what feeds that are gone had counted
+        self._checks = asyncio.create_task(self._check_positions(), name="hub-position-check")
+
+    # --- coming in
+
+    async def job(self, job: JobId) -> Job:
+        """The job's hash; without a trip to Redis while the job is watched. Raises JobNotFound, BrokerUnavailable."""
+        feed = self._feeds.get(job)
+        if feed is not None and feed.ready:
+            return feed.job
+        (found,) = await self.broker.jobs([job])
+        if found is None:
+            raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
+        return found
+
+    async def authorised(self, user: UserId, job: JobId) -> Job:
+        """The job, if it is `user`'s. Raises JobNotFound for a job that is not, exactly as if it did not exist."""
+        found = await self.job(job)
+        if not found.user_id or found.user_id != user:
+            raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
+        return found
+
+    async def view(self, user: UserId, job: JobId, wish: Wish) -> View:
+        """A new viewer, to be closed by the caller. Authorises first.
+
+        Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
+        """
+        await self.authorised(user, job)
+        self._admit(user, job)
+        feed = self._feed(job)
+        view = View(feed, self.broker, wish, self, user)
+        feed.hold()
+        try:
+            async with asyncio.timeout(START_DEADLINE):
+                await feed.wait_started()
+                await view.open()
+        except BaseException as error:
+            view.close()
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable(f"expected job {job} to be read within {START_DEADLINE} s") from error
+            raise
+        self._opened += 1
+        return view
+
+    def leave(self, view: View) -> None:
+        """A viewer is gone; called by the view itself."""
+        self._viewers -= 1
+        place = (view.user, view.feed.id)
+        self._by_user[place] -= 1
+        if not self._by_user[place]:
+            del self._by_user[place]
+
+    def _admit(self, user: UserId, job: JobId) -> None:
+        if self.draining:
+            self._refused += 1
+            raise Overloaded("expected a hub that stays, got one that is shutting down")
+        if self._viewers >= self.settings.max_viewers:
+            self._refused += 1
+            raise Overloaded(f"expected at most {self.settings.max_viewers} viewers")
+        if self._by_user[user, job] >= self.settings.max_viewers_per_user:
+            self._refused += 1
+            raise Overloaded(
+                f"expected at most {self.settings.max_viewers_per_user} viewers of a user on a job"
+            )
+        self._viewers += 1
+        self._by_user[user, job] += 1
+
+    # --- feeds
+
+    @property
+    def ready(self) -> bool:
+        """Whether new viewers are welcome: Redis answers and nobody is being moved away."""
+        return not self.draining and self.broker.subscriber.connected
+
+    def audiences(self, *formats: object) -> Iterator[Audience[Any]]:
+        """Every audience with one of these formats."""
+        for feed in list(self._feeds.values()):
+            for audience in feed.audiences:
+                if audience.format in formats:
+                    yield audience
+
+    def _feed(self, job: JobId) -> Feed:
+        if (timer := self._lingering.pop(job, None)) is not None:
+            timer.cancel()
+        feed = self._feeds.get(job)
+        if feed is None or feed.failed:
+            feed = self._feeds[job] = Feed(job, self.broker, self.settings, self._idle)
+            feed.due = self.loop.time() + self._until_check()
+        return feed
+
+    def _idle(self, feed: Feed) -> None:
+        if self._feeds.get(feed.id) is not feed or feed.failed:
+            self._end(feed)
+            return
+        self._lingering[feed.id] = self.loop.call_later(self.settings.linger, self._end, feed)
+
+    def _end(self, feed: Feed) -> None:
+        if self._feeds.get(feed.id) is feed:
+            del self._feeds[feed.id]
+            self._lingering.pop(feed.id, None)
+        if feed.closing:
+            return
+        feed.closing = True
+        gone = feed.statistics()
+        self._ended.update(deliveries=feed.deliveries, heals=gone.heals, gaps=gone.gaps, resyncs=gone.resyncs)
+        task = asyncio.create_task(feed.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _until_check(self) -> float:
+        return self.settings.position_check * random.uniform(0.8, 1)
+
+    async def _check_positions(self) -> None:
+        """Find what Pub/Sub silently dropped: hold every watched job's hash against its feed, in one round trip."""
+        while True:
+            await asyncio.sleep(min(1.0, self.settings.position_check / 4))
+            now = self.loop.time()
+            due = [feed for feed in self._feeds.values() if feed.due <= now]
+            for feed in due:
+                feed.due = now + self._until_check()
+            if due:
+                try:
+                    jobs = await self.broker.jobs([feed.id for feed in due])
+                except HubError as error:
+                    log.warning("the position check of %d jobs failed: %s", len(due), error)
+                    continue
+                for feed, job in zip(due, jobs, strict=True):
+                    feed.intake.compare(job)
+
+    # --- going away
+
+    async def drain(self) -> None:
+        """Refuse new viewers and move the present ones away, evenly over the drain window."""
+        self.draining = True
+        seats = [
+            seat for feed in self._feeds.values() for audience in feed.audiences for seat in audience.seats
+        ]
+        random.shuffle(seats)
+        end = time.monotonic() + self.settings.drain
+        while seats:
+            steps = max(1, int((end - time.monotonic()) / DRAIN_STEP))
+            lot = max(1, len(seats) // steps)
+            for seat in seats[:lot]:
+                seat.wire.finish(seat, Reason.RESTART)
+            del seats[:lot]
+            if seats:
+                await asyncio.sleep(DRAIN_STEP)
+
+    async def aclose(self) -> None:
+        """End every feed and every task. Viewers that are still there are told to go elsewhere, at once."""
+        self.draining = True
+        for feed in list(self._feeds.values()):
+            for audience in feed.audiences:
+                for seat in list(audience.seats):
+                    seat.wire.finish(seat, Reason.RESTART)
+        self._checks.cancel()
+        for timer in self._lingering.values():
+            timer.cancel()
+        for feed in list(self._feeds.values()):
+            self._end(feed)
+        await asyncio.wait([self._checks, *self._closing])
+        await self.broker.aclose()
+
+    def statistics(self) -> HubStatistics:
+        """What this process holds."""
+        return HubStatistics(
+            viewers=self._viewers,
+            feeds={job: feed.statistics() for job, feed in self._feeds.items()},
+            opened=self._opened,
+            refused=self._refused,
+            deliveries=self._ended["deliveries"] + sum(feed.deliveries for feed in self._feeds.values()),
+            draining=self.draining,
+            subscriber=self.broker.statistics(),
+        )
+
+    def totals(self) -> Totals:
+        """The same in numbers, for metrics."""
+        now = self.statistics()
+        feeds = now.feeds.values()
+        return Totals(
+            viewers=now.viewers,
+            jobs=len(now.feeds),
+            opened=now.opened,
+            refused=now.refused,
+            deliveries=now.deliveries,
+            window_bytes=sum(feed.log.size for feed in feeds),
+            inbox=sum(feed.inbox for feed in feeds),
+            heals=self._ended["heals"] + sum(feed.heals for feed in feeds),
+            gaps=self._ended["gaps"] + sum(feed.gaps for feed in feeds),
+            resyncs=self._ended["resyncs"] + sum(feed.resyncs for feed in feeds),
+            messages=now.subscriber.messages,
+            reconnects=now.subscriber.reconnects,
+            connected=now.subscriber.connected,
+            draining=now.draining,
+        )

@@ -1,0 +1,312 @@
+"""A job's messages and its retained log, merged into frames in order: numbering, healing, the terminal.
+
+Invariant: what `deliver` gets is contiguous: an event follows the last one, or a `gap` or `resync` frame with the
+current state stands between them. What both the channel and the log bring has the same id and is taken once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from hub.broker.redis import Broker, Entry, Job, Snapshot
+from hub.errors import BrokerUnavailable, JobNotFound
+from hub.event import FINAL, Event, EventId, JobId
+from hub.log import Frame, Log
+from hub.settings import Settings
+from hub.state import State
+from hub.wire import CHUNK
+
+INBOX = 10_000
+"""Messages that may wait for the feed's task; a burst of a second. Beyond it the inbox is dropped and healed."""
+
+PAGE = 500
+"""Entries per read of the retained log: about 100 KB of small events."""
+
+RETRY = 0.5
+"""Seconds, jittered, between tries to read the log while Redis is away."""
+
+
+class Intake:
+    """The inbox of one job. `receive`, `missed` and `compare` never wait; `begin` and `take_all` are the feed's."""
+
+    def __init__(
+        self,
+        job: JobId,
+        broker: Broker,
+        settings: Settings,
+        *,
+        log: Log,
+        state: State,
+        deliver: Callable[[list[Frame]], Awaitable[None]],
+    ) -> None:
+        self.id = job
+        self.log = log
+        self.state = state
+        self.shared = False  # ids come from the retained log; otherwise they are this feed's own
+        self.heals = 0
+        self.gaps = 0
+        self.resyncs = 0
+        self._broker = broker
+        self._settings = settings
+        self._deliver_frames = deliver
+        self._inbox: deque[bytes] = deque()
+        self._doubt = False  # something may have been missed: read hash and log before the next message
+        self._lost = False  # messages are gone that only Pub/Sub had
+        self._unnumbered = False  # messages without an id came, which no log can bring back
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._inbox)
+
+    # --- what comes in
+
+    def receive(self, data: bytes) -> None:
+        """A message on the job's channel."""
+        if len(self._inbox) >= INBOX:
+            self._inbox.clear()
+            self._lost = self._doubt = True
+        self._inbox.append(data)
+        self._wake.set()
+
+    def missed(self) -> None:
+        """The subscription was interrupted: messages may be gone."""
+        self._lost = True
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Look into the retained log: something may be there that no message brought."""
+        self._doubt = True
+        self._wake.set()
+
+    def compare(self, job: Job | None) -> None:
+        """Hold what the position check read against what this feed has."""
+        if self.log.closed or self._inbox:  # what waits in the inbox may be the difference
+            return
+        if job is None or job.status in self._settings.terminal_statuses:
+            self.doubt()
+        elif job.epoch is None:
+            self.state.job = job
+            if self.shared:
+                self.doubt()
+        elif not self.shared or (job.position or EventId(job.epoch, 0).previous) != self._last:
+            self.doubt()
+        else:
+            self.state.job = job
+
+    # --- what the feed's task does with it
+
+    async def wait(self) -> None:
+        """Return when there is something to take. Cancel-safe."""
+        await self._wake.wait()
+        self._wake.clear()
+
+    async def begin(self, snapshot: Snapshot) -> None:
+        """Fill the window from what was read after the subscription. Raises JobNotFound."""
+        job, entries = snapshot.job, snapshot.entries
+        if job is None:
+            raise JobNotFound(f"expected a job, got {self.id!r}, which is gone")
+        self.state.job = job
+        self.shared = job.epoch is not None
+        # Without a retained log the ids are this feed's own: good in this process while the feed lives.
+        first = EventId(job.epoch if job.epoch is not None else _now_ms(), 0)
+        self.log.renumber(entries[0].id.previous if entries else first.previous)
+        await self._deliver_entries(entries)
+        await self._close_if_ended()
+
+    async def take_all(self) -> None:
+        """Take everything that waits, in batches that fit one write."""
+        while (self._doubt or self._inbox) and not self.log.closed:
+            if self._doubt:
+                self._doubt = False
+                await self._look()
+            elif frames := self._in_order():
+                await self._deliver(frames)
+            elif self._inbox:
+                await self._heal(self._inbox.popleft())
+
+    def _in_order(self) -> list[Frame]:
+        """Frames of the messages that follow what the log has; stops before one that does not."""
+        frames: list[Frame] = []
+        size = 0
+        last = self._last
+        while self._inbox and size < CHUNK:
+            data = self._inbox[0]
+            if len(data) > self._settings.max_event_bytes:
+                break
+            event = Event.from_message(data)
+            if event.id is not None:
+                if event.id != last.next or not self.shared:
+                    if self.shared and event.id.epoch == last.next.epoch and event.id <= last:
+                        self._inbox.popleft()  # read from the log before
+                        continue
+                    break
+            elif not self.shared:
+                event = Event(last.next, event.body, event.fields)
+            self._inbox.popleft()
+            size += len(data)
+            last = event.id or last
+            frames.append(self._frame(event))
+            if frames[-1].terminal:
+                break
+        return frames
+
+    async def _heal(self, data: bytes) -> None:
+        """A message that does not follow: too large, after a hole, or numbered by a log we have not seen yet."""
+        if len(data) > self._settings.max_event_bytes:
+            await self._refuse(data)
+            return
+        event = Event.from_message(data)
+        self.heals += 1
+        await self._look()
+        if self.log.closed:
+            return
+        last = self._last
+        if event.id is None or not self.shared or event.id.epoch != last.next.epoch:
+            # what only looks like one of ours: it gets a number of its own where it can have one
+            event_id = None if self.shared else last.next
+            await self._deliver([self._frame(Event.from_body(event_id, data))])
+        elif event.id > last:
+            hole = [] if event.id == last.next else self._gap("trimmed", last.next, event.id.previous)
+            await self._deliver([*hole, self._frame(event)])
+
+    async def _refuse(self, data: bytes) -> None:
+        """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
+        numbered = Event.from_message(data[:64] + b"}").id if self.shared else None
+        if numbered is not None and numbered != self._last.next:
+            await self._look()  # the log has it as well, and what came before it
+            return
+        event_id = numbered or (None if self.shared else self._last.next)
+        await self._deliver(self._gap("oversize", event_id, event_id))
+        self._doubt = True
+
+    async def _look(self) -> None:
+        """Read hash and log, and deliver what no message brought. Waits for a Redis that is away."""
+        while True:
+            snapshot = await self._read()
+            job, entries = snapshot.job, snapshot.entries
+            if job is None or job.epoch is None:
+                await self._look_without_log(job)
+                break
+            last = self._last
+            if not self.shared:
+                self.shared = True
+                self.log.renumber(EventId(job.epoch, 0).previous)
+            elif job.epoch != last.next.epoch:
+                await self._resync(job, "restarted", EventId(job.epoch, 0).previous)
+                continue
+            elif not entries and job.position is not None and job.position < last:
+                await self._resync(job, "rolled back", job.position)  # Redis lost its last writes
+                continue
+            self.state.job = job
+            await self._deliver_entries(entries)
+            if len(entries) == PAGE and not self.log.closed:
+                continue
+            if job.position is not None and job.position > self._last and not self.log.closed:
+                await self._deliver(self._gap("trimmed", self._last.next, job.position))
+            break
+        if self._lost and not self.log.closed:
+            self._lost = False
+            if not self.shared or self._unnumbered:
+                await self._deliver(self._gap("redis", None, None))
+        await self._close_if_ended()
+
+    async def _look_without_log(self, job: Job | None) -> None:
+        """The job has no retained log: it never had one, or it was lost together with its numbers."""
+        if self.shared:
+            self.shared = False
+            await self._resync(job, "lost", EventId(_now_ms(), 0).previous)
+        self.state.job = job or self.state.job
+
+    async def _read(self) -> Snapshot:
+        while True:
+            try:
+                after = self._last if self.shared else FINAL
+                return await self._broker.since(self.id, after, limit=PAGE)
+            except BrokerUnavailable:
+                # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
+                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
+
+    async def _deliver_entries(self, entries: list[Entry]) -> None:
+        batch: list[Frame] = []
+        size = 0
+        for entry in entries:
+            frames = self._entry_frames(entry, batch[-1].seen if batch else self._last)
+            batch.extend(frames)
+            size += len(entry.body)
+            if size >= CHUNK or frames[-1].terminal:
+                await self._deliver(batch)
+                batch, size = [], 0
+            if self.log.closed:
+                return
+        if batch:
+            await self._deliver(batch)
+
+    def _entry_frames(self, entry: Entry, last: EventId | None) -> list[Frame]:
+        if len(entry.body) > self._settings.max_event_bytes:
+            return self._gap("oversize", entry.id, entry.id)
+        hole = (
+            []
+            if last is None or entry.id == last.next
+            else self._gap("trimmed", last.next, entry.id.previous)
+        )
+        return [*hole, self._frame(Event.from_body(entry.id, entry.body))]
+
+    async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
+        """The numbering began anew: say so, and give the state."""
+        self.resyncs += 1
+        self.log.forget()
+        self.log.renumber(last)
+        self.state.forget()
+        self.state.job = job or self.state.job
+        await self._deliver([Frame.control("resync", {"reason": reason}), self.state.frame(last)])
+
+    async def _close_if_ended(self) -> None:
+        """The hash says the job has ended, and no event did: the final status stands for it."""
+        job = self.state.job
+        if job is None or self.log.closed or job.status not in self._settings.terminal_statuses:
+            return
+        await self._deliver([self._frame(final_event(self.id, job.status))])
+
+    async def _deliver(self, frames: list[Frame]) -> None:
+        """Hand on. A terminal event takes the end along."""
+        if frames[-1].terminal:
+            frames.append(Frame.control("end", {"status": self.state.status}))
+        await self._deliver_frames(frames)
+
+    def _frame(self, event: Event) -> Frame:
+        self.state.take(event)
+        terminal = event.status in self._settings.terminal_statuses
+        if event.id is None:
+            self._unnumbered = True
+        event_id = FINAL if terminal and event.id is None else event.id
+        return Frame(event, event_id=event_id, terminal=terminal)
+
+    def _gap(self, reason: str, first: EventId | None, last: EventId | None) -> list[Frame]:
+        """The frame that says what is missing, and the current state."""
+        self.gaps += 1
+        return [gap_frame(reason, first, last), self.state.frame(last)]
+
+    @property
+    def _last(self) -> EventId:
+        return self.log.seen_at(self.log.end)
+
+
+def gap_frame(reason: str, first: EventId | None, last: EventId | None) -> Frame:
+    """`gap`: the first and last id of what is missing, where they are known."""
+    fields = {"from": str(first) if first else None, "to": str(last) if last else None, "reason": reason}
+    return Frame.control("gap", fields)
+
+
+def final_event(job: JobId, status: str) -> Event:
+    """The one event of a job that ended without leaving one; its spelling is fixed (docs/protocol.md)."""
+    fields = {"type": "build.stage.started", "status": status, "job_id": job}
+    return Event(FINAL, json.dumps(fields), fields)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,249 @@
+"""For workers: publish a job's events, from async code or from plain code (Celery, RQ, a script).
+
+Invariant: publishing never breaks the job that publishes. While Redis is away a call logs, counts and returns None;
+with `strict=True` it raises instead. A malformed event is the programmer's error and always raises `InvalidEvent`.
+Retries are safe: an event is numbered once, whatever the network did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from hub.broker.connect import (
+    OUTAGE,
+    AsyncRedis,
+    Script,
+    SyncRedis,
+    SyncScript,
+    for_publishing,
+    for_publishing_sync,
+)
+from hub.broker.script import Publication, interpret
+from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded
+from hub.event import EventId, JobId, encode, job_id
+
+log = logging.getLogger("hub.publisher")
+
+
+class _Vocabulary:
+    """The typed events as (type, fields); both publishers send what these say."""
+
+    @staticmethod
+    def stage_started(stage: str, narration: str | None, status: str | None) -> tuple[str, dict[str, Any]]:
+        return "build.stage.started", {"stage": stage, "narration": narration, "status": status or stage}
+
+    @staticmethod
+    def stage_completed(stage: str, duration: float | None) -> tuple[str, dict[str, Any]]:
+        return "build.stage.completed", {"stage": stage, "duration": duration}
+
+    @staticmethod
+    def snapshot_updated(url: str) -> tuple[str, dict[str, Any]]:
+        return "snapshot.updated", {"url": url}
+
+    @staticmethod
+    def documentation_updated(section: str, content: str) -> tuple[str, dict[str, Any]]:
+        return "documentation.updated", {"section": section, "content": content}
+
+    @staticmethod
+    def ended(status: str, narration: str | None) -> tuple[str, dict[str, Any]]:
+        return "build.stage.started", {"stage": status, "narration": narration, "status": status}
+
+
+class _Publishing:
+    """What the two publishers share: everything but the waiting."""
+
+    def __init__(self, publication: Publication | None, *, strict: bool) -> None:
+        self._publication = publication or Publication()
+        self._strict = strict
+        self.failures = 0
+        """Events that were not published since the start, for whatever reason but a malformed event."""
+
+    def _prepare(
+        self, job: str, kind: str, fields: dict[str, Any], once: str | None
+    ) -> tuple[JobId, list[str], list[str | int]]:
+        known = job_id(job)
+        if known is None:
+            raise InvalidEvent(f"expected a job id of letters, digits and _.:@~-, got {job!r}")
+        fields = {name: value for name, value in fields.items() if value is not None}
+        body = encode(known, kind, fields, limit=self._publication.limit)
+        status = fields.get("status")
+        keys, args = self._publication.prepare(
+            known, body, status=status if isinstance(status, str) else None, once=once
+        )
+        return known, keys, args
+
+    def _failed(self, job: str, kind: str, error: Exception) -> None:
+        self.failures += 1
+        if self._strict:
+            if isinstance(error, JobEnded):
+                raise error
+            raise BrokerUnavailable(f"{kind} of job {job} was not published: {error!r}") from error
+        log.warning("%s of job %s was not published: %s", kind, job, error)
+
+
+class Publisher(_Publishing):
+    """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` borrows yours.
+
+    Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about 20 s
+    for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published or not.
+    """
+
+    def __init__(
+        self, client: AsyncRedis, *, publication: Publication | None = None, strict: bool = False
+    ) -> None:
+        super().__init__(publication, strict=strict)
+        self._client = client
+        self._script = Script(client)
+        self._close: Callable[[], Any] | None = None
+
+    @classmethod
+    def from_url(cls, url: str, *, publication: Publication | None = None, strict: bool = False) -> Publisher:
+        """A publisher with a connection of its own; end it with `aclose` or use it as a context manager."""
+        client = for_publishing(url)
+        publisher = cls(client, publication=publication, strict=strict)
+        publisher._close = client.aclose
+        return publisher
+
+    async def __aenter__(self) -> Publisher:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection that `from_url` opened."""
+        if self._close is not None:
+            await self._close()
+
+    async def emit(
+        self, job: str, kind: str, fields: dict[str, Any] | None = None, *, once: str | None = None
+    ) -> EventId | None:
+        """Publish an event of type `kind` with `fields` (JSON; a `status` sets the job's status).
+
+        `once` is an idempotency key: a second call with it returns the first id and publishes nothing (for a day).
+        Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a terminal event.
+        """
+        known, keys, args = self._prepare(job, kind, fields or {}, once)
+        try:
+            return interpret(known, await self._script.run(keys, args))
+        except (*OUTAGE, JobEnded) as error:
+            self._failed(job, kind, error)
+            return None
+
+    async def stage_started(
+        self,
+        job: str,
+        stage: str,
+        narration: str | None = None,
+        *,
+        status: str | None = None,
+        once: str | None = None,
+    ) -> EventId | None:
+        """A stage began; the job's status becomes `status`, or the stage's name."""
+        return await self.emit(job, *_Vocabulary.stage_started(stage, narration, status), once=once)
+
+    async def stage_completed(
+        self, job: str, stage: str, duration: float | None = None, *, once: str | None = None
+    ) -> EventId | None:
+        """A stage is done; `duration` in seconds."""
+        return await self.emit(job, *_Vocabulary.stage_completed(stage, duration), once=once)
+
+    async def snapshot_updated(self, job: str, url: str, *, once: str | None = None) -> EventId | None:
+        """There is a new picture at `url`."""
+        return await self.emit(job, *_Vocabulary.snapshot_updated(url), once=once)
+
+    async def documentation_updated(
+        self, job: str, section: str, content: str, *, once: str | None = None
+    ) -> EventId | None:
+        """A section of the documentation was written."""
+        return await self.emit(job, *_Vocabulary.documentation_updated(section, content), once=once)
+
+    async def ready(self, job: str, narration: str | None = None) -> EventId | None:
+        """The job ends well; nothing follows."""
+        return await self.emit(job, *_Vocabulary.ended("ready", narration))
+
+    async def failed(self, job: str, narration: str | None = None) -> EventId | None:
+        """The job ends badly; nothing follows."""
+        return await self.emit(job, *_Vocabulary.ended("failed", narration))
+
+
+class SyncPublisher(_Publishing):
+    """Publish from blocking code: the same methods as `Publisher`, without await. Safe to share between threads."""
+
+    def __init__(
+        self, client: SyncRedis, *, publication: Publication | None = None, strict: bool = False
+    ) -> None:
+        super().__init__(publication, strict=strict)
+        self._client = client
+        self._script = SyncScript(client)
+        self._close: Callable[[], Any] | None = None
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, publication: Publication | None = None, strict: bool = False
+    ) -> SyncPublisher:
+        """A publisher with connections of its own; end it with `close` or use it as a context manager."""
+        client = for_publishing_sync(url)
+        publisher = cls(client, publication=publication, strict=strict)
+        publisher._close = client.close
+        return publisher
+
+    def __enter__(self) -> SyncPublisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that `from_url` opened."""
+        if self._close is not None:
+            self._close()
+
+    def emit(
+        self, job: str, kind: str, fields: dict[str, Any] | None = None, *, once: str | None = None
+    ) -> EventId | None:
+        """As `Publisher.emit`."""
+        known, keys, args = self._prepare(job, kind, fields or {}, once)
+        try:
+            return interpret(known, self._script.run(keys, args))
+        except (*OUTAGE, JobEnded) as error:
+            self._failed(job, kind, error)
+            return None
+
+    def stage_started(
+        self,
+        job: str,
+        stage: str,
+        narration: str | None = None,
+        *,
+        status: str | None = None,
+        once: str | None = None,
+    ) -> EventId | None:
+        """As `Publisher.stage_started`."""
+        return self.emit(job, *_Vocabulary.stage_started(stage, narration, status), once=once)
+
+    def stage_completed(
+        self, job: str, stage: str, duration: float | None = None, *, once: str | None = None
+    ) -> EventId | None:
+        """As `Publisher.stage_completed`."""
+        return self.emit(job, *_Vocabulary.stage_completed(stage, duration), once=once)
+
+    def snapshot_updated(self, job: str, url: str, *, once: str | None = None) -> EventId | None:
+        """As `Publisher.snapshot_updated`."""
+        return self.emit(job, *_Vocabulary.snapshot_updated(url), once=once)
+
+    def documentation_updated(
+        self, job: str, section: str, content: str, *, once: str | None = None
+    ) -> EventId | None:
+        """As `Publisher.documentation_updated`."""
+        return self.emit(job, *_Vocabulary.documentation_updated(section, content), once=once)
+
+    def ready(self, job: str, narration: str | None = None) -> EventId | None:
+        """As `Publisher.ready`."""
+        return self.emit(job, *_Vocabulary.ended("ready", narration))
+
+    def failed(self, job: str, narration: str | None = None) -> EventId | None:
+        """As `Publisher.failed`."""
+        return self.emit(job, *_Vocabulary.ended("failed", narration))

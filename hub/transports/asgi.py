@@ -1,0 +1,122 @@
+"""The portable wire: any ASGI server, any test client. One task sends, one listens.
+
+Invariant: only `run` sends, so bytes of one connection never interleave. A payload is a list of ASGI messages, shared by
+all viewers of an audience. At most one payload and some short answers wait here; beyond that the wire is paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import Any
+
+from starlette.types import Send
+
+from hub.wire import Reason, Seat
+
+Message = MutableMapping[str, Any]
+Messages = list[Message]
+
+
+class AsgiWire:
+    """A `Wire` on an ASGI `send`. `last_words` gives the messages that end the connection for a reason."""
+
+    __slots__ = (
+        "_flushed",
+        "_last_words",
+        "_pending",
+        "_send",
+        "_sending",
+        "_timeout",
+        "_wake",
+        "reason",
+        "seats",
+        "writes",
+    )
+
+    def __init__(self, send: Send, *, timeout: float, last_words: Callable[[Reason], Messages]) -> None:
+        self.seats: list[Seat[Messages]] = []
+        self.reason: Reason | None = None
+        self.writes = 0
+        self._send = send
+        self._timeout = timeout
+        self._last_words = last_words
+        self._pending: Messages = []
+        self._sending = False
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+
+    @property
+    def paused(self) -> bool:
+        """Whether something still waits to be sent, or nothing ever will."""
+        return self._sending or bool(self._pending) or self.reason is not None
+
+    def write(self, payload: Messages) -> None:
+        """Send these as soon as possible."""
+        self.writes += 1
+        self._pending += payload
+        self._wake.set()
+
+    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat, so it ends the wire
+        """End the connection when all that was written is sent. The first reason stands."""
+        if self.reason is None:
+            self.reason = reason
+            self._wake.set()
+
+    async def flush(self) -> None:
+        """Return when nothing waits to be sent, or nothing ever will be. Cancel-safe."""
+        while self._pending or self._sending:
+            if self.reason is Reason.LEFT:
+                return
+            self._flushed.clear()
+            await self._flushed.wait()
+
+    async def run(self, listen: Coroutine[Any, Any, Reason]) -> None:
+        """Send until there is a reason to end; `listen` reads the client and returns why it is to end."""
+        listener = asyncio.create_task(listen)
+        listener.add_done_callback(self._heard)
+        try:
+            await self._run()
+        except OSError:  # the client is gone; starlette and uvicorn both say it this way
+            self.reason = Reason.LEFT
+        finally:
+            self._flushed.set()
+            if self.reason is None:
+                self.reason = Reason.LEFT
+            listener.cancel()
+            await asyncio.wait([listener])
+
+    def _heard(self, listener: asyncio.Task[Reason]) -> None:
+        if listener.cancelled():
+            return
+        error = listener.exception()
+        self.finish(None, listener.result() if error is None else Reason.FAILED)
+        if self.reason is Reason.LEFT:
+            self._pending.clear()
+
+    async def _run(self) -> None:
+        while True:
+            for seat in list(self.seats):
+                seat.catch_up()
+            if self._pending:
+                pending, self._pending = self._pending, []
+                self._sending = True
+                await self._send_all(pending)
+                self._sending = False
+                self._flushed.set()
+            elif self.reason is not None:
+                break
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+        if self.reason is not Reason.LEFT:
+            await self._send_all(self._last_words(self.reason))
+
+    async def _send_all(self, messages: Messages) -> None:
+        # The one bound on a viewer that does not read: the server's own back-pressure holds `send` here.
+        try:
+            async with asyncio.timeout(self._timeout):
+                for message in messages:
+                    await self._send(message)
+        except TimeoutError as error:
+            raise ConnectionAbortedError(f"blocked for {self._timeout} s") from error

@@ -1,0 +1,38 @@
+"""One ticking task per transport. No timer per viewer: a silent audience gets one heartbeat for all its seats."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger("hub.heartbeat")
+
+
+class Heartbeat:
+    """Calls `beat(now)` about once a second from `start` until `aclose`; `now` is loop time in seconds."""
+
+    def __init__(self, name: str, beat: Callable[[float], None], *, heartbeat: float) -> None:
+        self._name = name
+        self._beat = beat
+        self._period = min(1.0, heartbeat / 5)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to tick on the running loop."""
+        self._task = asyncio.create_task(self._tick(), name=f"hub-heartbeat-{self._name}")
+
+    async def aclose(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._period)
+            try:
+                self._beat(loop.time())
+            except Exception:
+                log.exception("a %s heartbeat failed", self._name)

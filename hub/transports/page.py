@@ -1,0 +1,114 @@
+"""JSON pages of a log and the long poll, on the same cursor as the streams.
+
+Invariant: `position` in the answer is the cursor after the last event in it, so asking again with it misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from hub.event import EventId
+from hub.log import Frame
+from hub.transports.websocket import encode
+from hub.view import View
+from hub.wire import CHUNK, Reason, Seat
+
+
+class Bell:
+    """A `Wire` and its `Format` in one: it carries nothing and rings when there would be something to carry."""
+
+    paused = False
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def encode(self, frame: Frame) -> bytes:  # noqa: ARG002  # a Format's signature
+        """Nothing: the page reads the frames from the log."""
+        return b""
+
+    def join(self, parts: list[bytes]) -> None:
+        """Nothing."""
+
+    def write(self, payload: None) -> None:  # noqa: ARG002  # a Wire's signature
+        """There is an event."""
+        self._rung.set()
+
+    def finish(self, seat: Seat[Any], reason: Reason) -> None:  # noqa: ARG002  # a Wire's signature
+        """The job ended, or the hub drains: the page is made of what there is."""
+        self._rung.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it rings, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+
+
+async def read_page(view: View, *, limit: int, wait: float) -> bytes:
+    """The JSON text of one page: at most `limit` events after the view's cursor; waits `wait` seconds for the first.
+
+    `{"events": [...], "notices": [...], "position": "epoch-seq", "ended": bool}`: events as on a WebSocket; notices
+    are `gap`, `resync` and `state` frames. Raises BrokerUnavailable.
+    """
+    page = _Page(view, limit)
+    page.take(view.preamble)
+    async for frames in view.replay():
+        page.take(frames)
+        if page.full:
+            return page.text()
+    page.read_window()
+    if wait and not page.events and not view.feed.log.closed:
+        bell = Bell()
+        view.seat(bell, bell, at=page.position)  # the view gives it back at its own end
+        await bell.wait(wait)
+        page.read_window()
+    return page.text()
+
+
+class _Page:
+    """Frames collected so far, and how far that is."""
+
+    def __init__(self, view: View, limit: int) -> None:
+        self.events: list[bytes] = []
+        self.position = 0
+        self._view = view
+        self._limit = limit
+        self._notices: list[bytes] = []
+        self._seen: EventId = view.seen
+
+    @property
+    def full(self) -> bool:
+        """Whether no more events fit."""
+        return len(self.events) >= self._limit
+
+    def take(self, frames: list[Frame]) -> int:
+        """Take frames until the page is full; how many were looked at."""
+        for count, frame in enumerate(frames):
+            if self.full:
+                return count
+            if frame.name is None and frame.passes(self._view.wish.types):
+                self.events.append(encode(frame))
+            elif frame.name not in (None, "end"):
+                self._notices.append(encode(frame))
+            self._seen = frame.seen or self._seen
+        return len(frames)
+
+    def read_window(self) -> None:
+        """Take what the window holds from the view's position on."""
+        log = self._view.feed.log
+        self.position = max(self.position, self._view.position)
+        while not self.full and self.position >= log.start and (frames := log.slice(self.position, CHUNK)):
+            self.position += self.take(frames)
+
+    def text(self) -> bytes:
+        """The page as JSON."""
+        log = self._view.feed.log
+        ended = b"true" if log.closed and self._seen == log.seen_at(log.end) else b"false"
+        return b'{"events":[%b],"notices":[%b],"position":"%b","ended":%b}' % (
+            b",".join(self.events),
+            b",".join(self._notices),
+            str(self._seen).encode(),
+            ended,
+        )

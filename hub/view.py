@@ -1,0 +1,142 @@
+"""One viewer's way in: hold the feed, decide where to begin, replay what the window no longer has, take a seat.
+
+Invariant: between `seat` and the last replayed frame there is no await, so nothing can fall between them. A `View` is
+a context manager that gives back what it holds, however the viewer goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from hub.broker.redis import Broker, Entry
+from hub.cursor import Beginning, Wish, beginning, live
+from hub.event import Event, EventId
+from hub.feed import Feed
+from hub.intake import PAGE, gap_frame
+from hub.log import Format, Frame
+from hub.wire import Seat, Wire
+
+P = TypeVar("P")
+
+
+class Admission(Protocol):
+    """What `View` gives back at the end."""
+
+    def leave(self, view: View) -> None: ...
+
+
+class View:
+    """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`."""
+
+    def __init__(self, feed: Feed, broker: Broker, wish: Wish, admission: Admission, user: str) -> None:
+        self.feed = feed
+        self.user = user
+        self.wish = wish
+        self.begin = Beginning(feed.log.end)
+        self.preamble: list[Frame] = []
+        self._broker = broker
+        self._admission: Admission | None = admission
+        self._page: list[Entry] = []
+        self._seat: Seat[Any] | None = None
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the seat, the feed and the place. May be called twice."""
+        admission, self._admission = self._admission, None
+        if admission is None:
+            return
+        if self._seat is not None:
+            self._seat.leave()
+            self.feed.dismiss(self._seat.audience)
+        self.feed.release()
+        admission.leave(self)
+
+    async def open(self) -> None:
+        """Decide where this viewer begins; reads the retained log if the window does not reach back that far.
+
+        Raises BrokerUnavailable.
+        """
+        log = self.feed.log
+        begin = beginning(self.wish, log, retained=self.feed.retained)
+        if begin.after is not None:
+            wanted = begin.after.next
+            self._page = (await self._broker.since(self.feed.id, begin.after, limit=PAGE)).entries
+            first = self._page[0].id if self._page else log.origin.next
+            if first != wanted and self.wish.cursor is not None:
+                begin = live(log, resync="trimmed")
+            elif first != wanted:
+                self.preamble = [
+                    gap_frame("trimmed", wanted, first.previous),
+                    self._state(first.previous),
+                ]
+                begin = Beginning(log.start, after=first.previous)
+        if begin.resync is not None:
+            reason = Frame.control("resync", {"reason": begin.resync})
+            self.preamble = [reason, self._state(log.seen_at(begin.position))]
+        self.begin = begin
+
+    @property
+    def seen(self) -> EventId:
+        """The cursor with which this stream begins."""
+        return self.begin.after or self.feed.log.seen_at(self.begin.position)
+
+    async def replay(self) -> AsyncIterator[list[Frame]]:
+        """Frames from before the window, a page at a time, until they meet it. The caller waits for its wire between.
+
+        After it `position` is where the seat belongs. Raises BrokerUnavailable.
+        """
+        after = self.begin.after
+        while after is not None and self._position(after) is None:
+            entries = self._page or (await self._broker.since(self.feed.id, after, limit=PAGE)).entries
+            self._page = []
+            frames = []
+            for entry in entries:
+                if self._position(after) is not None:
+                    break
+                if entry.id != after.next:
+                    frames += [
+                        gap_frame("trimmed", after.next, entry.id.previous),
+                        self._state(entry.id.previous),
+                    ]
+                frames.append(Frame(Event.from_body(entry.id, entry.body), event_id=entry.id))
+                after = entry.id
+            if not entries:  # trimmed away under our hands: what is between here and the window is gone
+                after = self.feed.log.origin
+                frames = [gap_frame("trimmed", None, after), self._state(after)]
+            self.begin = Beginning(self.feed.log.start, after=after)
+            if frames:
+                yield frames
+
+    @property
+    def position(self) -> int:
+        """Where the seat belongs, once the replay is over."""
+        if self.begin.after is None:
+            return self.begin.position
+        found = self._position(self.begin.after)
+        return self.feed.log.start if found is None else found
+
+    def skip_to_end(self) -> None:
+        """Nothing of a job that has ended but the end itself; one that runs is watched from now on."""
+        log = self.feed.log
+        self.begin = Beginning(log.end - log.closed)
+
+    def seat(self, wire: Wire[P], fmt: Format[P], *, at: int | None = None) -> Seat[P]:
+        """Take the seat, at `position` or `at`. The wire calls its `catch_up` when it is ready for bytes."""
+        audience = self.feed.audience(fmt, self.wish.types)
+        self._seat = seat = audience.seat(wire, self.position if at is None else at)
+        return seat
+
+    def _position(self, event_id: EventId) -> int | None:
+        return self.feed.log.position_after(event_id)
+
+    def _state(self, position: EventId) -> Frame:
+        return self.feed.state.frame(position)
