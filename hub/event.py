@@ -150,6 +150,12 @@ class TypedEvent(BaseModel):
         default=None, description="the job this event belongs to; the publisher fills it in"
     )
 
+    @classmethod
+    def kind(cls) -> str:
+        """The type's name on the wire."""
+        name: str = cls.model_fields["type"].default
+        return name
+
 
 class StageStarted(TypedEvent):
     """A stage of the build began; with a terminal status it is the job's last event."""
@@ -184,8 +190,7 @@ class DocumentationUpdated(TypedEvent):
 
 
 CATALOGUE: dict[str, type[TypedEvent]] = {
-    model.model_fields["type"].default: model
-    for model in (StageStarted, StageCompleted, SnapshotUpdated, DocumentationUpdated)
+    model.kind(): model for model in (StageStarted, StageCompleted, SnapshotUpdated, DocumentationUpdated)
 }
 
 

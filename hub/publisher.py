@@ -22,33 +22,23 @@ from hub.broker.connect import (
 )
 from hub.broker.script import Publication, interpret
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded
-from hub.event import EventId, JobId, encode, job_id
+from hub.event import (
+    DocumentationUpdated,
+    EventId,
+    JobId,
+    SnapshotUpdated,
+    StageCompleted,
+    StageStarted,
+    encode,
+    job_id,
+)
 
 log = logging.getLogger("hub.publisher")
 
 
-class _Vocabulary:
-    """The typed events as (type, fields); both publishers send what these say."""
-
-    @staticmethod
-    def stage_started(stage: str, narration: str | None, status: str | None) -> tuple[str, dict[str, Any]]:
-        return "build.stage.started", {"stage": stage, "narration": narration, "status": status or stage}
-
-    @staticmethod
-    def stage_completed(stage: str, duration: float | None) -> tuple[str, dict[str, Any]]:
-        return "build.stage.completed", {"stage": stage, "duration": duration}
-
-    @staticmethod
-    def snapshot_updated(url: str) -> tuple[str, dict[str, Any]]:
-        return "snapshot.updated", {"url": url}
-
-    @staticmethod
-    def documentation_updated(section: str, content: str) -> tuple[str, dict[str, Any]]:
-        return "documentation.updated", {"section": section, "content": content}
-
-    @staticmethod
-    def ended(status: str, narration: str | None) -> tuple[str, dict[str, Any]]:
-        return "build.stage.started", {"stage": status, "narration": narration, "status": status}
+def ended(status: str, narration: str | None) -> dict[str, Any]:
+    """The fields of a job's last event."""
+    return {"stage": status, "narration": narration, "status": status}
 
 
 class _Publishing:
@@ -133,40 +123,37 @@ class Publisher(_Publishing):
             return None
 
     async def stage_started(
-        self,
-        job: str,
-        stage: str,
-        narration: str | None = None,
-        *,
-        status: str | None = None,
-        once: str | None = None,
+        self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
-        """A stage began; the job's status becomes `status`, or the stage's name."""
-        return await self.emit(job, *_Vocabulary.stage_started(stage, narration, status), once=once)
+        """A stage began; the job's status becomes `status`, or the stage's name. `fields` of your own travel along."""
+        typed = {"stage": stage, "narration": narration, "status": status or stage}
+        return await self.emit(job, StageStarted.kind(), typed | fields)
 
     async def stage_completed(
-        self, job: str, stage: str, duration: float | None = None, *, once: str | None = None
+        self, job: str, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
         """A stage is done; `duration` in seconds."""
-        return await self.emit(job, *_Vocabulary.stage_completed(stage, duration), once=once)
+        return await self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
-    async def snapshot_updated(self, job: str, url: str, *, once: str | None = None) -> EventId | None:
+    async def snapshot_updated(self, job: str, url: str, **fields: Any) -> EventId | None:
         """There is a new picture at `url`."""
-        return await self.emit(job, *_Vocabulary.snapshot_updated(url), once=once)
+        return await self.emit(job, SnapshotUpdated.kind(), {"url": url} | fields)
 
     async def documentation_updated(
-        self, job: str, section: str, content: str, *, once: str | None = None
+        self, job: str, section: str, content: str, **fields: Any
     ) -> EventId | None:
         """A section of the documentation was written."""
-        return await self.emit(job, *_Vocabulary.documentation_updated(section, content), once=once)
+        return await self.emit(
+            job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields
+        )
 
-    async def ready(self, job: str, narration: str | None = None) -> EventId | None:
+    async def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends well; nothing follows."""
-        return await self.emit(job, *_Vocabulary.ended("ready", narration))
+        return await self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
 
-    async def failed(self, job: str, narration: str | None = None) -> EventId | None:
+    async def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends badly; nothing follows."""
-        return await self.emit(job, *_Vocabulary.ended("failed", narration))
+        return await self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
 
 
 class SyncPublisher(_Publishing):
@@ -213,37 +200,30 @@ class SyncPublisher(_Publishing):
             return None
 
     def stage_started(
-        self,
-        job: str,
-        stage: str,
-        narration: str | None = None,
-        *,
-        status: str | None = None,
-        once: str | None = None,
+        self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
         """As `Publisher.stage_started`."""
-        return self.emit(job, *_Vocabulary.stage_started(stage, narration, status), once=once)
+        typed = {"stage": stage, "narration": narration, "status": status or stage}
+        return self.emit(job, StageStarted.kind(), typed | fields)
 
     def stage_completed(
-        self, job: str, stage: str, duration: float | None = None, *, once: str | None = None
+        self, job: str, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
         """As `Publisher.stage_completed`."""
-        return self.emit(job, *_Vocabulary.stage_completed(stage, duration), once=once)
+        return self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
-    def snapshot_updated(self, job: str, url: str, *, once: str | None = None) -> EventId | None:
+    def snapshot_updated(self, job: str, url: str, **fields: Any) -> EventId | None:
         """As `Publisher.snapshot_updated`."""
-        return self.emit(job, *_Vocabulary.snapshot_updated(url), once=once)
+        return self.emit(job, SnapshotUpdated.kind(), {"url": url} | fields)
 
-    def documentation_updated(
-        self, job: str, section: str, content: str, *, once: str | None = None
-    ) -> EventId | None:
+    def documentation_updated(self, job: str, section: str, content: str, **fields: Any) -> EventId | None:
         """As `Publisher.documentation_updated`."""
-        return self.emit(job, *_Vocabulary.documentation_updated(section, content), once=once)
+        return self.emit(job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields)
 
-    def ready(self, job: str, narration: str | None = None) -> EventId | None:
+    def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.ready`."""
-        return self.emit(job, *_Vocabulary.ended("ready", narration))
+        return self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
 
-    def failed(self, job: str, narration: str | None = None) -> EventId | None:
+    def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.failed`."""
-        return self.emit(job, *_Vocabulary.ended("failed", narration))
+        return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)

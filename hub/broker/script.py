@@ -14,6 +14,7 @@ from importlib.resources import files
 from hub.broker.keys import Keys
 from hub.errors import JobEnded
 from hub.event import MAX_EVENT_BYTES, TERMINAL, EventId, JobId
+from hub.settings import Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()
 
@@ -39,6 +40,16 @@ class Publication:
     retention: Retention = field(default_factory=Retention)
     terminal: frozenset[str] = TERMINAL
     limit: int = MAX_EVENT_BYTES
+
+    @classmethod
+    def of(cls, settings: Settings) -> Publication:
+        """As the hub with these settings reads it."""
+        return cls(
+            keys=Keys(settings.key_template),
+            retention=Retention(events=settings.window_events),
+            terminal=settings.terminal_statuses,
+            limit=settings.max_event_bytes,
+        )
 
     def prepare(
         self, job: JobId, body: str, *, status: str | None, once: str | None

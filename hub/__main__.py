@@ -1,0 +1,5 @@
+"""`python -m hub` is `push-hub`."""
+
+from hub.cli import main
+
+main()

