@@ -1,0 +1,64 @@
+"""What every test may use: a real Redis, a fake one, and a hub on either."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterator
+
+import fakeredis
+import pytest
+from redis.asyncio import Redis
+
+from hub.broker.embedded import EmbeddedServer
+from tests.support.live import Live, live_hub
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedServer]:
+    """A real server of our own; a test that freezes or kills one starts another."""
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def real_redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
+    """A client of an empty real Redis."""
+    async with Redis.from_url(redis_server.url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+async def fake_redis() -> AsyncIterator[Redis]:
+    """A client of an empty fake one, in process."""
+    async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
+        yield client
+
+
+@pytest.fixture(params=["fake", "real"])
+def redis(request: pytest.FixtureRequest) -> Redis:
+    """Both, one after the other: a fake is only as good as the suite it shares with the real thing."""
+    return request.getfixturevalue(f"{request.param}_redis")
+
+
+@pytest.fixture
+async def live(redis: Redis) -> AsyncIterator[Live]:
+    """A hub on a real uvicorn, over the fake and over the real Redis."""
+    async with live_hub(redis) as hub:
+        yield hub
+
+
+@pytest.fixture
+def start_hub(real_redis: Redis):
+    """Start a hub with settings of one's own on the real Redis: `async with start_hub(heartbeat=0.2) as live`."""
+    return functools.partial(live_hub, real_redis)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def close_stray_loop() -> Iterator[None]:
+    """pytest-asyncio leaves a fresh loop behind after its last test, and unclosed things are errors here."""
+    yield
+    loop = getattr(asyncio.get_event_loop_policy()._local, "_loop", None)
+    if loop is not None and not loop.is_running():
+        loop.close()

@@ -1,0 +1,122 @@
+"""A hub on a real uvicorn with real sockets, in the test's own loop, so that a test can look inside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import jwt
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection, connect
+
+from hub import JobStateMachine, Publisher, Settings, create_app, get_redis
+from hub.api.context import Context
+from hub.hub import Hub
+from hub.server import Server, config, listen
+from tests.support.sse import SseViewer
+
+SECRET = "a secret that is long enough for HS256"
+USER = "ada"
+
+
+def token(user: str = USER, **claims) -> str:
+    """A good token."""
+    return jwt.encode({"sub": user, "exp": int(time.time()) + 600, **claims}, SECRET, "HS256")
+
+
+def settings(**values) -> Settings:
+    """Settings for tests: as in production, but for what would make a test wait."""
+    return Settings(**{"jwt_secret": SECRET, "drain": 0, "log_level": "warning", **values})
+
+
+@dataclass
+class Live:
+    """A running hub and what a test needs around it."""
+
+    app: FastAPI
+    client: Redis
+    port: int
+    server: Server
+
+    @property
+    def context(self) -> Context:
+        return self.app.state.push_hub
+
+    @property
+    def hub(self) -> Hub:
+        return self.context.service(self.client).hub
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def jobs(self) -> JobStateMachine:
+        return JobStateMachine(self.client)
+
+    @property
+    def publisher(self) -> Publisher:
+        return Publisher(self.client, strict=True)
+
+    def sse(self, job: str, query: str = "", *, user: str = USER, **more) -> SseViewer:
+        """A viewer over SSE."""
+        return SseViewer(f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), **more)
+
+    def websocket(self, job: str, query: str = "", *, user: str = USER) -> connect:
+        """A viewer over WebSocket (`websockets` client)."""
+        return self._connect(f"/api/jobs/{job}/events/ws{query}", user)
+
+    def dashboard(self, *, user: str = USER) -> connect:
+        """A dashboard socket."""
+        return self._connect("/api/events/ws", user)
+
+    def _connect(self, path: str, user: str) -> connect:
+        headers = {"Authorization": f"Bearer {token(user)}"}
+        return connect(f"ws://127.0.0.1:{self.port}{path}", additional_headers=headers, max_size=None)
+
+    async def until(self, condition, *, timeout: float = 10) -> None:
+        """Return when `condition()` is true; looks again each time the loop has done something."""
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def live_hub(client: Redis, **values) -> AsyncIterator[Live]:
+    """Run a hub on `client`; afterwards nothing of it may be left."""
+    before = asyncio.all_tasks()
+    chosen = settings(**values)
+    app = create_app(chosen)
+    app.dependency_overrides[get_redis] = lambda: client
+    sock = listen("127.0.0.1", 0)
+    server = Server(config(app, chosen), app.state.push_hub)
+    running = asyncio.create_task(server._serve([sock]))
+    while not server.started:
+        await asyncio.sleep(0.005)
+    live = Live(app, client, sock.getsockname()[1], server)
+    hub = live.hub
+    try:
+        yield live
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(running, 20)
+    await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() - before if "hub" in task.get_name()]
+    assert not left, f"tasks left behind: {left}"
+    assert hub.statistics().viewers == 0
+    assert not hub.statistics().feeds
+
+
+async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:
+    """Every frame until the hub closes the socket."""
+    import json
+
+    received = []
+    async with asyncio.timeout(timeout):
+        async for text in socket:
+            received.append(json.loads(text))
+    return received

@@ -1,0 +1,173 @@
+"""A strict reader of event streams, written from the WHATWG text alone (section 9.2.6), and a viewer on a raw socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Message:
+    """One dispatched event; `id` is the last event id buffer at that time."""
+
+    event: str
+    data: str
+    id: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+@dataclass
+class Parser:
+    """Feed it bytes, it gives messages. Keeps `last_event_id` and `retry` as a browser does."""
+
+    last_event_id: str = ""
+    retry: int | None = None
+    _id: str = ""
+    _event: str = ""
+    _data: list[str] = field(default_factory=list)
+    _buffer: bytes = b""
+    _first: bool = True
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        self._buffer += chunk
+        if self._first and len(self._buffer) >= 3:
+            self._first = False
+            self._buffer = self._buffer.removeprefix(b"\xef\xbb\xbf")
+        messages = []
+        while (line := self._line()) is not None:
+            message = self._take(line)
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def _line(self) -> str | None:
+        for index, byte in enumerate(self._buffer):
+            if byte == 10:
+                end = index + 1
+            elif byte == 13:
+                if index + 1 == len(self._buffer):
+                    return None  # an LF may follow
+                end = index + 2 if self._buffer[index + 1] == 10 else index + 1
+            else:
+                continue
+            line, self._buffer = self._buffer[:index], self._buffer[end:]
+            return line.decode("utf-8")  # strict: the hub must never send anything else
+        return None
+
+    def _take(self, line: str) -> Message | None:
+        if line == "":
+            return self._dispatch()
+        if line.startswith(":"):
+            return None
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit():
+            self.retry = int(value)
+        return None
+
+    def _dispatch(self) -> Message | None:
+        self.last_event_id = self._id
+        data, event, self._data, self._event = self._data, self._event, [], ""
+        return Message(event or "message", "\n".join(data), self._id) if data else None
+
+
+def parse(stream: bytes | str) -> list[Message]:
+    """All messages of a whole stream."""
+    return Parser().feed(stream.encode() if isinstance(stream, str) else stream)
+
+
+class SseViewer:
+    """An EventSource on a raw socket: `async with SseViewer(url, token) as viewer: await viewer.next()`."""
+
+    def __init__(
+        self, url: str, token: str = "", *, last_event_id: str = "", headers: dict[str, str] | None = None
+    ):
+        self.url = url
+        self.parser = Parser()
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.raw = b""  # the decoded body so far
+        self.ended = False  # the server ended the body cleanly
+        self._send = dict(headers or {})
+        if token:
+            self._send["Authorization"] = f"Bearer {token}"
+        if last_event_id:
+            self._send["Last-Event-ID"] = last_event_id
+        self._ready: list[Message] = []
+
+    async def __aenter__(self) -> SseViewer:
+        parts = urlsplit(self.url)
+        self.reader, self.writer = await asyncio.open_connection(parts.hostname, parts.port)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: {parts.netloc}",
+            *(f"{k}: {v}" for k, v in self._send.items()),
+        ]
+        self.writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode().split("\r\n")
+        self.status = int(head[0].split()[1])
+        for line in head[1:]:
+            if line:
+                name, _, value = line.partition(":")
+                self.headers[name.lower()] = value.strip()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    @property
+    def last_event_id(self) -> str:
+        return self.parser.last_event_id
+
+    async def body(self) -> bytes:
+        """The whole body of an answer that is not a stream."""
+        return await self.reader.readexactly(int(self.headers.get("content-length", "0")))
+
+    async def next(self, timeout: float = 10) -> Message:
+        """The next message; raises EOFError when the server ended the stream."""
+        while not self._ready:
+            chunk = await asyncio.wait_for(self._chunk(), timeout)
+            if not chunk:
+                raise EOFError
+            self.raw += chunk
+            self._ready += self.parser.feed(chunk)
+        return self._ready.pop(0)
+
+    async def all(self, timeout: float = 10) -> list[Message]:
+        """Every message until the server ends the stream."""
+        messages = []
+        while True:
+            try:
+                messages.append(await self.next(timeout))
+            except EOFError:
+                return messages
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        for message in await self.all():
+            yield message
+
+    async def _chunk(self) -> bytes:
+        if self.ended:
+            return b""
+        if self.headers.get("transfer-encoding") != "chunked":
+            data = await self.reader.read(65536)
+            self.ended = not data
+            return data
+        size = int((await self.reader.readuntil(b"\r\n")).strip(), 16)
+        data = await self.reader.readexactly(size + 2)
+        self.ended = size == 0
+        return data[:-2]
