@@ -55,10 +55,9 @@ def start_hub(real_redis: Redis):
     return functools.partial(live_hub, real_redis)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def close_stray_loop() -> Iterator[None]:
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
     """pytest-asyncio leaves a fresh loop behind after its last test, and unclosed things are errors here."""
-    yield
     loop = getattr(asyncio.get_event_loop_policy()._local, "_loop", None)
     if loop is not None and not loop.is_running():
         loop.close()

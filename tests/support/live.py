@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -113,10 +114,5 @@ async def live_hub(client: Redis, **values) -> AsyncIterator[Live]:
 
 async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:
     """Every frame until the hub closes the socket."""
-    import json
-
-    received = []
     async with asyncio.timeout(timeout):
-        async for text in socket:
-            received.append(json.loads(text))
-    return received
+        return [json.loads(text) async for text in socket]
