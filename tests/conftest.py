@@ -55,9 +55,11 @@ def start_hub(real_redis: Redis):
     return functools.partial(live_hub, real_redis)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
-    """pytest-asyncio leaves a fresh loop behind after its last test, and unclosed things are errors here."""
+@pytest.fixture(autouse=True)
+def close_stray_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """looptime's plugin makes a loop for every plain test and leaves it behind; unclosed things are errors here."""
+    yield
     loop = getattr(asyncio.get_event_loop_policy()._local, "_loop", None)
-    if loop is not None and not loop.is_running():
+    if loop is not None and not asyncio.iscoroutinefunction(request.function) and not loop.is_running():
         loop.close()
+        asyncio.set_event_loop(None)
