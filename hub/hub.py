@@ -193,6 +193,14 @@ class Hub:
 
     # --- going away
 
+    def begin_drain(self) -> None:
+        """The same as `drain`, in the background; for a server that only tells connections."""
+        if not self.draining:
+            self.draining = True
+            task = asyncio.create_task(self.drain(), name="hub-drain")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def drain(self) -> None:
         """Refuse new viewers and move the present ones away, evenly over the drain window."""
         self.draining = True

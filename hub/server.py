@@ -19,6 +19,7 @@ from hub.api.context import Context
 from hub.errors import InvalidSettings
 from hub.settings import Settings
 from hub.transports.commands import MAX_BYTES
+from hub.transports.handoff import HandoffHttpProtocol, HandoffWebSocketProtocol
 
 TCP_USER_TIMEOUT = 45_000
 """Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
@@ -59,8 +60,8 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="auto",
-        http="httptools",
-        ws="websockets-sansio",
+        http=HandoffHttpProtocol,
+        ws=HandoffWebSocketProtocol,
         ws_max_size=MAX_BYTES,
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=2 * settings.heartbeat,

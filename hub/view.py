@@ -20,15 +20,23 @@ from hub.wire import Seat, Wire
 
 P = TypeVar("P")
 
+_SETTLED = Beginning(0)
+_NO_WISH = Wish()
+_NOTHING: list[Any] = []
+
 
 class Admission(Protocol):
     """What `View` gives back at the end."""
 
     def leave(self, view: View) -> None: ...
 
+    def begin_drain(self) -> None: ...
+
 
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`."""
+
+    __slots__ = ("_admission", "_broker", "_page", "_seat", "begin", "feed", "preamble", "user", "wish")
 
     def __init__(self, feed: Feed, broker: Broker, wish: Wish, admission: Admission, user: str) -> None:
         self.feed = feed
@@ -134,6 +142,18 @@ class View:
         audience = self.feed.audience(fmt, self.wish.types)
         self._seat = seat = audience.seat(wire, self.position if at is None else at)
         return seat
+
+    def settle(self) -> None:
+        """The beginning is over: drop what only that needed. There may be ten thousand of these."""
+        self.begin = _SETTLED
+        self.wish = _NO_WISH
+        self.preamble = _NOTHING
+        self._page = _NOTHING
+
+    def drain_hub(self) -> None:
+        """The server is going away: begin to move everybody, once."""
+        if self._admission is not None:
+            self._admission.begin_drain()
 
     def _position(self, event_id: EventId) -> int | None:
         return self.feed.log.position_after(event_id)

@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     GAP = (4010, "gap, resume")
     OVERLOADED = (4013, "overloaded, come back later")
     FLOOD = (1008, "too many commands")
+    NOT_TEXT = (1007, "expected UTF-8")
     TOO_BIG = (1009, "message too big")
     FAILED = (1011, "internal error")
     LEFT = (1000, "client left")
@@ -155,9 +156,8 @@ class Audience(Generic[P]):
             if count % SLICE == 0:
                 await asyncio.sleep(0)
 
-    def broadcast(self, frame: Frame, now: float) -> None:
-        """A control frame that belongs to no position (a heartbeat), to every seat that can take it."""
-        payload = self.format.join([frame.encoded(self.format)])
+    def broadcast(self, payload: P, now: float) -> None:
+        """What belongs to no position (a heartbeat), to every seat that can take it."""
         for seat in list(self.seats):
             if not seat.wire.paused:
                 seat.wire.write(payload)

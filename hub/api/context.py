@@ -20,6 +20,7 @@ from hub.broker.redis import RedisBroker
 from hub.errors import HubError, JobNotFound
 from hub.hub import Hub
 from hub.settings import Settings
+from hub.transports.dashboard import DashboardSockets
 from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
 
@@ -31,17 +32,18 @@ class Service:
     hub: Hub
     sse: SseTransport
     websocket: WebSocketTransport
+    dashboards: DashboardSockets
 
     async def drain(self) -> None:
         """Move every viewer away, over the drain window."""
-        self.websocket.drain()
+        self.dashboards.drain()
         await self.hub.drain()
 
     async def aclose(self) -> None:
         """End everything this service began."""
         await self.sse.heartbeat.aclose()
         await self.websocket.heartbeat.aclose()
-        self.websocket.drain()
+        self.dashboards.drain()
         await self.hub.aclose()
 
 
@@ -68,7 +70,9 @@ class Context:
         service = self._services.get(id(client))
         if service is None or service.hub.loop is not asyncio.get_running_loop():
             hub = Hub(RedisBroker(client, Keys(self.settings.key_template)), self.settings)
-            service = self._services[id(client)] = Service(hub, SseTransport(hub), WebSocketTransport(hub))
+            websocket = WebSocketTransport(hub)
+            service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket))
+            self._services[id(client)] = service
             service.sse.heartbeat.start()
             service.websocket.heartbeat.start()
         return service

@@ -116,13 +116,13 @@ async def watch_job(
         await websocket.accept()
         await websocket.close(error.close_code, error.detail)
         return
-    await service.websocket.serve_job(websocket, view)
+    await service.websocket.serve(websocket, view)
 
 
 @router.websocket("/api/events/ws")
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """A dashboard: many jobs on one WebSocket, subscribed and unsubscribed while it lives."""
-    await service.websocket.serve_dashboard(websocket, user.id)
+    await service.dashboards.serve(websocket, user.id)
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)

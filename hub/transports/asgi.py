@@ -71,6 +71,10 @@ class AsgiWire:
             self._flushed.clear()
             await self._flushed.wait()
 
+    async def send_now(self, messages: Messages) -> None:
+        """Send before `run`: what a viewer is given at the beginning. Raises OSError when it is gone or too slow."""
+        await self._send_all(messages)
+
     async def run(self, listen: Coroutine[Any, Any, Reason]) -> None:
         """Send until there is a reason to end; `listen` reads the client and returns why it is to end."""
         listener = asyncio.create_task(listen)

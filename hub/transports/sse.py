@@ -18,6 +18,7 @@ from hub.hub import Hub
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Message, Messages
 from hub.transports.heartbeat import Heartbeat
+from hub.transports.socket import Handoff, SseWire, Stalled
 from hub.view import View
 from hub.wire import Reason
 
@@ -57,7 +58,20 @@ class AsgiSse:
         return [_body(b"".join(parts))]
 
 
+class RawSse:
+    """`Format`: one chunk of a chunked HTTP/1.1 body (RFC 9112, 7.1), for a socket that was handed over."""
+
+    def encode(self, frame: Frame) -> bytes:
+        """See `encode`."""
+        return encode(frame)
+
+    def join(self, parts: list[bytes]) -> bytes:
+        """One chunk for all."""
+        return _chunk(b"".join(parts))
+
+
 ASGI_SSE = AsgiSse()
+RAW_SSE = RawSse()
 
 
 class SseTransport:
@@ -66,16 +80,26 @@ class SseTransport:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.settings = hub.settings
+        self.stalled = Stalled(hub.settings.send_timeout)
         self.heartbeat = Heartbeat("sse", self._beat, heartbeat=self.settings.heartbeat)
 
     def retry_ms(self) -> int:
         """Milliseconds before a browser reconnects: jittered, so that a deploy does not bring all back at once."""
         return int(self.settings.retry * random.uniform(0.8, 1.2) * 1000)
 
+    def last_words(self, reason: Reason) -> bytes:
+        """What a stream ends with."""
+        return b"" if reason is Reason.ENDED else reconnect(self.retry_ms(), reason)
+
+    def closing(self, reason: Reason) -> bytes:
+        """The same, and the end of a chunked body."""
+        return _chunk(self.last_words(reason)) + b"0\r\n\r\n"
+
     def _beat(self, now: float) -> None:
-        for audience in self.hub.audiences(ASGI_SSE):
+        self.stalled.abort(now)
+        for audience in self.hub.audiences(ASGI_SSE, RAW_SSE):
             if now - audience.last_write >= self.settings.heartbeat:
-                audience.broadcast(HEARTBEAT, now)
+                audience.broadcast(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
 
 
 class EventStream(Response):
@@ -91,22 +115,37 @@ class EventStream(Response):
         self._view = view
         self._prologue = prologue
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
-        """Stream until the job ends, the client leaves or the hub drains."""
-        with self._view as view:
-            wire = AsgiWire(send, timeout=self._transport.settings.send_timeout, last_words=self._last_words)
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_body(self._head()))
-            try:
-                async for frames in view.replay():
-                    await send(
-                        _body(b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types)))
-                    )
-            except BrokerUnavailable:
-                wire.finish(None, Reason.GAP)
-            else:
-                wire.seats.append(view.seat(wire, ASGI_SSE))
-            await wire.run(_until_disconnect(receive))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the job ends, the client leaves or the hub drains; or hand the socket over and return."""
+        handed = False
+        try:
+            handed = await self._stream(scope, receive, send)
+        finally:
+            if not handed:
+                self._view.close()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        view, transport = self._view, self._transport
+        wire = AsgiWire(send, timeout=transport.settings.send_timeout, last_words=self._last_words)
+        last = self._head()
+        try:
+            await wire.send_now([{"type": "http.response.start", "status": 200, "headers": self.raw_headers}])
+            await wire.send_now([_body(last)])
+            async for frames in view.replay():
+                last = b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types))
+                await wire.send_now([_body(last)])
+        except BrokerUnavailable:
+            wire.finish(None, Reason.GAP)
+        except OSError:
+            return False
+        else:
+            handoff: Handoff | None = scope.get("extensions", {}).get(Handoff.NAME)
+            if handoff is not None and (taken := handoff.take(last)) is not None:
+                SseWire(taken, view, RAW_SSE, transport.closing, transport.stalled).begin()
+                return True
+            wire.seats.append(view.seat(wire, ASGI_SSE))
+        await wire.run(_until_disconnect(receive))
+        return False
 
     def _head(self) -> bytes:
         head = f"retry: {self._transport.retry_ms()}\nid: {self._view.seen}\n\n".encode()
@@ -115,8 +154,9 @@ class EventStream(Response):
         return head + b"".join(encode(frame) for frame in self._view.preamble)
 
     def _last_words(self, reason: Reason) -> Messages:
-        words = b"" if reason is Reason.ENDED else reconnect(self._transport.retry_ms(), reason)
-        return [{"type": "http.response.body", "body": words, "more_body": False}]
+        return [
+            {"type": "http.response.body", "body": self._transport.last_words(reason), "more_body": False}
+        ]
 
 
 def reconnect(after_ms: int, reason: Reason) -> bytes:
@@ -128,6 +168,10 @@ def reconnect(after_ms: int, reason: Reason) -> bytes:
 def overloaded(transport: SseTransport) -> Response:
     """The answer when there is no room: a status other than 200 would make an EventSource give up for ever."""
     return Response(reconnect(transport.retry_ms(), Reason.OVERLOADED), headers=HEADERS)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
 
 
 def _body(data: bytes) -> Message:

@@ -1,7 +1,6 @@
-"""WebSocket: encoder, the socket of one job, the dashboard socket of many, heartbeat, closing.
+"""WebSocket (RFC 6455): encoder, the socket of one job, heartbeat, closing. Dashboards are in dashboard.py.
 
-Invariant: a text frame is one flat JSON object, an event's `id` first; events, ids and guarantees are those of SSE. On the
-dashboard socket each job has a seat of its own on the one wire, and `job_id` is in every frame.
+Invariant: a text frame is one flat JSON object, an event's `id` first; events, ids and guarantees are those of SSE.
 """
 
 from __future__ import annotations
@@ -9,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.frames import Close, Opcode
+from websockets.frames import Frame as WireFrame
 
-from hub.errors import HubError, JobNotFound, Overloaded
-from hub.event import JobId, UserId
+from hub.errors import BrokerUnavailable
+from hub.event import JobId
 from hub.hub import Hub
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Message, Messages
 from hub.transports.commands import MAX_BYTES, Budget, Command, Malformed, parse
 from hub.transports.heartbeat import Heartbeat
+from hub.transports.socket import Handoff, Stalled, WebSocketWire
 from hub.view import View
-from hub.wire import Reason, Seat
+from hub.wire import Reason
 
 HEARTBEAT = Frame.control("heartbeat", {})
 
@@ -40,20 +41,21 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
     if job is not None and (fields or {}).get("job_id") != job:
         head["job_id"] = job
     if fields is None:
-        return _text(head)
+        return text(head)
     ours = head.keys() | {"id"}
     if fields.keys() & ours:
         # The producer's own `id` (or another job's `job_id`) would come after ours and win in every client's parser.
-        return _text(head | {name: value for name, value in fields.items() if name not in ours})
-    return _spliced(_text(head), frame.body)
+        return text(head | {name: value for name, value in fields.items() if name not in ours})
+    return splice(text(head), frame.body)
 
 
-def _text(fields: dict[str, Any]) -> bytes:
+def text(fields: dict[str, Any]) -> bytes:
+    """An object as compact JSON."""
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def _spliced(head: bytes, body: str) -> bytes:
-    """Two objects as one, the second as its producer wrote it."""
+def splice(head: bytes, body: str) -> bytes:
+    """Two JSON objects as one, the second as its producer wrote it."""
     rest = body.strip().encode()
     if head == b"{}":
         return rest
@@ -61,7 +63,8 @@ def _spliced(head: bytes, body: str) -> bytes:
     return head[:-1] + (b"" if inner == b"}" else b",") + inner
 
 
-def _message(data: bytes) -> Message:
+def message(data: bytes) -> Message:
+    """JSON text as an ASGI message."""
     return {"type": "websocket.send", "text": data.decode()}
 
 
@@ -74,269 +77,171 @@ class AsgiWebSocket:
 
     def join(self, parts: list[bytes]) -> Messages:
         """A message each."""
-        return [_message(part) for part in parts]
+        return [message(part) for part in parts]
 
 
-@dataclass(frozen=True)
-class AsgiDashboard:
-    """`Format`: the same on a dashboard socket, where every frame says which job it is about."""
-
-    job: JobId
+class RawWebSocket:
+    """`Format`: RFC 6455 frames as bytes, for a socket that was handed over. Any number of them is one write."""
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
-        return encode(frame, self.job)
+        return wire_frame(encode(frame))
 
-    def join(self, parts: list[bytes]) -> Messages:
-        """A message each."""
-        return [_message(part) for part in parts]
+    def join(self, parts: list[bytes]) -> bytes:
+        """One after the other."""
+        return b"".join(parts)
+
+
+def wire_frame(data: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
+    """One unmasked frame, as servers send it."""
+    return WireFrame(opcode, data).serialize(mask=False)
 
 
 ASGI_WEBSOCKET = AsgiWebSocket()
+RAW_WEBSOCKET = RawWebSocket()
+
+# On the portable wire the server below us sends the Ping (server.py sets its interval).
+_ASGI_BEAT = [message(encode(HEARTBEAT))]
+_RAW_BEAT = wire_frame(encode(HEARTBEAT)) + wire_frame(b"", Opcode.PING)
+
+
+class Dashboards(Protocol):
+    """What the heartbeat and the drain need of the dashboard sockets (dashboard.py)."""
+
+    def beat(self, now: float, payload: Messages) -> None: ...
+
+    def drain(self) -> None: ...
 
 
 class WebSocketTransport:
-    """The WebSocket side of one hub: its heartbeat and its dashboard sockets."""
+    """The WebSocket side of one hub: its heartbeat, and what its sockets share."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.settings = hub.settings
+        self.stalled = Stalled(hub.settings.send_timeout)
         self.heartbeat = Heartbeat("websocket", self._beat, heartbeat=self.settings.heartbeat)
-        self._dashboards: dict[AsgiWire, tuple[int, float]] = {}  # writes as last seen, and when they changed
+        self.dashboards: Dashboards | None = None
 
-    async def serve_job(self, websocket: WebSocket, view: View) -> None:
-        """Serve the socket of one job until it ends, the client leaves or the hub drains."""
-        with view:
-            await websocket.accept()
-            await _JobSession(self, websocket, view).run()
-
-    async def serve_dashboard(self, websocket: WebSocket, user: UserId) -> None:
-        """Serve a socket with no job yet; the client subscribes."""
-        await websocket.accept()
-        session = _DashboardSession(self, websocket, user)
-        self._dashboards[session.wire] = (0, asyncio.get_running_loop().time())
+    async def serve(self, websocket: WebSocket, view: View) -> None:
+        """Serve the socket of one job: here until it ends, or by handing it over."""
+        handed = False
         try:
-            await session.run()
+            await websocket.accept()
+            handed = await self._serve(websocket, view)
+        except WebSocketDisconnect:
+            pass  # it left while it was given the past
         finally:
-            del self._dashboards[session.wire]
-            session.close()
+            if not handed:
+                view.close()
+
+    async def _serve(self, websocket: WebSocket, view: View) -> bool:
+        wire = AsgiWire(websocket.send, timeout=self.settings.send_timeout, last_words=self.last_words)
+        try:
+            await wire.send_now(ASGI_WEBSOCKET.join([encode(frame) for frame in view.preamble]))
+            async for frames in view.replay():
+                parts = [encode(frame) for frame in frames if frame.passes(view.wish.types)]
+                await wire.send_now(ASGI_WEBSOCKET.join(parts))
+        except BrokerUnavailable:
+            wire.finish(None, Reason.GAP)
+        except OSError:
+            return False
+        else:
+            handoff: Handoff | None = websocket.scope.get("extensions", {}).get(Handoff.NAME)
+            if handoff is not None and (taken := handoff.take(None)) is not None:
+                WebSocketWire(taken, view, RAW_WEBSOCKET, self._closing, self._answer, self.stalled).begin()
+                return True
+            wire.seats.append(view.seat(wire, ASGI_WEBSOCKET))
+        await wire.run(self._listen(websocket, wire, view))
+        return False
+
+    async def _listen(self, websocket: WebSocket, wire: AsgiWire, view: View) -> Reason:
+        async def execute(command: Command) -> None:
+            wire.write([message(execute_on_job(view, command))])
+
+        return await listen(websocket, wire, execute)
+
+    def _answer(self, view: View, data: str) -> bytes:
+        """The answer to one message, as bytes for a handed-over socket."""
+        try:
+            return wire_frame(execute_on_job(view, parse(data)))
+        except Malformed as error:
+            return wire_frame(error_text(error.code, str(error), error.ref))
 
     def last_words(self, reason: Reason) -> Messages:
-        """The messages that end a socket."""
-        close = {"type": "websocket.close", "code": reason.close_code, "reason": reason.words}
-        if reason is not Reason.RESTART:
-            return [close]
-        after = int(self.settings.retry * random.uniform(0.2, 1) * 1000)
-        return [_message(_text({"type": "reconnect", "after_ms": after})), close]
+        """The ASGI messages that end a socket."""
+        close: Message = {"type": "websocket.close", "code": reason.close_code, "reason": reason.words}
+        return [*(message(data) for data in self._advice(reason)), close]
 
-    def drain(self) -> None:
-        """End the dashboards that watch nothing; those with jobs end with their seats."""
-        for wire in self._dashboards:
-            if not wire.seats:
-                wire.finish(None, Reason.RESTART)
+    def _closing(self, reason: Reason) -> bytes:
+        """The same as bytes."""
+        close = wire_frame(Close(reason.close_code, reason.words).serialize(), Opcode.CLOSE)
+        return b"".join([*(wire_frame(data) for data in self._advice(reason)), close])
+
+    def _advice(self, reason: Reason) -> list[bytes]:
+        """When to come back, for whoever is moved away."""
+        if reason is not Reason.RESTART:
+            return []
+        after = int(self.settings.retry * random.uniform(0.2, 1) * 1000)
+        return [text({"type": "reconnect", "after_ms": after})]
 
     def _beat(self, now: float) -> None:
-        for audience in self.hub.audiences(ASGI_WEBSOCKET):
-            if now - audience.last_write >= self.settings.heartbeat:
-                audience.broadcast(HEARTBEAT, now)
-        for wire, (writes, since) in self._dashboards.items():
-            if wire.writes != writes:
-                self._dashboards[wire] = (wire.writes, now)
-            elif now - since >= self.settings.heartbeat and not wire.paused:
-                wire.write(ASGI_WEBSOCKET.join([encode(HEARTBEAT)]))
+        self.stalled.abort(now)
+        for audience in self.hub.audiences(ASGI_WEBSOCKET, RAW_WEBSOCKET):
+            if now - audience.last_write < self.settings.heartbeat:
+                continue
+            if audience.format is RAW_WEBSOCKET:
+                for seat in list(audience.seats):
+                    cast(WebSocketWire, seat.wire).pinged()
+                audience.broadcast(_RAW_BEAT, now)
+            else:
+                audience.broadcast(_ASGI_BEAT, now)
+        if self.dashboards is not None:
+            self.dashboards.beat(now, _ASGI_BEAT)
 
 
-class _Session:
-    """One connected client: what it says, and the wire to answer on."""
-
-    def __init__(self, transport: WebSocketTransport, websocket: WebSocket) -> None:
-        self.transport = transport
-        self.wire = AsgiWire(
-            websocket.send, timeout=transport.settings.send_timeout, last_words=transport.last_words
-        )
-        self._websocket = websocket
-
-    async def run(self) -> None:
-        await self.wire.run(self._listen())
-
-    async def execute(self, command: Command) -> None:
-        raise NotImplementedError
-
-    def answer(self, kind: str, ref: Any, **fields: Any) -> None:
-        """One frame back, with the client's ref."""
-        reference = {} if ref is None else {"ref": ref}
-        self.wire.write([_message(_text({"type": kind, **fields, **reference}))])
-
-    def refuse(self, code: str, message: str, ref: Any, **fields: Any) -> None:
-        """An `error` frame; the socket lives on."""
-        self.answer("error", ref, code=code, message=message, **fields)
-
-    def state(self, view: View, ref: Any) -> None:
-        """The job's current state as a frame of its own."""
-        feed = view.feed
-        text = feed.state.text(feed.log.seen_at(feed.log.end))
-        head = {"type": "state"} if ref is None else {"type": "state", "ref": ref}
-        self.wire.write([_message(_spliced(_text(head), text))])
-
-    async def _listen(self) -> Reason:
-        loop = asyncio.get_running_loop()
-        budget = Budget(loop.time())
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return Reason.LEFT
-            text = message.get("text") or ""
-            if len(text) > MAX_BYTES or len(message.get("bytes") or b"") > MAX_BYTES:
-                return Reason.TOO_BIG
-            if not budget.spend(loop.time()):
-                return Reason.FLOOD
-            await self.wire.flush()  # who does not read the answers is not asked for more questions
-            try:
-                await self.execute(parse(text))
-            except Malformed as error:
-                self.refuse(error.code, str(error), error.ref)
+def execute_on_job(view: View, command: Command) -> bytes:
+    """The answer to a command on the socket of one job."""
+    match command.op:
+        case "ping":
+            return answer_text("pong", command.ref)
+        case "state":
+            return state_text(view, command.ref)
+        case "subscribe" | "unsubscribe":
+            return error_text("unsupported", "expected state or ping on the socket of one job", command.ref)
 
 
-class _JobSession(_Session):
-    """The socket of one job."""
+def answer_text(kind: str, ref: Any, **fields: Any) -> bytes:
+    """One frame back, with the client's ref."""
+    return text({"type": kind, **fields} if ref is None else {"type": kind, **fields, "ref": ref})
 
-    def __init__(self, transport: WebSocketTransport, websocket: WebSocket, view: View) -> None:
-        super().__init__(transport, websocket)
-        self._view = view
 
-    async def run(self) -> None:
-        view, wire = self._view, self.wire
-        wire.write(ASGI_WEBSOCKET.join([encode(frame) for frame in view.preamble]))
-        if view.begin.after is None:
-            wire.seats.append(view.seat(wire, ASGI_WEBSOCKET))
-            await super().run()
-            return
-        replaying = asyncio.create_task(
-            self._replay()
-        )  # beside the wire's own task, which sends what this reads
+def error_text(code: str, words: str, ref: Any, **fields: Any) -> bytes:
+    """An `error` frame; the socket lives on."""
+    return answer_text("error", ref, code=code, message=words, **fields)
+
+
+def state_text(view: View, ref: Any) -> bytes:
+    """The job's current state as a frame."""
+    log = view.feed.log
+    return splice(answer_text("state", ref), view.feed.state.text(log.seen_at(log.end)))
+
+
+async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
+    """Read and execute commands until the client leaves or breaks the rules; why it is to end."""
+    loop = asyncio.get_running_loop()
+    budget = Budget(loop.time())
+    while True:
+        got = await websocket.receive()
+        if got["type"] == "websocket.disconnect":
+            return Reason.LEFT
+        data = got.get("text") or ""
+        if len(data) > MAX_BYTES or len(got.get("bytes") or b"") > MAX_BYTES:
+            return Reason.TOO_BIG
+        if not budget.spend(loop.time()):
+            return Reason.FLOOD
+        await wire.flush()  # who does not read the answers is not asked for more questions
         try:
-            await super().run()
-        finally:
-            replaying.cancel()
-            await asyncio.wait([replaying])
-
-    async def _replay(self) -> None:
-        view, wire = self._view, self.wire
-        try:
-            async for frames in view.replay():
-                wire.write(
-                    ASGI_WEBSOCKET.join([encode(one) for one in frames if one.passes(view.wish.types)])
-                )
-                await wire.flush()
-        except HubError:
-            wire.finish(None, Reason.GAP)
-            return
-        wire.seats.append(view.seat(wire, ASGI_WEBSOCKET))
-        wire.write([])  # wakes it, to catch up
-
-    async def execute(self, command: Command) -> None:
-        match command.op:
-            case "ping":
-                self.answer("pong", command.ref)
-            case "state":
-                self.state(self._view, command.ref)
-            case "subscribe" | "unsubscribe":
-                self.refuse("unsupported", "expected state or ping on the socket of one job", command.ref)
-
-
-class _DashboardWire(AsgiWire):
-    """A wire with many seats: the end of one job is not the end of the connection."""
-
-    __slots__ = ("done",)
-    done: Any
-
-    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
-        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW):
-            self.done(seat, reason)
-        else:
-            super().finish(seat, reason)
-
-
-class _DashboardSession(_Session):
-    """The socket of many jobs: a view of each, all on one wire."""
-
-    def __init__(self, transport: WebSocketTransport, websocket: WebSocket, user: UserId) -> None:
-        super().__init__(transport, websocket)
-        self.wire: _DashboardWire = _DashboardWire(
-            websocket.send, timeout=transport.settings.send_timeout, last_words=transport.last_words
-        )
-        self.wire.done = self._done
-        self._user = user
-        self._views: dict[JobId, View] = {}
-
-    def close(self) -> None:
-        """Leave every job."""
-        for view in self._views.values():
-            view.close()
-        self._views.clear()
-
-    async def execute(self, command: Command) -> None:
-        job, ref = command.job, command.ref
-        if command.op == "ping":
-            self.answer("pong", ref)
-        elif job is None:
-            self.refuse("malformed", "expected a job, got none", ref)
-        elif command.op == "subscribe":
-            await self._subscribe(job, command)
-        elif (view := self._views.get(job)) is None:
-            self.refuse("not_subscribed", "expected a job of this socket, got another", ref, job_id=job)
-        elif command.op == "state":
-            self.state(view, ref)
-        else:
-            self._leave(job)
-            self.answer("unsubscribed", ref, job_id=job)
-
-    async def _subscribe(self, job: JobId, command: Command) -> None:
-        ref = command.ref
-        if job in self._views:
-            self.refuse("already_subscribed", "expected a job that is not subscribed yet", ref, job_id=job)
-            return
-        limit = self.transport.settings.max_jobs_per_socket
-        if len(self._views) >= limit:
-            self.refuse("too_many_jobs", f"expected at most {limit} jobs on a socket", ref, job_id=job)
-            return
-        try:
-            view = await self.transport.hub.view(self._user, job, command.wish)
-        except JobNotFound:
-            self.refuse("not_found", JobNotFound.detail, ref, job_id=job)
-            return
-        except HubError as error:
-            code = "overloaded" if isinstance(error, Overloaded) else "unavailable"
-            self.refuse(code, error.detail, ref, job_id=job)
-            return
-        self._views[job] = view
-        await self._begin(job, view, ref)
-
-    async def _begin(self, job: JobId, view: View, ref: Any) -> None:
-        fmt = AsgiDashboard(job)
-        self.answer("subscribed", ref, job_id=job, position=str(view.seen))
-        self.wire.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
-        try:
-            async for frames in view.replay():
-                self.wire.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
-                await self.wire.flush()
-        except HubError as error:
-            self._leave(job)
-            self.refuse("unavailable", error.detail, ref, job_id=job)
-            return
-        self.wire.seats.append(view.seat(self.wire, fmt))
-        self.wire.write([])  # wakes it, to catch up
-
-    def _done(self, seat: Seat[Any], reason: Reason) -> None:
-        """One job is over for this socket; its `end` frame went out with the log."""
-        for job, view in self._views.items():
-            if view.feed.log is seat.audience.log:
-                self._leave(job)
-                if reason is not Reason.ENDED:
-                    self.refuse("resume", reason.words, None, job_id=job)
-                return
-
-    def _leave(self, job: JobId) -> None:
-        view = self._views.pop(job)
-        self.wire.seats = [seat for seat in self.wire.seats if seat.audience.log is not view.feed.log]
-        view.close()
+            await execute(parse(data))
+        except Malformed as error:
+            wire.write([message(error_text(error.code, str(error), error.ref))])

@@ -1,0 +1,193 @@
+"""One benchmark: join, sit idle, receive; what came, how late, and what it cost the server.
+
+Invariant: CPU and deliveries are taken over the same span, from before the first event until the last one has arrived
+(or no more come), so a server that lags pays for its backlog too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+
+from hub.bench.process import Usage, usage
+from hub.bench.result import Load, Result
+from hub.bench.source import Published, Source
+from hub.bench.viewers import Crowd, Target
+
+REHEARSAL = 20
+"""Viewers that come and go first, so that the server has loaded what it needs before its memory is looked at."""
+
+WARM_UP = 1.0
+"""Seconds of events that are not measured: caches, and just-in-time compilers, get their turn."""
+
+SETTLE = 1.0
+"""Seconds between a storm of joins and the look at memory: what a join left behind is cleaned up by then."""
+
+PATIENCE = 3.0
+"""Seconds without any delivery after which what is missing counts as lost."""
+
+LATEST = 20.0
+"""Seconds after the last event at which what is missing counts as lost, whatever still trickles in."""
+
+
+class Phase(enum.StrEnum):
+    """What a benchmark is doing."""
+
+    JOINING = "joining"
+    WARMING = "warming up"
+    DELIVERING = "delivering"
+
+
+Progress = Callable[[Phase, int, int], None]
+"""Told the phase, how much of it is done, and how much there is."""
+
+
+async def measure(target: Target, load: Load, source: Source, progress: Progress) -> Result:
+    """Load `target` and measure it. Cancelling it leaves open connections to the loop's end."""
+    rehearsal = Crowd(target)
+    await rehearsal.join(min(REHEARSAL, load.viewers))
+    await rehearsal.leave()
+    await asyncio.sleep(SETTLE / 2)
+
+    crowd = Crowd(target)
+    before = usage(target.pids)
+    took = await _timed(crowd.join(load.viewers), lambda: progress(Phase.JOINING, crowd.joined, load.viewers))
+    joined = usage(target.pids)
+    await asyncio.sleep(SETTLE)
+    idle = usage(target.pids)
+    count = crowd.joined
+    joining = _Joining(
+        took, _between(before, joined, "cpu"), _between(before, idle, "rss"), _between(before, idle, "uss")
+    )
+    try:
+        delivering = await _deliver(crowd, load, source, progress) if load.rate and count else _Delivering()
+        return _result(crowd, joining, delivering)
+    finally:
+        await crowd.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class _Joining:
+    took: float
+    cpu: float | None
+    rss: float | None
+    uss: float | None
+
+
+_NOTHING = Published(0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivering:
+    published: Published = _NOTHING
+    took: float = 0.0
+    cpu: float | None = None
+    expected: int = 0
+    delivered: int = 0
+    lost: int = 0
+    repeated: int = 0
+    latencies: Sequence[int] = ()
+
+
+async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress) -> _Delivering:
+    await _publish(crowd, load, source, Phase.WARMING, WARM_UP, progress)
+    crowd.reset()
+    before = usage(crowd.target.pids)
+    start = crowd.loop.time()
+    published, last = await _publish(crowd, load, source, Phase.DELIVERING, load.duration, progress)
+    after = usage(crowd.target.pids)
+    differences = [load.expected(viewer, published.events) - viewer.seen for viewer in crowd.viewers]
+    delivered = crowd.seen
+    return _Delivering(
+        published=published,
+        took=last - start,
+        cpu=_between(before, after, "cpu"),
+        expected=delivered + sum(differences),
+        delivered=delivered,
+        lost=sum(max(0, difference) for difference in differences),
+        repeated=sum(max(0, -difference) for difference in differences),
+        latencies=sorted(crowd.latencies),
+    )
+
+
+async def _publish(
+    crowd: Crowd, load: Load, source: Source, phase: Phase, duration: float, progress: Progress
+) -> tuple[Published, float]:
+    """Publish and wait until all of it has arrived, or no more does; also gives the time of the last arrival."""
+    loop = crowd.loop
+    expected = round(
+        load.rate * duration * crowd.joined / load.jobs
+    )  # for the bar; the true one comes with the answer
+    publishing = asyncio.create_task(source.publish(rate=load.rate, duration=duration))
+    seen, last, deadline = 0, loop.time(), math.inf
+    try:
+        while True:
+            await asyncio.sleep(0.02)
+            if crowd.seen != seen:
+                seen, last = crowd.seen, loop.time()
+            progress(phase, seen, expected)
+            if not publishing.done():
+                continue
+            if deadline == math.inf:
+                expected = sum(load.expected(viewer, publishing.result().events) for viewer in crowd.viewers)
+                deadline = loop.time() + LATEST
+            # one more round after the last: what comes too much shall be seen too
+            if (seen >= expected and loop.time() > last + 0.1) or loop.time() > min(
+                last + PATIENCE, deadline
+            ):
+                return publishing.result(), last
+    finally:
+        publishing.cancel()
+
+
+async def _timed(joining: Coroutine[None, None, None], tick: Callable[[], None]) -> float:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    task = asyncio.create_task(joining)
+    while not task.done():
+        tick()
+        await asyncio.wait([task], timeout=0.1)
+    task.result()
+    return loop.time() - start
+
+
+def _between(before: Usage | None, after: Usage | None, what: str) -> float | None:
+    return None if before is None or after is None else float(getattr(after, what) - getattr(before, what))
+
+
+def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
+    def each(total: float | None, among: int) -> float | None:
+        return None if total is None or not among else total / among
+
+    count, took, delivered = crowd.joined, delivering.took, delivering.delivered
+    published, latencies = delivering.published, delivering.latencies
+    return Result(
+        viewers=count,
+        refused=len(crowd.refused),
+        closed=crowd.closed,
+        first_refusal=crowd.refused[0] if crowd.refused else "",
+        joins_per_second=count / joining.took,
+        cpu_per_join=each(joining.cpu, count),
+        rss_per_viewer=each(joining.rss, count),
+        uss_per_viewer=each(joining.uss, count),
+        events=published.events,
+        events_per_second=published.events / published.elapsed if published.elapsed else 0.0,
+        expected=delivering.expected,
+        delivered=delivered,
+        lost=delivering.lost,
+        repeated=delivering.repeated,
+        deliveries_per_second=delivered / took if took else 0.0,
+        cpu_per_delivery=each(delivering.cpu, delivered),
+        cpu_share=None if delivering.cpu is None or not took else delivering.cpu / took,
+        p50=_percentile(latencies, 0.5),
+        p99=_percentile(latencies, 0.99),
+        p999=_percentile(latencies, 0.999),
+    )
+
+
+def _percentile(latencies: Sequence[int], share: float) -> float | None:
+    """In milliseconds; nearest rank, so it is one that happened."""
+    return latencies[math.ceil(share * len(latencies)) - 1] / 1000 if latencies else None

@@ -1,0 +1,128 @@
+"""What a benchmark is asked, what it found, and how that is printed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from hub.bench.source import SMALLEST
+from hub.bench.viewers import Transport, Viewer
+from hub.errors import InvalidSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`viewers` spread over `jobs`; `rate` events a second over all jobs (0: they sit idle) of `size` bytes.
+
+    Raises InvalidSettings for what cannot be done.
+    """
+
+    viewers: int
+    jobs: int = 1
+    rate: float = 20.0
+    size: int = 200
+    duration: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.viewers < self.jobs or self.jobs < 1:
+            raise InvalidSettings(
+                f"expected a viewer per job at least, got {self.viewers} for {self.jobs} jobs"
+            )
+        if self.size < SMALLEST:
+            raise InvalidSettings(f"expected events of {SMALLEST} bytes at least, got {self.size}")
+        if self.rate < 0 or self.duration <= 0:
+            raise InvalidSettings(f"expected a rate and a duration, got {self.rate} and {self.duration}")
+
+    def expected(self, viewer: Viewer, events: int) -> int:
+        """How many of `events` are for `viewer`: event `i` and viewer `i` belong to job `i % jobs`."""
+        full, more = divmod(events, self.jobs)
+        return full + (viewer.index % self.jobs < more)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured. Times in seconds, latencies in milliseconds, memory in bytes; None: not measured."""
+
+    viewers: int
+    refused: int
+    closed: int
+    first_refusal: str
+    joins_per_second: float
+    cpu_per_join: float | None
+    rss_per_viewer: float | None
+    uss_per_viewer: float | None
+    events: int
+    events_per_second: float
+    expected: int
+    delivered: int
+    lost: int
+    repeated: int
+    deliveries_per_second: float
+    cpu_per_delivery: float | None
+    cpu_share: float | None
+    p50: float | None
+    p99: float | None
+    p999: float | None
+
+    @property
+    def flawless(self) -> bool:
+        """Whether everybody was let in, stayed, and got everything once."""
+        return not self.complaints
+
+    @property
+    def complaints(self) -> list[str]:
+        """What went wrong, a sentence each."""
+        found = {
+            f"{self.refused:,} viewers were not let in, the first: {self.first_refusal}": self.refused,
+            f"{self.closed:,} viewers were closed by the server": self.closed,
+            f"{self.lost:,} of {self.expected:,} deliveries were lost": self.lost,
+            f"{self.repeated:,} deliveries came twice": self.repeated,
+        }
+        return [sentence for sentence, count in found.items() if count]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return {**asdict(self), "flawless": self.flawless}
+
+
+def table(result: Result, load: Load, transport: Transport) -> Table:
+    """For the terminal."""
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown.add_column(style="dim")
+    shown.add_column(justify="right")
+    for name, value in _rows(result, load, transport):
+        shown.add_row(name, value)
+    return shown
+
+
+def _rows(result: Result, load: Load, transport: Transport) -> list[tuple[str, str]]:
+    joining = [
+        (
+            "viewers",
+            f"{result.viewers:,} over {transport.value}, {load.jobs:,} job{'s' if load.jobs > 1 else ''}",
+        ),
+        ("joins/s", f"{result.joins_per_second:,.0f}"),
+        ("server CPU per join", _shown(result.cpu_per_join, 1e6, " µs", 0)),
+        ("memory per idle viewer (RSS)", _shown(result.rss_per_viewer, 1 / 1024, " KB", 1)),
+        ("memory per idle viewer (USS)", _shown(result.uss_per_viewer, 1 / 1024, " KB", 1)),
+    ]
+    if not load.rate:
+        return joining
+    return [
+        *joining,
+        ("events/s published", f"{result.events_per_second:,.1f} of {load.size} bytes"),
+        ("deliveries", f"{result.delivered:,} of {result.expected:,}"),
+        ("deliveries/s", f"{result.deliveries_per_second:,.0f}"),
+        (
+            "latency p50 / p99 / p99.9",
+            " / ".join(_shown(one, 1, "", 2) for one in (result.p50, result.p99, result.p999)) + " ms",
+        ),
+        ("server CPU per delivery", _shown(result.cpu_per_delivery, 1e6, " µs", 2)),
+        ("server CPU", _shown(result.cpu_share, 100, " % of a core", 0)),
+    ]
+
+
+def _shown(value: float | None, factor: float, unit: str, digits: int) -> str:
+    return "n/a" if value is None else f"{value * factor:,.{digits}f}{unit}"

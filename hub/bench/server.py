@@ -1,0 +1,70 @@
+"""A server as a child process on a free port: started, waited for, ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from hub.errors import HubError
+
+START_DEADLINE = 20.0
+"""Seconds until it must listen: the hub takes one, and a busy machine five."""
+
+END_DEADLINE = 10.0
+"""Seconds it may take to end; then it is killed."""
+
+
+class ServerFailed(HubError):
+    """The server under test did not start."""
+
+
+@contextmanager
+def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[int, int]]:
+    """Run a server until the block ends; gives its pid and the free port that stands for `{port}` in `command`."""
+    port = free_port()
+    with tempfile.TemporaryFile() as errors:  # a pipe nobody reads would block it one day
+        process = subprocess.Popen(  # noqa: S603  # our own arguments
+            [word.format(port=port) for word in command],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        try:
+            _wait_listening(process, port, errors)
+            yield process.pid, port
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _wait_listening(process: subprocess.Popen[bytes], port: int, errors: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_DEADLINE
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    errors.seek(0)
+    words = errors.read().decode(errors="replace").strip() or "no word"
+    raise ServerFailed(f"expected {process.args!r} to listen on port {port}, got {words[-2000:]}")

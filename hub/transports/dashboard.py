@@ -1,0 +1,204 @@
+"""The dashboard socket: many jobs on one WebSocket, subscribed and unsubscribed while it lives.
+
+Invariant: each job has a view and a seat of its own on the one wire, so one job's end, fault or refusal is that job's alone;
+`job_id` is in every frame. It always runs on the portable wire: commands wait for Redis, so it needs a task anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Send
+from starlette.websockets import WebSocket
+
+from hub.errors import HubError, JobNotFound, Overloaded
+from hub.event import JobId, UserId
+from hub.log import Frame
+from hub.transports.asgi import AsgiWire, Messages
+from hub.transports.commands import Command
+from hub.transports.websocket import (
+    WebSocketTransport,
+    answer_text,
+    encode,
+    error_text,
+    listen,
+    message,
+    state_text,
+)
+from hub.view import View
+from hub.wire import Reason, Seat
+
+
+@dataclass(frozen=True)
+class AsgiDashboard:
+    """`Format`: one job's frames as ASGI messages, each saying which job it is about."""
+
+    job: JobId
+
+    def encode(self, frame: Frame) -> bytes:
+        """With `job_id`, whatever the producer wrote."""
+        return encode(frame, self.job)
+
+    def join(self, parts: list[bytes]) -> Messages:
+        """A message each."""
+        return [message(part) for part in parts]
+
+
+class DashboardSockets:
+    """All dashboard sockets of one hub."""
+
+    def __init__(self, transport: WebSocketTransport) -> None:
+        self.transport = transport
+        self._wires: dict[AsgiWire, tuple[int, float]] = {}  # writes as last seen, and when they changed
+        transport.dashboards = self
+
+    async def serve(self, websocket: WebSocket, user: UserId) -> None:
+        """Serve a socket with no job yet; the client subscribes."""
+        await websocket.accept()
+        session = _Session(self.transport, websocket, user)
+        self._wires[session.wire] = (0, asyncio.get_running_loop().time())
+        try:
+            await session.run()
+        finally:
+            del self._wires[session.wire]
+            session.close()
+
+    def beat(self, now: float, payload: Messages) -> None:
+        """A heartbeat to every socket that was silent for as long as that takes."""
+        for wire, (writes, since) in self._wires.items():
+            if wire.writes != writes:
+                self._wires[wire] = (wire.writes, now)
+            elif now - since >= self.transport.settings.heartbeat and not wire.paused:
+                wire.write(payload)
+
+    def drain(self) -> None:
+        """End the sockets that watch nothing; the others end with their seats."""
+        for wire in self._wires:
+            if not wire.seats:
+                wire.finish(None, Reason.RESTART)
+
+
+class _Wire(AsgiWire):
+    """A wire with many seats: the end of one job is not the end of the connection."""
+
+    __slots__ = ("_done",)
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        timeout: float,
+        last_words: Callable[[Reason], Messages],
+        done: Callable[[Seat[Any], Reason], None],
+    ) -> None:
+        super().__init__(send, timeout=timeout, last_words=last_words)
+        self._done = done
+
+    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
+        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW):
+            self._done(seat, reason)
+        else:
+            super().finish(seat, reason)
+
+
+class _Session:
+    """One connected client: a view of each job it subscribed to, all on one wire."""
+
+    def __init__(self, transport: WebSocketTransport, websocket: WebSocket, user: UserId) -> None:
+        self.wire = _Wire(
+            websocket.send,
+            timeout=transport.settings.send_timeout,
+            last_words=transport.last_words,
+            done=self._done,
+        )
+        self._hub = transport.hub
+        self._websocket = websocket
+        self._user = user
+        self._views: dict[JobId, View] = {}
+
+    async def run(self) -> None:
+        await self.wire.run(listen(self._websocket, self.wire, self._execute))
+
+    def close(self) -> None:
+        """Leave every job."""
+        for view in self._views.values():
+            view.close()
+        self._views.clear()
+
+    async def _execute(self, command: Command) -> None:
+        job, ref = command.job, command.ref
+        if command.op == "ping":
+            self._say(answer_text("pong", ref))
+        elif job is None:
+            self._say(error_text("malformed", "expected a job, got none", ref))
+        elif command.op == "subscribe":
+            await self._subscribe(job, command)
+        elif (view := self._views.get(job)) is None:
+            self._say(
+                error_text("not_subscribed", "expected a job of this socket, got another", ref, job_id=job)
+            )
+        elif command.op == "state":
+            self._say(state_text(view, ref))
+        else:
+            self._leave(job)
+            self._say(answer_text("unsubscribed", ref, job_id=job))
+
+    async def _subscribe(self, job: JobId, command: Command) -> None:
+        ref = command.ref
+        limit = self._hub.settings.max_jobs_per_socket
+        if job in self._views:
+            words = "expected a job that is not subscribed yet"
+            self._say(error_text("already_subscribed", words, ref, job_id=job))
+        elif len(self._views) >= limit:
+            self._say(
+                error_text("too_many_jobs", f"expected at most {limit} jobs on a socket", ref, job_id=job)
+            )
+        else:
+            try:
+                view = await self._hub.view(self._user, job, command.wish)
+            except HubError as error:
+                self._say(error_text(_code(error), error.detail, ref, job_id=job))
+                return
+            self._views[job] = view
+            await self._begin(job, view, ref)
+
+    async def _begin(self, job: JobId, view: View, ref: Any) -> None:
+        fmt = AsgiDashboard(job)
+        self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
+        self.wire.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
+        try:
+            async for frames in view.replay():
+                self.wire.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
+                await self.wire.flush()
+        except HubError as error:
+            self._leave(job)
+            self._say(error_text(_code(error), error.detail, ref, job_id=job))
+            return
+        self.wire.seats.append(view.seat(self.wire, fmt))
+        self.wire.write([])  # wakes it, to catch up
+
+    def _say(self, data: bytes) -> None:
+        self.wire.write([message(data)])
+
+    def _done(self, seat: Seat[Any], reason: Reason) -> None:
+        """One job is over for this socket; its `end` frame went out with the log."""
+        for job, view in self._views.items():
+            if view.feed.log is seat.audience.log:
+                self._leave(job)
+                if reason is not Reason.ENDED:
+                    self._say(error_text("resume", reason.words, None, job_id=job))
+                return
+
+    def _leave(self, job: JobId) -> None:
+        view = self._views.pop(job)
+        self.wire.seats = [seat for seat in self.wire.seats if seat.audience.log is not view.feed.log]
+        view.close()
+
+
+def _code(error: HubError) -> str:
+    if isinstance(error, JobNotFound):
+        return "not_found"
+    return "overloaded" if isinstance(error, Overloaded) else "unavailable"

@@ -1,0 +1,136 @@
+"""Takes the socket out of uvicorn's hands, so that the push engine writes to it and the ASGI task can end.
+
+uvicorn itself swaps protocols this way to upgrade to WebSocket. Our protocol classes only add one entry to
+`scope["extensions"]`; response start, headers and first bytes have gone through plain ASGI by then, so middleware has
+seen them. Feature-detected, never assumed: whatever is not exactly the plain case is refused, and the portable wire
+(asgi.py) serves with the same bytes. What is relied upon inside uvicorn is pinned down by tests/unit/test_handoff.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from hub.transports.socket import Handoff, Taken
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+    from websockets.http11 import Request
+
+
+class _HttpHandoff:
+    """One HTTP request's way out. Also sees each body go by, to know that nothing between us and uvicorn holds it."""
+
+    __slots__ = ("_cycle", "_last", "_protocol", "_send")
+
+    def __init__(self, protocol: HandoffHttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._send = cycle.send
+        self._last: bytes | None = None
+        cycle.send = self.send  # type: ignore[method-assign]
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """As uvicorn's own."""
+        await self._send(message)
+        if message["type"] == "http.response.body":
+            self._last = message.get("body")
+
+    def take(self, last: bytes | None) -> Taken | None:
+        protocol, cycle = self._protocol, self._cycle
+        plain = (
+            self._last is last  # else a middleware buffers (BaseHTTPMiddleware) or rewrites (compression)
+            and cycle.response_started
+            and not cycle.response_complete
+            and not cycle.disconnected
+            and cycle.chunked_encoding is True  # else HTTP/1.0, HEAD, or a length
+            and cycle.scope["http_version"] == "1.1"
+            and cycle.scope["method"] == "GET"
+            and not protocol.pipeline
+            and not protocol.flow.write_paused
+            and _is_plain(protocol.transport)
+        )
+        if not plain:
+            return None
+        taken = Taken(protocol.transport, protocol.connections)
+        cycle.response_complete = True  # so that uvicorn does not complain when the task ends
+        cycle.message_event.set()
+        protocol.connections.discard(protocol)
+        protocol._unset_keepalive_if_required()  # noqa: SLF001  # ours: we subclass it
+        protocol.flow.resume_reading()
+        # Parser, protocol and cycle hold each other; apart they are freed at once and not by the garbage collector.
+        protocol.parser = None  # type: ignore[assignment]
+        protocol.cycle = None  # type: ignore[assignment]
+        del cycle.send
+        return taken
+
+
+class HandoffHttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with the way out in each request's scope."""
+
+    def on_headers_complete(self) -> None:
+        """uvicorn makes the cycle and its task here; the task first runs after us."""
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:  # else an upgrade to WebSocket
+            cast(Any, self.scope)["extensions"] = {Handoff.NAME: _HttpHandoff(self, self.cycle)}
+
+
+class _WebSocketHandoff:
+    """One WebSocket's way out."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: HandoffWebSocketProtocol) -> None:
+        self._protocol = protocol
+
+    def take(self, last: bytes | None) -> Taken | None:  # noqa: ARG002  # SSE needs it
+        protocol = self._protocol
+        plain = (
+            protocol.handshake_complete
+            and not protocol.close_sent
+            and not protocol.disconnected
+            and protocol.queue.empty()  # else the client has spoken already
+            and not protocol.frames
+            and not protocol.conn.reader.buffer
+            and not protocol.conn.extensions  # else frames may be compressed
+            and protocol.writable.is_set()
+            and _is_plain(protocol.transport)
+        )
+        if not plain:
+            return None
+        taken = Taken(protocol.transport, protocol.connections)
+        protocol.stop_keepalive()
+        protocol.connections.discard(protocol)
+        protocol.disconnected = True
+        protocol.transport = _Gone()
+        protocol.conn.parser.close()  # its generator holds it, as above
+        return taken
+
+
+class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, with the way out in the scope."""
+
+    def handle_connect(self, event: Request) -> None:
+        """uvicorn makes scope and task here; the task first runs after us."""
+        super().handle_connect(event)
+        if hasattr(self, "scope"):  # else the handshake was refused
+            cast(Any, self.scope)["extensions"][Handoff.NAME] = _WebSocketHandoff(self)
+
+
+class _Gone(asyncio.Transport):
+    """Stands where the transport was: uvicorn closes it when the task ends."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def is_closing(self) -> bool:
+        """It is."""
+        return True
+
+
+def _is_plain(transport: asyncio.Transport) -> bool:
+    return not transport.is_closing() and transport.get_extra_info("ssl_object") is None

@@ -1,0 +1,263 @@
+"""The fast wire: a socket that was handed over, written to by the audience itself. No task, no queue, no timer.
+
+Invariant: after `finish` or `connection_lost` nothing is written; while `paused` the transport holds a full buffer, and the
+seat waits in the log. What one idle viewer costs is listed in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as Parser
+
+from hub.log import Format
+from hub.transports.commands import MAX_BYTES, Budget
+from hub.view import View
+from hub.wire import Reason, Seat
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A socket that is ours: its transport, and uvicorn's set of connections, in which the new protocol must stand."""
+
+    transport: asyncio.Transport
+    connections: set[Any]
+
+
+class Handoff(Protocol):
+    """The entry in `scope["extensions"]`."""
+
+    NAME: ClassVar[str] = "push_hub.handoff"
+
+    def take(self, last: bytes | None) -> Taken | None:
+        """The socket, or None when it is not to be had. `last` is the very body object that was sent last (SSE)."""
+
+
+MISSED_PONGS = 2
+"""Heartbeats without a sign of life until a WebSocket counts as dead."""
+
+
+class Stalled:
+    """Sockets that take no bytes, or were closed and are not gone; `abort` ends them after `timeout` seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._since: dict[SocketWire, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def add(self, wire: SocketWire) -> None:
+        """It has stalled, now."""
+        self._since.setdefault(wire, asyncio.get_running_loop().time())
+
+    def discard(self, wire: SocketWire) -> None:
+        """It has not, or is gone."""
+        self._since.pop(wire, None)
+
+    def abort(self, now: float) -> None:
+        """`close` would wait for the buffer for ever, so end them hard; a viewer resumes from its cursor."""
+        for wire, since in list(self._since.items()):
+            if now - since > self._timeout:
+                wire.transport.abort()
+
+
+class SocketWire(asyncio.Protocol):
+    """A `Wire` on a transport. `closing` gives the last bytes for a reason."""
+
+    __slots__ = (
+        "_closing",
+        "_connections",
+        "_stalled",
+        "_view",
+        "finished",
+        "paused",
+        "seat",
+        "transport",
+        "write",
+    )
+
+    def __init__(
+        self,
+        taken: Taken,
+        view: View,
+        fmt: Format[bytes],
+        closing: Callable[[Reason], bytes],
+        stalled: Stalled,
+    ) -> None:
+        self.transport = taken.transport
+        self.write = taken.transport.write
+        self.paused = False
+        self.finished = False
+        self.seat: Seat[bytes] = view.seat(self, fmt)
+        self._view = view
+        self._connections = taken.connections
+        self._closing = closing
+        self._stalled = stalled
+
+    def begin(self) -> None:
+        """Take the transport over, and catch up."""
+        self._connections.add(self)  # uvicorn counts it, and calls shutdown() on it
+        self.transport.set_protocol(self)
+        self._view.settle()
+        self.seat.catch_up()
+
+    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat
+        """Write the last bytes and close. Who does not take them is cut off after the send timeout."""
+        if self.finished:
+            return
+        blocked = self.paused
+        self.finished = self.paused = True
+        self._stalled.add(self)
+        if not blocked:
+            self.write(self._closing(reason))
+            self.close(reason)
+
+    def close(self, reason: Reason) -> None:  # noqa: ARG002  # a WebSocket's close is a conversation
+        """The last bytes are written."""
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is over its high-water mark (64 KiB)."""
+        self.paused = True
+        self._stalled.add(self)
+        self.transport.pause_reading()  # who does not read us is not read either
+
+    def resume_writing(self) -> None:
+        """It is below the low-water mark."""
+        if self.finished:
+            return
+        self._stalled.discard(self)
+        self.paused = False
+        self.transport.resume_reading()
+        self.seat.catch_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """The socket is gone."""
+        self.finished = self.paused = True
+        self._connections.discard(self)
+        self._stalled.discard(self)
+        self._view.close()
+
+    def shutdown(self) -> None:
+        """uvicorn calls this on every connection at SIGTERM, before it waits for anything: here the drain begins."""
+        self._view.drain_hub()
+
+
+class SseWire(SocketWire):
+    """An event stream on its own socket."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # asyncio's signature
+        """Nobody speaks on an event stream: a second request behind an endless answer is a mistake."""
+        self.transport.close()
+
+
+class WebSocketWire(SocketWire):
+    """A WebSocket on its own socket. Client bytes go through the `websockets` library's parser.
+
+    The parser is made when a whole frame is there and dropped when no message is half read, so an idle viewer has none.
+    """
+
+    __slots__ = ("_answer", "_budget", "_fragments", "_parser", "_rest", "_silent")
+
+    def __init__(
+        self,
+        taken: Taken,
+        view: View,
+        fmt: Format[bytes],
+        closing: Callable[[Reason], bytes],
+        answer: Callable[[View, str], bytes],
+        stalled: Stalled,
+    ) -> None:
+        super().__init__(taken, view, fmt, closing, stalled)
+        self._answer = answer
+        self._parser: Parser | None = None
+        self._fragments: list[bytes] | None = None
+        self._rest = b""  # the beginning of a frame; bound: MAX_BYTES and a header
+        self._silent = 0  # pings since the last sign of life
+        self._budget: Budget | None = None
+
+    def pinged(self) -> None:
+        """A Ping is about to go out; too many without an answer and the peer is dead."""
+        if self._silent >= MISSED_PONGS:
+            self.transport.abort()
+        self._silent += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client: pongs mostly, sometimes a command."""
+        self._silent = 0
+        data = self._rest + data if self._rest else data
+        end = whole_frames(data)
+        self._rest = data[end:]
+        if not end:
+            return
+        parser = self._parser or Parser(SERVER, max_size=MAX_BYTES)
+        if self.finished:
+            parser.state = State.CLOSING
+        parser.receive_data(data[:end])
+        for frame in parser.events_received():
+            assert isinstance(frame, Frame), "the handshake is over"
+            self._take(frame)
+        self._parser = parser if self._fragments is not None else None
+        self._flush(parser)
+
+    def _flush(self, parser: Parser) -> None:
+        """What the parser wants to say: pongs, the echo of a close, a close for a protocol error."""
+        output = b"".join(parser.data_to_send())
+        if output and not self.finished:
+            self.write(output)
+        if parser.close_sent is not None or parser.close_rcvd is not None or parser.parser_exc is not None:
+            self.finished = self.paused = True
+            self._stalled.add(self)
+            self.transport.close()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) or self.finished:
+            return
+        fragments = self._fragments = [*(self._fragments or ()), bytes(frame.data)]
+        if frame.fin:
+            self._fragments = None
+            self._execute(b"".join(fragments))
+
+    def _execute(self, data: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        self._budget = self._budget or Budget(now)
+        if not self._budget.spend(now):
+            self.finish(None, Reason.FLOOD)
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            self.finish(None, Reason.NOT_TEXT)
+            return
+        self.write(self._answer(self._view, text))
+
+    def close(self, reason: Reason) -> None:
+        """Wait for the client's Close; `Stalled` ends who never sends it (RFC 6455 section 7.1.1)."""
+
+
+def whole_frames(data: bytes) -> int:
+    """Where the last whole frame in `data` ends. A frame over the limit counts as whole: the parser is to refuse it."""
+    position = 0
+    while len(data) - position >= 2:
+        head = 2 + 4 * (data[position + 1] >> 7)
+        length = data[position + 1] & 127
+        if length >= 126:
+            more = 2 if length == 126 else 8
+            if len(data) - position < 2 + more:
+                break
+            length = int.from_bytes(data[position + 2 : position + 2 + more], "big")
+            head += more
+        if length > MAX_BYTES:
+            return len(data)
+        if len(data) - position < head + length:
+            break
+        position += head + length
+    return position
