@@ -5,6 +5,7 @@ Invariant: the hub's tasks begin with the lifespan (or the first request) and en
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from starlette.requests import Request
 
 from hub.api.context import Context, get_context, get_redis
 from hub.api.routes import router as jobs_router
+from hub.broker.connect import AsyncRedis
 from hub.errors import HubError
 from hub.metrics import registry
 from hub.settings import Settings
@@ -42,8 +44,7 @@ def mount(app: FastAPI, settings: Settings | None = None) -> Context:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         # Connect at once, so that the first viewer finds it done and /readyz means something.
-        client = app.dependency_overrides.get(get_redis, context.client)()
-        context.service(client).hub.broker.subscriber.start()
+        context.service(await _client(app, context)).hub.broker.subscriber.start()
         try:
             yield {}
         finally:
@@ -53,6 +54,16 @@ def mount(app: FastAPI, settings: Settings | None = None) -> Context:
     router.include_router(jobs_router)
     app.include_router(router)
     return context
+
+
+async def _client(app: FastAPI, context: Context) -> AsyncRedis:
+    """The Redis client of this application's requests: the override's, if there is one."""
+    override = app.dependency_overrides.get(get_redis)
+    if override is None:
+        return context.client()
+    given = override()
+    client: AsyncRedis = await given if inspect.isawaitable(given) else given
+    return client
 
 
 def _operations() -> APIRouter:
@@ -67,7 +78,7 @@ def _operations() -> APIRouter:
     async def readyz(request: Request) -> Response:
         """Whether new viewers are welcome: Redis answers, and nobody is being moved away."""
         context = get_context(request)
-        hub = context.service(context.client()).hub
+        hub = context.service(await _client(request.app, context)).hub
         redis = hub.broker.subscriber.connected
         if redis:
             try:
@@ -82,7 +93,7 @@ def _operations() -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Prometheus metrics."""
         context = get_context(request)
-        hub = context.service(context.client()).hub
+        hub = context.service(await _client(request.app, context)).hub
         return Response(generate_latest(registry(hub.totals)), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub.broker.redis import Broker, Job
-from hub.errors import BrokerUnavailable, HubError, JobNotFound
-from hub.event import FINAL, JobId
+from hub.errors import BrokerUnavailable, HubError
+from hub.event import FINAL
 from hub.intake import Intake
 from hub.log import Format, Frame, Log, LogStatistics
 from hub.settings import Settings
@@ -44,13 +44,11 @@ class FeedStatistics:
 class Feed:
     """A watched job. `hold` and `release` count who needs it; `on_idle` is called when the last one let go."""
 
-    def __init__(
-        self, job: JobId, broker: Broker, settings: Settings, on_idle: Callable[[Feed], None]
-    ) -> None:
-        self.id = job
+    def __init__(self, job: Job, broker: Broker, settings: Settings, on_idle: Callable[[Feed], None]) -> None:
+        self.id = job.id
         self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
-        self.state = State(job, settings.public_fields)
-        self.intake = Intake(job, broker, settings, log=self.log, state=self.state, deliver=self._deliver)
+        self.state = State(job.id, settings.public_fields)
+        self.intake = Intake(job.id, broker, settings, log=self.log, state=self.state, deliver=self._deliver)
         self.closing = False  # the hub has let go of it
         self.due = 0.0  # loop time of the next position check; the hub's to set
         self._broker = broker
@@ -62,7 +60,7 @@ class Feed:
         self._failure: HubError | None = None
         self._holds = 0
         self._gone_deliveries = 0  # of audiences that were dismissed
-        self._task = asyncio.create_task(self._run(), name=f"hub-feed-{job}")
+        self._task = asyncio.create_task(self._run(job), name=f"hub-feed-{job.id}")
 
     # --- who watches
 
@@ -145,13 +143,10 @@ class Feed:
 
     # --- the task
 
-    async def _run(self) -> None:
+    async def _run(self, job: Job) -> None:
         subscribed = False
         try:
             try:
-                (job,) = await self._broker.jobs([self.id])
-                if job is None:
-                    raise JobNotFound(f"expected a job, got {self.id!r}, which does not exist")
                 if (
                     job.status not in self._settings.terminal_statuses
                 ):  # one that has ended has nothing to say

@@ -59,6 +59,7 @@ class Hub:
         self._feeds: dict[JobId, Feed] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
+        self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
         self._viewers = 0
         self._by_user: Counter[tuple[str, JobId]] = Counter()
         self._opened = self._refused = 0
@@ -72,7 +73,16 @@ class Hub:
         feed = self._feeds.get(job)
         if feed is not None and feed.ready:
             return feed.job
-        (found,) = await self.broker.jobs([job])
+        reading = self._reading.get(job)
+        if (
+            reading is None
+        ):  # one read for all who ask at the same time, so that a storm costs Redis one command
+            reading = self._reading[job] = asyncio.create_task(self.broker.jobs([job]), name="hub-job-read")
+            reading.add_done_callback(lambda _: self._reading.pop(job, None))
+        await asyncio.wait(
+            [reading]
+        )  # and not on the task itself, which would die with the first who is cancelled
+        (found,) = reading.result()
         if found is None:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
@@ -89,9 +99,9 @@ class Hub:
 
         Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
-        await self.authorised(user, job)
+        found = await self.authorised(user, job)
         self._admit(user, job)
-        feed = self._feed(job)
+        feed = self._feed(found)
         view = View(feed, self.broker, wish, self, user)
         feed.hold()
         try:
@@ -143,12 +153,12 @@ class Hub:
                 if audience.format in formats:
                     yield audience
 
-    def _feed(self, job: JobId) -> Feed:
-        if (timer := self._lingering.pop(job, None)) is not None:
+    def _feed(self, job: Job) -> Feed:
+        if (timer := self._lingering.pop(job.id, None)) is not None:
             timer.cancel()
-        feed = self._feeds.get(job)
+        feed = self._feeds.get(job.id)
         if feed is None or feed.failed:
-            feed = self._feeds[job] = Feed(job, self.broker, self.settings, self._idle)
+            feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self._idle)
             feed.due = self.loop.time() + self._until_check()
         return feed
 
@@ -194,7 +204,7 @@ class Hub:
     # --- going away
 
     def begin_drain(self) -> None:
-        """The same as `drain`, in the background; for a server that only tells connections."""
+        """The same as `drain`, in the background and once; for a server that only tells connections."""
         if not self.draining:
             self.draining = True
             task = asyncio.create_task(self.drain(), name="hub-drain")
@@ -230,7 +240,7 @@ class Hub:
             timer.cancel()
         for feed in list(self._feeds.values()):
             self._end(feed)
-        await asyncio.wait([self._checks, *self._closing])
+        await asyncio.wait([self._checks, *self._closing, *self._reading.values()])
         await self.broker.aclose()
 
     def statistics(self) -> HubStatistics:

@@ -6,10 +6,17 @@ WebSocket at once, wait for event streams for ever, and run the application's ow
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 import logging
 import re
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -34,25 +41,54 @@ _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNOR
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with the drain before its own shutdown."""
+    """uvicorn, with the drain before its own shutdown, and an end that is ours: exit code 0, and callers can clean up."""
 
-    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, *, freeze: bool = False) -> None:
         super().__init__(config)
         self._context = context
+        self._freeze = freeze  # a process of its own, so what is made at the start stays
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but the signal is not raised again afterwards: we ended because of it, and in order."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
+        """The first signal ends it in order, the second at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Keep the garbage collector from walking again and again through what was made until now and stays."""
+        await super().startup(sockets)
+        if self._freeze:
+            gc.collect()
+            gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, move viewers away, then let uvicorn close what is left."""
         for server in self.servers:
             server.close()
-        if not self.force_exit:
-            await self._context.drain()
+        draining = asyncio.create_task(self._context.drain(), name="hub-drain")
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait([draining], timeout=0.1)
+        draining.cancel()
+        await asyncio.wait([draining])
         await super().shutdown(sockets)
 
 
 def serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once."""
     context: Context = app.state.push_hub
-    Server(config(app, settings), context).run(sockets)
+    Server(config(app, settings), context, freeze=True).run(sockets)
 
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:

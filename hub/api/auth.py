@@ -7,6 +7,7 @@ configured set, and nothing is fetched on the event loop.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -33,6 +34,12 @@ LEEWAY = 5.0
 
 REFRESH = 300.0
 """Seconds a fetched key set is taken as new."""
+
+VERIFIED = 10.0
+"""Seconds a verified token is taken at its word; a key that is withdrawn counts that much longer."""
+
+MAX_VERIFIED = 10_000
+"""Verified tokens remembered: 2 MB."""
 
 MIN_REFRESH = 30.0
 """Seconds between fetches at the least, whatever key ids strangers make up."""
@@ -105,12 +112,38 @@ class JwksKeys:
         self._fetched = time.monotonic()
 
 
+class _Verified:
+    """Tokens that were verified a moment ago, by their hash: a page opens several streams, a deploy brings all back.
+
+    At `MAX_VERIFIED` it begins anew; a token is verified again then, nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._users: dict[bytes, tuple[User, float]] = {}  # and until when, monotonic
+
+    def get(self, token: str) -> User | None:
+        """The user of this token, if it was verified within `VERIFIED` seconds and has not expired since."""
+        user, until = self._users.get(_digest(token), (None, 0.0))
+        return user if time.monotonic() < until else None
+
+    def put(self, token: str, user: User, *, expires: float) -> None:
+        """`expires`: the token's `exp`, seconds since 1970."""
+        if len(self._users) >= MAX_VERIFIED:
+            self._users.clear()
+        self._users[_digest(token)] = user, time.monotonic() + min(VERIFIED, expires - time.time())
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
 class Authenticator:
     """Checks tokens by one set of keys and the claims that are configured."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._keys = _keys(settings)
+        self._verified = _Verified()
 
     async def authenticate(self, connection: HTTPConnection) -> User:
         """The user of this request. Raises JobNotFound, whatever is wrong."""
@@ -123,6 +156,8 @@ class Authenticator:
         """The user a token speaks for, or None."""
         if not token or len(token) > MAX_TOKEN or self._keys is None:
             return None
+        if (known := self._verified.get(token)) is not None:
+            return known
         settings = self._settings
         try:
             header = jwt.get_unverified_header(token)
@@ -142,8 +177,12 @@ class Authenticator:
             return None
         if settings.authorized_parties and claims.get("azp") not in settings.authorized_parties:
             return None
+        if not claims["sub"]:
+            return None
         email = claims.get("email")
-        return User(claims["sub"], email if isinstance(email, str) else "") if claims["sub"] else None
+        user = User(claims["sub"], email if isinstance(email, str) else "")
+        self._verified.put(token, user, expires=claims["exp"])
+        return user
 
 
 def _keys(settings: Settings) -> Keys | None:

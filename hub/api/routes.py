@@ -13,7 +13,8 @@ from hub.api.auth import User
 from hub.api.context import Service, get_service, refusal, require_auth
 from hub.cursor import Wish
 from hub.errors import HubError, JobNotFound
-from hub.event import JobId, job_id
+from hub.event import JobId
+from hub.event import job_id as parse_job_id
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream, overloaded
 from hub.view import View
@@ -29,19 +30,10 @@ From = Annotated[
 Types = Annotated[
     str | None, Query(description="event types, separated by commas; terminal events always pass")
 ]
+JobPath = Annotated[str, Path(description="the job's id")]
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"description": "Unknown job, or not yours, or not signed in"}
 }
-
-
-def _job(job: Annotated[str, Path(alias="job_id", description="the job's id")]) -> JobId:
-    known = job_id(job)
-    if known is None:
-        raise refusal(JobNotFound(""))
-    return known
-
-
-Job = Annotated[JobId, Depends(_job)]
 
 
 @router.get(
@@ -55,7 +47,7 @@ Job = Annotated[JobId, Depends(_job)]
 )
 async def stream_job_events(
     user: Caller,
-    job: Job,
+    job_id: JobPath,
     service: Here,
     last_event_id: Cursor = None,
     from_: From = None,
@@ -65,7 +57,7 @@ async def stream_job_events(
     """Watch a job over Server-Sent Events: what it has done, what it does, and how it ends."""
     wish = Wish.parse(cursor=last_event_id_header or last_event_id, origin=from_, types=types)
     try:
-        view = await service.hub.view(user.id, job, wish)
+        view = await service.hub.view(user.id, known(job_id), wish)
     except HubError as error:
         return _stream_refused(service, error)
     if view.begin.over:
@@ -82,14 +74,14 @@ async def stream_job_events(
         200: {"content": {"text/event-stream": {}}, "description": "Status, then events"},
     },
 )
-async def stream_job_status(user: Caller, job: Job, service: Here) -> Response:
+async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Response:
     """The older status stream: the present status first, then every event, until the job ends."""
     try:
-        view = await service.hub.view(user.id, job, Wish(origin="live"))
+        view = await service.hub.view(user.id, known(job_id), Wish(origin="live"))
     except HubError as error:
         return _stream_refused(service, error)
     hash_ = view.feed.job
-    status = {"job_id": job, "status": view.feed.state.status, "message": hash_.fields.get("message", "")}
+    status = {"job_id": job_id, "status": view.feed.state.status, "message": hash_.fields.get("message", "")}
     view.skip_to_end()
     return EventStream(service.sse, view, prologue=json.dumps(status))
 
@@ -98,7 +90,7 @@ async def stream_job_status(user: Caller, job: Job, service: Here) -> Response:
 async def watch_job(
     websocket: WebSocket,
     user: Caller,
-    job: Job,
+    job_id: JobPath,
     service: Here,
     last_event_id: Cursor = None,
     from_: From = None,
@@ -107,7 +99,7 @@ async def watch_job(
     """Watch a job over a WebSocket: the same events, ids and guarantees."""
     try:
         view = await service.hub.view(
-            user.id, job, Wish.parse(cursor=last_event_id, origin=from_, types=types)
+            user.id, known(job_id), Wish.parse(cursor=last_event_id, origin=from_, types=types)
         )
     except JobNotFound as error:
         raise refusal(error) from error
@@ -126,9 +118,9 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
-async def get_job(user: Caller, job: Job, service: Here) -> Response:
+async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
     """A job's state: status, position, public fields, the last event of each type."""
-    view = await _view(service, user, job, Wish(origin="live"))
+    view = await _view(service, user, job_id, Wish(origin="live"))
     with view:
         log = view.feed.log
         return Response(view.feed.state.text(log.seen_at(log.end)), media_type="application/json")
@@ -137,7 +129,7 @@ async def get_job(user: Caller, job: Job, service: Here) -> Response:
 @router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
 async def get_job_events(
     user: Caller,
-    job: Job,
+    job_id: JobPath,
     service: Here,
     after: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="events at the most")] = 100,
@@ -147,7 +139,7 @@ async def get_job_events(
     types: Types = None,
 ) -> Response:
     """A page of a job's events after a cursor; with `wait` a long poll. `position` is the next page's `after`."""
-    view = await _view(service, user, job, Wish.parse(cursor=after, types=types))
+    view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types))
     with view:
         try:
             async with asyncio.timeout(35):  # the wait, and the reads before it
@@ -157,9 +149,9 @@ async def get_job_events(
         return Response(page, media_type="application/json")
 
 
-async def _view(service: Service, user: User, job: JobId, wish: Wish) -> View:
+async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
     try:
-        return await service.hub.view(user.id, job, wish)
+        return await service.hub.view(user.id, known(job_id), wish)
     except HubError as error:
         raise refusal(error) from error
 
@@ -168,3 +160,11 @@ def _stream_refused(service: Service, error: HubError) -> Response:
     if isinstance(error, JobNotFound):
         raise refusal(error) from error
     return overloaded(service.sse)
+
+
+def known(job_id: str) -> JobId:
+    """What cannot be a job's id is a job that does not exist."""
+    job = parse_job_id(job_id)
+    if job is None:
+        raise JobNotFound(f"expected a job's id, got {job_id!r}")
+    return job

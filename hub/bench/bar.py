@@ -18,7 +18,10 @@ def watched(rig: Rig, load: Load, title: str = "") -> Result:
     """Measure `rig` under `load`, with a progress bar on stderr."""
     columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # The bar is drawn by our own calls, ten times a second: its thread would take its turns from the viewers.
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+    err = Console(stderr=True)
+    with Progress(
+        *columns, console=err, transient=True, auto_refresh=False, disable=not err.is_terminal
+    ) as bar:
         drawn = _Drawn(bar, title)
         return _loop(_measure(rig, load, drawn))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ class _Delivering:
     published: Published = _NOTHING
     took: float = 0.0
     cpu: float | None = None
+    own_cpu: float = 0.0
     expected: int = 0
     delivered: int = 0
     lost: int = 0
@@ -96,7 +98,7 @@ async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress)
     await _publish(crowd, load, source, Phase.WARMING, WARM_UP, progress)
     crowd.reset()
     before = usage(crowd.target.pids)
-    start = crowd.loop.time()
+    own, start = time.process_time(), crowd.loop.time()
     published, last = await _publish(crowd, load, source, Phase.DELIVERING, load.duration, progress)
     after = usage(crowd.target.pids)
     differences = [load.expected(viewer, published.events) - viewer.seen for viewer in crowd.viewers]
@@ -105,6 +107,7 @@ async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress)
         published=published,
         took=last - start,
         cpu=_between(before, after, "cpu"),
+        own_cpu=time.process_time() - own,
         expected=delivered + sum(differences),
         delivered=delivered,
         lost=sum(max(0, difference) for difference in differences),
@@ -182,6 +185,7 @@ def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
         deliveries_per_second=delivered / took if took else 0.0,
         cpu_per_delivery=each(delivering.cpu, delivered),
         cpu_share=None if delivering.cpu is None or not took else delivering.cpu / took,
+        client_share=delivering.own_cpu / took if took else 0.0,
         p50=_percentile(latencies, 0.5),
         p99=_percentile(latencies, 0.99),
         p999=_percentile(latencies, 0.999),

@@ -39,6 +39,12 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
         try:
             _wait_listening(process, port, errors)
             yield process.pid, port
+        except OSError as error:  # its /proc is gone, its connections are refused
+            if process.poll() is None:
+                raise
+            raise ServerFailed(
+                f"expected {process.args!r} to live, got its end: {_last_words(errors)}"
+            ) from error
         finally:
             process.terminate()
             try:
@@ -65,6 +71,9 @@ def _wait_listening(process: subprocess.Popen[bytes], port: int, errors: IO[byte
             time.sleep(0.05)
         else:
             return
+    raise ServerFailed(f"expected {process.args!r} to listen on port {port}, got {_last_words(errors)}")
+
+
+def _last_words(errors: IO[bytes]) -> str:
     errors.seek(0)
-    words = errors.read().decode(errors="replace").strip() or "no word"
-    raise ServerFailed(f"expected {process.args!r} to listen on port {port}, got {words[-2000:]}")
+    return errors.read().decode(errors="replace").strip()[-2000:] or "no word"

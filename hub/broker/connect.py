@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import redis
 import redis.asyncio
+from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
@@ -34,14 +35,17 @@ PUBLISH_TIMEOUT = 5.0
 
 def for_requests(url: str) -> AsyncRedis:
     """The hub's client: fails fast, one retry. Raises InvalidSettings for a URL that is not Redis."""
-    return AsyncRedis.from_url(
+    # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest waits.
+    pool = BlockingConnectionPool.from_url(
         _checked(url),
         socket_timeout=REQUEST_TIMEOUT,
         socket_connect_timeout=REQUEST_TIMEOUT,
         retry=AsyncRetry(ExponentialBackoff(cap=0.2, base=0.05), 1),
-        max_connections=50,  # joins come in storms; commands are short, so fifty carry thousands a second
+        max_connections=50,
+        timeout=REQUEST_TIMEOUT,
         protocol=2,
     )
+    return AsyncRedis.from_pool(pool)
 
 
 def for_publishing(url: str) -> AsyncRedis:
