@@ -158,31 +158,35 @@ class Authenticator:
             return None
         if (known := self._verified.get(token)) is not None:
             return known
-        settings = self._settings
         try:
-            header = jwt.get_unverified_header(token)
-            key = await self._keys.find(header.get("kid"))
-            if key is None or "crit" in header:
-                return None
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[self._keys.algorithm],
-                leeway=LEEWAY,
-                issuer=settings.jwt_issuer,
-                audience=settings.jwt_audience,
-                options={"require": ["sub", "exp"], "verify_aud": settings.jwt_audience is not None},
-            )
+            claims = await self._claims(token, self._keys)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             return None
-        if settings.authorized_parties and claims.get("azp") not in settings.authorized_parties:
-            return None
-        if not claims["sub"]:
+        parties = self._settings.authorized_parties
+        if not claims.get("sub") or (parties and claims.get("azp") not in parties):
             return None
         email = claims.get("email")
         user = User(claims["sub"], email if isinstance(email, str) else "")
         self._verified.put(token, user, expires=claims["exp"])
         return user
+
+    async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
+        """The claims of a token whose signature and times are good; {} for a key nobody published."""
+        settings = self._settings
+        header = jwt.get_unverified_header(token)
+        key = await keys.find(header.get("kid"))
+        if key is None or "crit" in header:
+            return {}
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[keys.algorithm],
+            leeway=LEEWAY,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            options={"require": ["sub", "exp"], "verify_aud": settings.jwt_audience is not None},
+        )
+        return claims
 
 
 def _keys(settings: Settings) -> Keys | None:
