@@ -94,6 +94,12 @@ def _operations() -> APIRouter:
         """Prometheus metrics."""
         context = get_context(request)
         hub = context.service(await _client(request.app, context)).hub
-        return Response(generate_latest(registry(hub.totals)), media_type=CONTENT_TYPE_LATEST)
+        if context.place is None:
+            read = hub.totals
+        else:
+            board, row = context.place
+            board.write(row, hub.totals())
+            read = board.sum
+        return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
 
     return router

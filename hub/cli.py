@@ -52,10 +52,15 @@ def _fail(message: str, code: int = 1) -> NoReturn:
 
 
 @app.command()
-def serve(host: Host = "127.0.0.1", port: Port = 8000, redis_url: RedisUrl = None) -> None:
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    redis_url: RedisUrl = None,
+    workers: Annotated[int, typer.Option(help="Processes; each accepts on a socket of its own.", min=1)] = 1,
+) -> None:
     """Run the hub. Settings come from HUB_* (see `push-hub settings`)."""
     from hub.app import create_app
-    from hub.server import listen
+    from hub.server import listen, serve_many
     from hub.server import serve as run
 
     settings = Settings(**_given(redis_url=redis_url))
@@ -64,12 +69,16 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, redis_url: RedisUrl = Non
             "expected a way to tell who a viewer is, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
             "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, published keys)"
         )
-    application = create_app(settings)
+    application = create_app(settings)  # also with several workers: what is wrong with it is said here, once
     asyncio.run(_check_redis(settings.redis_url))
-    sock = listen(host, port)
-    address, actual = sock.getsockname()[:2]
+    sockets = [listen(host, port, shared=workers > 1)]
+    address, actual = sockets[0].getsockname()[:2]
     err.print(f"push-hub: listening on http://{address}:{actual}", highlight=False)
-    run(application, settings, [sock])
+    if workers == 1:
+        run(application, settings, sockets)
+        return
+    sockets += [listen(host, actual, shared=True) for _ in range(workers - 1)]
+    serve_many(lambda: create_app(settings), settings, sockets)
 
 
 @app.command()

@@ -272,6 +272,6 @@ class Hub:
             resyncs=self._ended["resyncs"] + sum(feed.resyncs for feed in feeds),
             messages=now.subscriber.messages,
             reconnects=now.subscriber.reconnects,
-            connected=now.subscriber.connected,
-            draining=now.draining,
+            connected=int(now.subscriber.connected),
+            draining=int(now.draining),
         )

@@ -1,9 +1,14 @@
-"""Prometheus metrics, read from `statistics()` when they are asked for, so that counting costs the hot path nothing."""
+"""Prometheus metrics, read from `statistics()` when they are asked for, so that counting costs the hot path nothing.
+
+Several processes put their totals on a `Board`; whichever of them is scraped answers for all.
+"""
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -13,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The process in numbers; `Hub.totals` makes it."""
+    """The process in numbers; `Hub.totals` makes it. Every one of them adds up over processes."""
 
     viewers: int
     jobs: int
@@ -27,8 +32,8 @@ class Totals:
     resyncs: int
     messages: int
     reconnects: int
-    connected: bool
-    draining: bool
+    connected: int
+    draining: int
 
 
 _GAUGES = {
@@ -36,8 +41,8 @@ _GAUGES = {
     "jobs": "Jobs watched now",
     "window_bytes": "Bytes of event bodies in memory",
     "inbox": "Messages that wait for a feed",
-    "connected": "1 while the subscription connection to Redis is up",
-    "draining": "1 while viewers are moved away",
+    "connected": "Processes whose subscription connection to Redis is up",
+    "draining": "Processes that are moving their viewers away",
 }
 
 _COUNTERS = {
@@ -50,6 +55,25 @@ _COUNTERS = {
     "messages": "Pub/Sub messages received",
     "reconnects": "Subscription connections lost",
 }
+
+
+class Board:
+    """The totals of several processes, in memory they share: one row of numbers each. Made before the workers are."""
+
+    _ROW = struct.Struct(f"{len(fields(Totals))}d")
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._memory = mmap.mmap(-1, rows * self._ROW.size)
+
+    def write(self, row: int, totals: Totals) -> None:
+        """Put down one process's totals."""
+        self._ROW.pack_into(self._memory, row * self._ROW.size, *astuple(totals))
+
+    def sum(self) -> Totals:
+        """All processes together; a row may be a second old."""
+        rows = (self._ROW.unpack_from(self._memory, row * self._ROW.size) for row in range(self._rows))
+        return Totals(*(int(sum(column)) for column in zip(*rows, strict=True)))
 
 
 class _Collector:

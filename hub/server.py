@@ -14,7 +14,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,9 +24,11 @@ from fastapi import FastAPI
 
 from hub.api.context import Context
 from hub.errors import InvalidSettings
+from hub.metrics import Board
 from hub.settings import Settings
 from hub.transports.commands import MAX_BYTES
 from hub.transports.handoff import HandoffHttpProtocol, HandoffWebSocketProtocol
+from hub.workers import Workers
 
 TCP_USER_TIMEOUT = 45_000
 """Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
@@ -73,6 +75,12 @@ class Server(uvicorn.Server):
             gc.collect()
             gc.freeze()
 
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's tick, ten a second: once a second this process says how it is."""
+        if counter % 10 == 0:
+            self._context.report()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, move viewers away, then let uvicorn close what is left."""
         for server in self.servers:
@@ -89,6 +97,18 @@ def serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> Non
     """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once."""
     context: Context = app.state.push_hub
     Server(config(app, settings), context, freeze=True).run(sockets)
+
+
+def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve with a process per socket, each with an application of its own, made by `create`."""
+    board = Board(len(sockets))
+
+    def work(number: int, sock: socket.socket) -> None:
+        app = create()
+        app.state.push_hub.place = board, number
+        serve(app, settings, [sock])
+
+    Workers(sockets, work).run()
 
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -110,8 +130,11 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises InvalidSettings when the address is not to be had."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises InvalidSettings when the address is not to be had.
+
+    `shared`: other sockets of ours listen there too, and the kernel spreads connections over them.
+    """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, proto)
@@ -119,6 +142,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise InvalidSettings(f"expected an address to listen on, got {host}:{port} ({error})") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT)
         sock.bind(address)

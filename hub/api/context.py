@@ -19,6 +19,7 @@ from hub.broker.keys import Keys
 from hub.broker.redis import RedisBroker
 from hub.errors import HubError, JobNotFound
 from hub.hub import Hub
+from hub.metrics import Board
 from hub.settings import Settings
 from hub.transports.dashboard import DashboardSockets
 from hub.transports.sse import SseTransport
@@ -53,6 +54,7 @@ class Context:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.authenticator = Authenticator(settings)
+        self.place: tuple[Board, int] | None = None  # where this process puts its totals, among several
         self._client: AsyncRedis | None = None
         self._services: dict[int, Service] = {}
 
@@ -61,6 +63,13 @@ class Context:
         if self._client is None:
             self._client = for_requests(self.settings.redis_url)
         return self._client
+
+    def report(self) -> None:
+        """Put this process's totals where the others can read them."""
+        if self.place is not None:
+            board, row = self.place
+            for service in self._services.values():
+                board.write(row, service.hub.totals())
 
     def service(self, client: AsyncRedis) -> Service:
         """The service on this client, begun when first asked for.

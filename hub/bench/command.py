@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from hub.bench.viewers import Transport
+from hub.bench.target import Transport
 from hub.errors import InvalidSettings
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from hub.bench.process import Usage, usage
 from hub.bench.result import Load, Result
 from hub.bench.source import Published, Source
-from hub.bench.viewers import Crowd, Target
+from hub.bench.target import Target
+from hub.bench.viewers import Crowd
 
 REHEARSAL = 20
 """Viewers that come and go first, so that the server has loaded what it needs before its memory is looked at."""

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from hub.bench.source import SMALLEST
-from hub.bench.viewers import Transport, Viewer
+from hub.bench.target import Transport
+from hub.bench.viewers import Viewer
 from hub.errors import InvalidSettings
 
 

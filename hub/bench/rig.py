@@ -20,7 +20,7 @@ from hub.bench.process import Cores, on_core
 from hub.bench.result import Load
 from hub.bench.server import running
 from hub.bench.source import Source, redis_source
-from hub.bench.viewers import Target, Transport
+from hub.bench.target import Target, Transport
 from hub.broker.connect import OUTAGE, for_publishing_sync
 from hub.broker.embedded import EmbeddedServer
 from hub.broker.keys import Keys

@@ -8,14 +8,11 @@ the marker passes (the contract tests are for that).
 from __future__ import annotations
 
 import asyncio
-import base64
-import enum
-import secrets
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
+
+from hub.bench.target import Target, Transport, masked
 
 MARK = b'sent_at":'
 """Stands in every event once. The `s` occurs in it once, so a cut marker is found by its first letter, and it shares no
@@ -40,45 +37,7 @@ JOIN_TIMEOUT = 30.0
 """Seconds until a viewer must have its response: a server that takes longer in a storm has failed it."""
 
 _BUFFER = 256 * 1024
-_PING = b"\x89"
-
-
-class Transport(enum.StrEnum):
-    """How viewers watch."""
-
-    SSE = "sse"
-    WEBSOCKET = "websocket"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server to load. `head` gives the path and the header lines (each with its line end) of viewer `i`.
-
-    `greeting` goes out once a WebSocket is open, for protocols of their own on top of it. `pids` are the server's
-    processes (their children are counted along); empty when they are not ours to see.
-    """
-
-    host: str
-    port: int
-    transport: Transport
-    head: Callable[[int], tuple[str, str]]
-    greeting: bytes = b""
-    pids: tuple[int, ...] = ()
-
-    def request(self, index: int) -> bytes:
-        """The bytes that make viewer `index` watch."""
-        path, lines = self.head(index)
-        if self.transport is Transport.WEBSOCKET:
-            key = base64.b64encode(secrets.token_bytes(16)).decode()
-            lines += f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-        else:
-            lines += "Accept: text/event-stream\r\n"
-        return f"GET {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{lines}\r\n".encode()
-
-
-def masked(opcode: int, payload: bytes) -> bytes:
-    """A client's WebSocket frame (RFC 6455 section 5.2) of at most 125 bytes; the mask is zero, as it hides nothing."""
-    return bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload
+_CLOSE, _PING = b"\x88", b"\x89"
 
 
 class Viewer(asyncio.BufferedProtocol):
@@ -111,8 +70,8 @@ class Viewer(asyncio.BufferedProtocol):
         if self._head is not None:
             self._answer(self._head + data[:nbytes])
             return
-        if self._crowd.pings and data.find(_PING, 0, nbytes) >= 0:
-            self._pong(data[:nbytes])
+        if self._crowd.websocket:
+            self._control(data, nbytes)
         self._take(data, nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,15 +87,21 @@ class Viewer(asyncio.BufferedProtocol):
             self._head = head
             return
         self._head = None
-        crowd = self._crowd
-        status = first[9:12].decode("ascii", "replace")
-        if status != crowd.expected_status:
-            self.refusal = f"answered {first.split(bytes(2), 1)[0][:60].decode('ascii', 'replace')!r}"
-        elif crowd.target.greeting and self.transport is not None:
-            self.transport.write(crowd.target.greeting)
+        self._judge(first)
+        if self._crowd.websocket:
+            self._control(bytearray(rest), len(rest))
         if not self.answered.done():
             self.answered.set_result(None)
         self._take(bytearray(rest), len(rest))
+
+    def _judge(self, head: bytes) -> None:
+        crowd = self._crowd
+        first, *lines = head.decode("latin-1").lower().split("\r\n")
+        # a stream has no length; what has one is a polite "come back later" (WHATWG: other statuses end an EventSource)
+        if first[9:12] != crowd.expected_status or any(line.startswith("content-length:") for line in lines):
+            self.refusal = f"answered {first!r}"
+        elif crowd.target.greeting and self.transport is not None:
+            self.transport.write(crowd.target.greeting)
 
     def _take(self, data: bytearray, size: int) -> None:
         if self._cut:
@@ -145,12 +110,18 @@ class Viewer(asyncio.BufferedProtocol):
         self.seen += data.count(MARK, 0, size)
         self._cut = _cut(data, size)
 
-    def _pong(self, data: bytearray) -> None:
-        """Answer a Ping. Its opcode byte cannot be in ASCII text, only in a length, where a stray Pong does no harm."""
-        at = data.find(_PING)
-        length = data[at + 1] if at + 1 < len(data) else 126
-        if length <= 125 and at + 2 + length <= len(data) and self.transport is not None:
-            self.transport.write(masked(0xA, bytes(data[at + 2 : at + 2 + length])))
+    def _control(self, data: bytearray, size: int) -> None:
+        """Answer a Ping, obey a Close. Neither opcode byte can be in ASCII text, only in a frame's length."""
+        at = data.find(_PING, 0, size)
+        if at >= 0 and at + 1 < size and data[at + 1] <= 125 and self.transport is not None:
+            # a length of 137 looks the same, and gets a Pong that nobody asked for, which RFC 6455 allows
+            self.transport.write(masked(0xA, bytes(data[at + 2 : at + 2 + data[at + 1]])))
+        at = data.rfind(_CLOSE, max(0, size - 127), size)
+        if at >= 0 and at + 1 < size and at + 2 + data[at + 1] == size and self.transport is not None:
+            if not self.answered.done():
+                code = int.from_bytes(data[at + 2 : at + 4])
+                self.refusal = f"closed at once with code {code}"
+            self.transport.abort()  # `connection_lost` counts it
 
 
 class Probe(Viewer):
@@ -188,8 +159,8 @@ class Crowd:
         self.target = target
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(_BUFFER)
-        self.pings = target.transport is Transport.WEBSOCKET
-        self.expected_status = "101" if self.pings else "200"
+        self.websocket = target.transport is Transport.WEBSOCKET
+        self.expected_status = "101" if self.websocket else "200"
         self.viewers: list[Viewer] = []
         self.latencies: list[int] = []  # microseconds, of the probes
         self.refused: list[str] = []
