@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import jwt
 from jwt import PyJWKClient, PyJWKSet
@@ -134,7 +133,7 @@ class _Verified:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Authenticator:
@@ -160,15 +159,20 @@ class Authenticator:
             return known
         try:
             claims = await self._claims(token, self._keys)
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            user = self._user(claims)
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # a claim may be anything
             return None
-        parties = self._settings.authorized_parties
-        if not claims.get("sub") or (parties and claims.get("azp") not in parties):
-            return None
-        email = claims.get("email")
-        user = User(claims["sub"], email if isinstance(email, str) else "")
-        self._verified.put(token, user, expires=claims["exp"])
+        if user is not None:
+            self._verified.put(token, user, expires=claims["exp"])
         return user
+
+    def _user(self, claims: dict[str, Any]) -> User | None:
+        parties = self._settings.authorized_parties
+        subject, email = claims.get("sub"), claims.get("email")
+        if not subject or (parties and claims.get("azp") not in parties):
+            return None
+        subject.encode()  # a lone surrogate is not text; ValueError
+        return User(subject, email if isinstance(email, str) else "")
 
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
         """The claims of a token whose signature and times are good; {} for a key nobody published."""
@@ -231,4 +235,4 @@ def _origin_may_use_cookie(connection: HTTPConnection, settings: Settings) -> bo
         return True
     if connection.scope["type"] == "websocket":
         return False
-    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+    return origin is None or origin.partition("://")[2] == connection.headers.get("host")

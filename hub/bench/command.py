@@ -77,10 +77,11 @@ def run(
 ) -> Result:
     """Measure and print. Raises HubError when it cannot be done at all."""
     from hub.bench.bar import watched
-    from hub.bench.process import Cores, on_core, raise_open_files
+    from hub.bench.process import Cores, end_as_by_ctrl_c, on_core, raise_open_files
     from hub.bench.result import table
     from hub.bench.rig import private_hub, running_hub
 
+    end_as_by_ctrl_c()
     if (files := raise_open_files(load.viewers + SPARE_FILES)) < load.viewers + SPARE_FILES:
         raise InvalidSettings(
             f"expected {load.viewers + SPARE_FILES} open files to be allowed, got {files} (ulimit -n)"

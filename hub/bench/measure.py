@@ -87,6 +87,7 @@ class _Delivering:
     published: Published = _NOTHING
     took: float = 0.0
     cpu: float | None = None
+    waited: float | None = None
     own_cpu: float = 0.0
     expected: int = 0
     delivered: int = 0
@@ -108,6 +109,7 @@ async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress)
         published=published,
         took=last - start,
         cpu=_between(before, after, "cpu"),
+        waited=_between(before, after, "waited"),
         own_cpu=time.process_time() - own,
         expected=delivered + sum(differences),
         delivered=delivered,
@@ -186,6 +188,7 @@ def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
         deliveries_per_second=delivered / took if took else 0.0,
         cpu_per_delivery=each(delivering.cpu, delivered),
         cpu_share=None if delivering.cpu is None or not took else delivering.cpu / took,
+        waited_share=None if delivering.waited is None or not took else delivering.waited / took,
         client_share=delivering.own_cpu / took if took else 0.0,
         p50=_percentile(latencies, 0.5),
         p99=_percentile(latencies, 0.99),

@@ -1,4 +1,4 @@
-"""What a server process costs: CPU time and memory of a process and its children, and which core it runs on.
+"""Processes: what a server and its children cost in CPU and memory, on which core they run, how many files they may open.
 
 Reads Linux's /proc; elsewhere there is nothing to read, and the figures are None.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """`cpu` in seconds since the start, `rss` and `uss` (the memory nobody shares) in bytes."""
+    """`cpu` in seconds since the start, `rss` and `uss` (the memory nobody shares) in bytes.
+
+    `waited` is the seconds it was ready to run and something else had its core: the noise of a busy machine.
+    """
 
     cpu: float
+    waited: float
     rss: int
     uss: int
 
@@ -32,7 +37,10 @@ def usage(pids: Iterable[int]) -> Usage | None:
         return None
     memory = [_memory(pid) for pid in everybody]
     return Usage(
-        cpu=sum(map(_cpu, everybody)), rss=sum(rss for rss, _ in memory), uss=sum(uss for _, uss in memory)
+        cpu=sum(map(_cpu, everybody)),
+        waited=sum(_schedule(pid)[1] for pid in everybody),
+        rss=sum(rss for rss, _ in memory),
+        uss=sum(uss for _, uss in memory),
     )
 
 
@@ -49,11 +57,16 @@ def _cpu(pid: int) -> float:
     root = _PROC / str(pid)
     fields = (root / "stat").read_text().rpartition(")")[2].split()
     ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return max(ticks, _schedule(pid)[0])
+
+
+def _schedule(pid: int) -> tuple[float, float]:
+    """Seconds its living threads have run, and have waited to run; zeros where the kernel does not keep it."""
     try:
-        running = sum(int(path.read_text().split()[0]) for path in root.glob("task/*/schedstat"))
-    except OSError:  # a thread ended while we looked, or the kernel does not keep it
-        return ticks
-    return max(ticks, running / 1e9)
+        lines = [path.read_text().split() for path in (_PROC / str(pid)).glob("task/*/schedstat")]
+    except OSError:  # a thread ended while we looked
+        return 0.0, 0.0
+    return sum(int(line[0]) for line in lines) / 1e9, sum(int(line[1]) for line in lines) / 1e9
 
 
 def _memory(pid: int) -> tuple[int, int]:
@@ -90,6 +103,11 @@ def on_core(core: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def end_as_by_ctrl_c() -> None:
+    """Make SIGTERM raise KeyboardInterrupt, so that a benchmark that is stopped stops what it has started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def raise_open_files(wanted: int) -> int:

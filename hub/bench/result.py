@@ -63,6 +63,7 @@ class Result:
     deliveries_per_second: float
     cpu_per_delivery: float | None
     cpu_share: float | None
+    waited_share: float | None
     client_share: float
     p50: float | None
     p99: float | None
@@ -123,6 +124,7 @@ def _rows(result: Result, load: Load, transport: Transport) -> list[tuple[str, s
         ),
         ("server CPU per delivery", _shown(result.cpu_per_delivery, 1e6, " µs", 2)),
         ("server CPU", _shown(result.cpu_share, 100, " % of a core", 0)),
+        ("server waited for its core", _shown(result.waited_share, 100, " % of the time", 0)),
         ("this client's own CPU", _shown(result.client_share, 100, " % of a core", 0)),
     ]
 

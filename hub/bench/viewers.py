@@ -97,8 +97,10 @@ class Viewer(asyncio.BufferedProtocol):
     def _judge(self, head: bytes) -> None:
         crowd = self._crowd
         first, *lines = head.decode("latin-1").lower().split("\r\n")
-        # a stream has no length; what has one is a polite "come back later" (WHATWG: other statuses end an EventSource)
-        if first[9:12] != crowd.expected_status or any(line.startswith("content-length:") for line in lines):
+        # an event stream has no length; what has one is a polite "come back later", as any status but 200 would end an
+        # EventSource for ever
+        finite = not crowd.websocket and any(line.startswith("content-length:") for line in lines)
+        if first[9:12] != crowd.expected_status or finite:
             self.refusal = f"answered {first!r}"
         elif crowd.target.greeting and self.transport is not None:
             self.transport.write(crowd.target.greeting)
