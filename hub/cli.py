@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
 import time
 import webbrowser
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from hub.bench import bench
 from hub.errors import BrokerUnavailable, HubError, InvalidSettings
 from hub.settings import Settings
 
@@ -188,6 +190,9 @@ def watch(
     sys.exit(0 if status == "ready" else 1)
 
 
+app.command()(bench)
+
+
 @app.command()
 def settings() -> None:
     """List every setting with its present value."""
@@ -195,11 +200,15 @@ def settings() -> None:
     table = Table("setting", "value", "what it is", box=None, pad_edge=False)
     for name, setting in Settings.model_fields.items():
         value = getattr(present, name)
-        shown = (
-            ",".join(sorted(value)) if isinstance(value, frozenset) else "" if value is None else str(value)
-        )
+        shown = _words(value)
         table.add_row(f"HUB_{name.upper()}", shown, setting.description)
     out.print(table)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    return "" if value is None else re.sub(r"(?<=://)[^/@]*@", "***@", str(value))  # no password in a URL
 
 
 async def _check_redis(url: str) -> None:

@@ -63,7 +63,7 @@ async def watch(url: str, job: str, token: str, *, after: str | None = None) -> 
                 return
             log.warning("the connection was lost (%s), resuming", error)
         except (OSError, InvalidHandshake, TimeoutError) as error:
-            log.warning("the hub is not to be reached (%s), trying again", error or type(error).__name__)
+            log.warning("the hub is not to be reached (%s), trying again", str(error) or type(error).__name__)
         await asyncio.sleep(delay * random.uniform(0.5, 1))
         delay = min(delay * 2, BACKOFF[1])
 

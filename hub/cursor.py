@@ -62,9 +62,8 @@ def beginning(wish: Wish, log: Log, *, retained: bool) -> Beginning:
     if wish.origin == "start":
         missing = log.origin.seq + 1
     else:
-        position = log.position_of_last(wish.origin)
-        missing = wish.origin - (log.end - log.start)
-        if position > log.start or missing <= 0:
+        position, missing = log.position_of_last(wish.origin)
+        if not missing:
             return Beginning(position)
     first = EventId(log.origin.next.epoch, 0)
     if not retained or log.origin < first:  # nothing can be before the window

@@ -206,11 +206,13 @@ def encode(job: JobId, kind: str, fields: dict[str, Any], *, limit: int = MAX_EV
     model = CATALOGUE.get(kind)
     if model is not None:
         try:
-            fields = model(**fields).model_dump(mode="json", exclude_none=True, exclude={"type"})
+            model(**fields)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"]))
             raise InvalidEvent(f"{kind}: {where}: {problem['msg']}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidEvent(f"{kind}: expected fields that are JSON, got {error}") from error
     body = dumps({"type": kind, **fields, "job_id": str(job)})
     if (size := len(body.encode())) > limit:
         raise EventTooLarge(f"expected at most {limit} bytes, got {size}")

@@ -261,8 +261,8 @@ class Intake:
         self.resyncs += 1
         self.log.forget()
         self.log.renumber(last)
-        self.state.forget()
-        self.state.job = job or self.state.job
+        self.state.forget(job)
+        self._lost = False  # that is said with it
         await self._deliver([Frame.control("resync", {"reason": reason}), self.state.frame(last)])
 
     async def _close_if_ended(self) -> None:

@@ -58,6 +58,11 @@ class Frame:
         """A frame about the stream itself."""
         return cls(Event(None, dumps(fields), fields), name=name)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body) if self.body.isascii() else len(self.body.encode())
+
     def encoded(self, fmt: Format[Any]) -> bytes:
         """The frame's bytes in `fmt`."""
         encoding = self._encodings.get(fmt)
@@ -110,7 +115,7 @@ class Log:
         for frame in frames:
             assert not self.closed, "a terminal is the last word, so the feed stops reading"
             self._frames.append(frame)
-            self._bytes += len(frame.body)
+            self._bytes += frame.size
             if frame.id is None:
                 frame.seen = seen
             else:
@@ -125,7 +130,7 @@ class Log:
         first = position - self._base
         taken = 0
         for index in range(first, len(self._frames)):
-            taken += len(self._frames[index].body)
+            taken += self._frames[index].size
             if taken >= size:
                 return self._frames[first : index + 1]
         return self._frames[first:]
@@ -137,13 +142,13 @@ class Log:
         position = self._positions.get(event_id)
         return position if position is not None and position >= self.start else None
 
-    def position_of_last(self, number: int) -> int:
-        """The position from which `number` events (not control frames) follow, or `start` if there are fewer."""
+    def position_of_last(self, number: int) -> tuple[int, int]:
+        """The position from which `number` events (not control frames) follow, and how many are missing for that."""
         position = self.end
         while number > 0 and position > self.start:
             position -= 1
             number -= self._frames[position - self._base].name is None
-        return position
+        return position, number
 
     def seen_at(self, position: int) -> EventId:
         """The cursor of a viewer at `position`."""
@@ -170,7 +175,7 @@ class Log:
     def _evict(self) -> None:
         while self.end - self.start > self._count or (self._bytes > self._size and self.end - self.start > 1):
             frame = self._frames[self.start - self._base]
-            self._bytes -= len(frame.body)
+            self._bytes -= frame.size
             self.origin = frame.seen or self.origin
             self.start += 1
             if frame.id is not None and self._positions.get(frame.id) == self.start:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
@@ -58,22 +58,37 @@ _COUNTERS = {
 
 
 class Board:
-    """The totals of several processes, in memory they share: one row of numbers each. Made before the workers are."""
+    """The totals of several processes, in memory they share: one row of numbers each, and one for who is gone.
+
+    Made before the workers are. A counter never falls: what a dead worker had counted stays in the last row.
+    """
 
     _ROW = struct.Struct(f"{len(fields(Totals))}d")
 
     def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._memory = mmap.mmap(-1, rows * self._ROW.size)
+        self._gone = rows
+        self._memory = mmap.mmap(-1, (rows + 1) * self._ROW.size)
+
+    def begin(self, row: int) -> None:
+        """A new process takes this row over."""
+        counted = zip(fields(Totals), self._read(self._gone), self._read(row), strict=True)
+        self._put(self._gone, [gone + old if field.name in _COUNTERS else 0 for field, gone, old in counted])
+        self._put(row, [0] * len(fields(Totals)))
 
     def write(self, row: int, totals: Totals) -> None:
         """Put down one process's totals."""
-        self._ROW.pack_into(self._memory, row * self._ROW.size, *astuple(totals))
+        self._put(row, astuple(totals))
 
     def sum(self) -> Totals:
         """All processes together; a row may be a second old."""
-        rows = (self._ROW.unpack_from(self._memory, row * self._ROW.size) for row in range(self._rows))
+        rows = map(self._read, range(self._gone + 1))
         return Totals(*(int(sum(column)) for column in zip(*rows, strict=True)))
+
+    def _read(self, row: int) -> tuple[float, ...]:
+        return self._ROW.unpack_from(self._memory, row * self._ROW.size)
+
+    def _put(self, row: int, values: Iterable[float]) -> None:
+        self._ROW.pack_into(self._memory, row * self._ROW.size, *values)
 
 
 class _Collector:

@@ -104,6 +104,7 @@ def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[
     board = Board(len(sockets))
 
     def work(number: int, sock: socket.socket) -> None:
+        board.begin(number)
         app = create()
         app.state.push_hub.place = board, number
         serve(app, settings, [sock])

@@ -19,7 +19,9 @@ Words = Annotated[frozenset[str], NoDecode]
 class Settings(BaseSettings):
     """The hub's settings. Times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="HUB_", frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     # Redis
     redis_url: str = Field(

@@ -41,10 +41,12 @@ class State:
         if kind is not None and (kind in self._last or len(self._last) < MAX_TYPES):
             self._last[kind] = event.body
 
-    def forget(self) -> None:
-        """The log was lost; what was remembered from it is not current any more."""
+    def forget(self, job: Job | None) -> None:
+        """The log was lost, and what was remembered from it with it; `job` is the hash, if there still is one."""
         self._last.clear()
-        self._status = None
+        if job is not None:
+            self.job = job
+            self._status = None
 
     def text(self, position: EventId | None) -> str:
         """JSON text of the state; events stand in it as their producers wrote them."""

@@ -74,6 +74,7 @@ class Subscriber:
         self._commands: deque[tuple[str, str]] = deque()  # bound: two per channel in `_sinks` and its leavers
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._serving = False  # there is a connection that takes commands
         self._connected = False
         self._heard = 0.0  # loop time of the last byte from Redis
         self._messages = 0
@@ -127,7 +128,7 @@ class Subscriber:
         return SubscriberStatistics(self._connected, len(self._sinks), self._messages, self._reconnects)
 
     def _command(self, verb: str, channel: str) -> None:
-        if self._connected:  # otherwise the next connection subscribes to all that is wanted then
+        if self._serving:  # otherwise the next connection subscribes to all that is wanted then
             self._commands.append((verb, channel))
             self._wake.set()
 
@@ -139,7 +140,8 @@ class Subscriber:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 log.warning(
-                    "the subscription connection is down, reconnecting: %s", error or type(error).__name__
+                    "the subscription connection is down, reconnecting: %s",
+                    str(error) or type(error).__name__,
                 )
             finally:
                 was_connected, self._connected = self._connected, False
@@ -165,11 +167,11 @@ class Subscriber:
     async def _serve(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(SILENCE):
             await connection.connect()  # type: ignore[no-untyped-call]
-        self._commands.clear()
         self._heard = asyncio.get_running_loop().time()
-        for command in _in_bulk("SUBSCRIBE", [CONTROL_CHANNEL, *self._sinks]):
+        self._commands.clear()
+        self._serving = True  # from here on who subscribes is queued behind the list that is made now
+        for command in list(_in_bulk("SUBSCRIBE", [CONTROL_CHANNEL, *self._sinks])):
             await self._send(connection, *command)
-        self._connected = True
         reader = asyncio.create_task(self._read(connection))
         writer = asyncio.create_task(self._write(connection))
         try:
@@ -199,6 +201,8 @@ class Subscriber:
                 self._confirm(reply[1].decode("utf-8", "replace"))
 
     def _confirm(self, channel: str) -> None:
+        if channel == CONTROL_CHANNEL:
+            self._connected = True
         confirmed = self._waiting.pop(channel, None)
         if confirmed is None:
             if channel in self._sinks:  # confirmed before, so this is a new connection: there was a hole

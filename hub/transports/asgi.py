@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from starlette.types import Send
+from starlette.websockets import WebSocketDisconnect
 
 from hub.wire import Reason, Seat
 
@@ -81,7 +82,10 @@ class AsgiWire:
         listener.add_done_callback(self._heard)
         try:
             await self._run()
-        except OSError:  # the client is gone; starlette and uvicorn both say it this way
+        except (
+            OSError,
+            WebSocketDisconnect,
+        ):  # the client is gone: uvicorn says it one way, starlette the other
             self.reason = Reason.LEFT
         finally:
             self._flushed.set()

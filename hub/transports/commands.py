@@ -6,6 +6,7 @@ Invariant: an unknown or malformed command costs one `error` frame and nothing e
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -44,16 +45,20 @@ class Malformed(Exception):
         self.ref = ref
 
 
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def parse(text: str) -> Command:
     """Read one message. Raises Malformed."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise Malformed("malformed", "expected a JSON object, got something else") from None
     if not isinstance(value, dict):
         raise Malformed("malformed", "expected a JSON object, got something else")
     ref = value.get("ref")
-    if not isinstance(ref, str | int | float | None) or (isinstance(ref, str) and len(ref) > 128):
+    if not isinstance(ref, str | int | float | None) or len(str(ref)) > 128 or ref in (math.inf, -math.inf):
         raise Malformed("malformed", "expected ref to be a number or a short string, got something else")
     op = value.get("op")
     if op not in _OPS:

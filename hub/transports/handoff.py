@@ -120,6 +120,12 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):  # else the handshake was refused
             cast(Any, self.scope)["extensions"][Handoff.NAME] = _WebSocketHandoff(self)
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """As uvicorn's; but it takes a refused handshake for an unfinished one, and would log an error for each."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
 
 class _Gone(asyncio.Transport):
     """Stands where the transport was: uvicorn closes it when the task ends."""

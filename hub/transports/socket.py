@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Parser
 
@@ -200,7 +200,10 @@ class WebSocketWire(SocketWire):
             return
         parser = self._parser or Parser(SERVER, max_size=MAX_BYTES)
         if self.finished:
-            parser.state = State.CLOSING
+            parser.state, parser.close_sent = (
+                State.CLOSING,
+                Close(1000, ""),
+            )  # what it would have noted itself
         parser.receive_data(data[:end])
         for frame in parser.events_received():
             assert isinstance(frame, Frame), "the handshake is over"
@@ -213,7 +216,7 @@ class WebSocketWire(SocketWire):
         output = b"".join(parser.data_to_send())
         if output and not self.finished:
             self.write(output)
-        if parser.close_sent is not None or parser.close_rcvd is not None or parser.parser_exc is not None:
+        if parser.close_rcvd is not None or parser.parser_exc is not None:
             self.finished = self.paused = True
             self._stalled.add(self)
             self.transport.close()

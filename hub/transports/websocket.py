@@ -45,13 +45,16 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
     ours = head.keys() | {"id"}
     if fields.keys() & ours:
         # The producer's own `id` (or another job's `job_id`) would come after ours and win in every client's parser.
-        return text(head | {name: value for name, value in fields.items() if name not in ours})
+        try:
+            return text(head | {name: value for name, value in fields.items() if name not in ours})
+        except (ValueError, RecursionError):  # 1e999, or nested too deep to be written again
+            return text(head | {"type": "raw", "data": frame.body})
     return splice(text(head), frame.body)
 
 
 def text(fields: dict[str, Any]) -> bytes:
     """An object as compact JSON."""
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
 def splice(head: bytes, body: str) -> bytes:

@@ -77,7 +77,9 @@ class Live:
 
     def _connect(self, path: str, user: str) -> connect:
         headers = {"Authorization": f"Bearer {token(user)}"}
-        return connect(f"ws://127.0.0.1:{self.port}{path}", additional_headers=headers, max_size=None)
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        # who leaves in the middle has unread frames before the closing handshake: do not wait the usual 10 s for it
+        return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
 
     async def until(self, condition, *, timeout: float = 10) -> None:
         """Return when `condition()` is true; looks again each time the loop has done something."""

@@ -17,6 +17,7 @@ class Message:
     event: str
     data: str
     id: str
+    own_id: str | None = None  # the id that this event itself carries
 
     @property
     def json(self) -> Any:
@@ -30,6 +31,7 @@ class Parser:
     last_event_id: str = ""
     retry: int | None = None
     _id: str = ""
+    _own_id: str | None = None
     _event: str = ""
     _data: list[str] = field(default_factory=list)
     _buffer: bytes = b""
@@ -73,15 +75,16 @@ class Parser:
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
-            self._id = value
+            self._id = self._own_id = value
         elif name == "retry" and value.isascii() and value.isdigit():
             self.retry = int(value)
         return None
 
     def _dispatch(self) -> Message | None:
         self.last_event_id = self._id
-        data, event, self._data, self._event = self._data, self._event, [], ""
-        return Message(event or "message", "\n".join(data), self._id) if data else None
+        data, event, own_id = self._data, self._event, self._own_id
+        self._data, self._event, self._own_id = [], "", None
+        return Message(event or "message", "\n".join(data), self._id, own_id) if data else None
 
 
 def parse(stream: bytes | str) -> list[Message]:
@@ -163,6 +166,9 @@ class SseViewer:
     async def _chunk(self) -> bytes:
         if self.ended:
             return b""
+        if "content-length" in self.headers:
+            self.ended = True
+            return await self.body()
         if self.headers.get("transfer-encoding") != "chunked":
             data = await self.reader.read(65536)
             self.ended = not data

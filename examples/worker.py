@@ -1,0 +1,33 @@
+"""A worker, async: `python examples/worker.py JOB`. Its events go to everybody who watches JOB.
+
+Redis is where REDIS_URL says, or on this machine. The job belongs to user "ada", who is signed in at mount.py.
+"""
+
+import asyncio
+import os
+import sys
+
+from redis.asyncio import Redis
+
+from hub import JobStateMachine, Publisher
+
+REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+async def main(job: str) -> None:
+    """Create the job, as your application does when somebody orders one, and work on it."""
+    async with Redis.from_url(REDIS_URL) as redis:
+        await JobStateMachine(redis).create_job(job, user_id="ada", title="An example")
+
+    async with Publisher.from_url(REDIS_URL) as publisher:
+        for stage in ("scaffold", "code", "deps", "checks"):
+            await publisher.stage_started(job, stage, f"Working on {stage}")
+            await asyncio.sleep(1)  # the work
+            await publisher.stage_completed(job, stage, duration=1.0)
+        await publisher.snapshot_updated(job, "https://example.com/picture.png")
+        await publisher.documentation_updated(job, "Overview", "What was built, and why.")
+        print(await publisher.ready(job, "It is all there"))  # the last event's id; nothing follows it
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,37 @@
+"""The producer for nchan: HTTP POSTs, pipelined on one kept connection, so that nginx is never waited for per event.
+
+`python nchan_source.py PORT PREFIX JOBS SIZE`; orders come on stdin (hub/bench/source.py).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from hub.bench.source import Send, obey
+
+
+def through_http(port: int, prefix: str) -> Send:
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(batch: list[tuple[int, str]]) -> None:
+        connection.sendall("".join(_post(f"/pub/{prefix}-{number}", body) for number, body in batch).encode())
+        answers, rest = 0, b""
+        while answers < len(batch):
+            data = rest + connection.recv(1 << 16)
+            if len(data) == len(rest):
+                raise ConnectionError("nginx closed the publisher's connection")
+            answers += data.count(b"HTTP/1.1 20")
+            rest = data[-10:] if not data.endswith(b"HTTP/1.1 20") else b""
+
+    return send
+
+
+def _post(path: str, body: str) -> str:
+    return f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+
+
+if __name__ == "__main__":
+    at, jobs_prefix, count, size_ = sys.argv[1:]
+    obey(through_http(int(at), jobs_prefix), jobs=int(count), size=int(size_))

@@ -1,0 +1,130 @@
+"""The hub and its peers in turn, in one run: server alone on core 0; client, producer and Redis on core 1.
+
+    python tests/bench/run.py --out results.json               the comparison, as a Markdown table on stdout
+    python tests/bench/run.py --out sweep.json --sweep         how cost grows, for tests/bench/plot.py
+    python tests/bench/run.py --out try.json --quick           does everything run? figures mean nothing
+
+Only figures of one run compare. Everything is restarted for every line, so no server pays for what another left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from scenarios import SCENARIOS, SWEPT, Scenario, quick, sweeps
+from servers import SERVERS, Server, versions
+from tables import markdown
+
+from hub.bench.bar import watched
+from hub.bench.process import Cores, end_as_by_ctrl_c, on_core, raise_open_files
+from hub.bench.target import Transport
+from hub.errors import HubError
+
+
+def main() -> int:
+    """Run what was asked for; 1 when the hub lost anything."""
+    given = _arguments()
+    end_as_by_ctrl_c()
+    raise_open_files(40_000)  # a viewer of the naive design is two
+    chosen = [server for server in SERVERS if not given.only or server.name in given.only]
+    scenarios = sweeps() if given.sweep else SCENARIOS
+    if given.sweep:
+        chosen = [server for server in chosen if server.name in SWEPT]
+    scenarios = [one for one in scenarios if not given.scenario or one.name in given.scenario]
+    if given.duration:
+        scenarios = [replace(one, load=replace(one.load, duration=given.duration)) for one in scenarios]
+    if given.quick:
+        scenarios = [quick(one) for one in scenarios]
+    entries = []
+    for scenario in scenarios:
+        for server in chosen:
+            for transport in server.transports:
+                entries.append(_one(server, transport, scenario))
+                _write(given.out, entries)  # after each, so that an interrupted run is not lost
+    print(markdown(entries))
+    print(f"\n{_foot()}")
+    return (
+        1
+        if any(one["server"] == "hub" and not one.get("result", {}).get("flawless") for one in entries)
+        else 0
+    )
+
+
+def _one(server: Server, transport: Transport, scenario: Scenario) -> dict:
+    load = replace(scenario.load, viewers=max(scenario.load.jobs, min(scenario.load.viewers, server.most)))
+    entry = {
+        "server": server.name,
+        "transport": transport.value,
+        "scenario": scenario.name,
+        "title": scenario.title,
+        "x": scenario.x,
+        "load": asdict(load),
+    }
+    if problem := server.missing():
+        return {**entry, "error": problem}
+    cores = Cores.ours()
+    try:
+        with server.start(load, transport, cores) as rig, on_core(cores.client):
+            result = watched(rig, load, f"{server.name} {transport.value}")
+    except (HubError, OSError, TimeoutError, ExceptionGroup) as error:
+        print(f"{server.name} {transport.value}, {scenario.title}: {error!r}", file=sys.stderr)
+        return {**entry, "error": repr(error)}
+    cpu = "" if result.cpu_per_delivery is None else f"{result.cpu_per_delivery * 1e6:.2f} µs per delivery"
+    words = "; ".join([f"{server.name} {transport.value}, {scenario.title}: {cpu}", *result.complaints])
+    print(words, file=sys.stderr, flush=True)
+    return {**entry, "result": result.to_json()}
+
+
+def _write(out: Path, entries: list[dict]) -> None:
+    out.write_text(json.dumps({"about": _about(), "entries": entries}, indent=1))
+
+
+def _about() -> dict:
+    processor = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": "python " + " ".join(sys.argv),
+        "machine": f"{processor}, {os.cpu_count()} cores, Linux {platform.release()}",
+        "versions": versions(),
+    }
+
+
+def _foot() -> str:
+    about = _about()
+    named = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    return f"{about['date']}, `{about['command']}`, {about['machine']}; {named}."
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file for the results")
+    parser.add_argument("--quick", action="store_true", help="small and short; figures mean nothing")
+    parser.add_argument("--sweep", action="store_true", help="how cost grows with viewers, rate and jobs")
+    parser.add_argument(
+        "--only", action="append", metavar="SERVER", help=", ".join(one.name for one in SERVERS)
+    )
+    parser.add_argument(
+        "--scenario", action="append", metavar="NAME", help="few, many, fast, idle; viewers, rate, jobs"
+    )
+    parser.add_argument("--duration", type=float, help="seconds of events, instead of each scenario's own")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What is asked of every server, and the sweeps that show how the cost grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hub.bench.result import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One load; `x` is what a sweep varies."""
+
+    name: str
+    title: str
+    load: Load
+    x: float = 0
+
+
+SCENARIOS = [
+    Scenario("few", "500 viewers, 20 events/s", Load(500, rate=20, duration=10)),
+    Scenario("many", "10,000 viewers, 5 events/s", Load(10_000, rate=5, duration=10)),
+    Scenario("fast", "500 viewers, 2,000 events/s", Load(500, rate=2000, duration=10)),
+    Scenario("idle", "8,000 viewers sit idle, and how they joined", Load(8000, rate=0)),
+]
+
+QUICK = 10
+"""`--quick` divides viewers of the large scenarios and all durations by this much or so; its figures mean nothing."""
+
+SWEPT = ("hub", "nginx + nchan", "node")
+
+
+def quick(scenario: Scenario) -> Scenario:
+    """The same, small: to see that everything runs."""
+    load = scenario.load
+    viewers = max(load.jobs, min(load.viewers, 500) // 2 if load.viewers <= 500 else load.viewers // QUICK)
+    return replace(scenario, load=replace(load, viewers=viewers, duration=2))
+
+
+def sweeps() -> list[Scenario]:
+    """One thing grows, the rest stands still."""
+    viewers = [
+        Scenario("viewers", f"{count:,} viewers, 5 events/s", Load(count, rate=5, duration=8), count)
+        for count in (100, 300, 1000, 3000, 7000, 15_000)
+    ]
+    rates = [
+        Scenario("rate", f"500 viewers, {rate:,} events/s", Load(500, rate=rate, duration=8), rate)
+        for rate in (1, 5, 20, 100, 500, 2000)
+    ]
+    # 10,000 viewers get about two events a second each, until the producer's 2,000 events/s are reached
+    jobs = [
+        Scenario(
+            "jobs",
+            f"10,000 viewers on {count:,} jobs",
+            Load(10_000, count, min(2000.0, 2.0 * count), duration=8),
+            count,
+        )
+        for count in (1, 10, 100, 1000, 5000)
+    ]
+    return [*viewers, *rates, *jobs]

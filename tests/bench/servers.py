@@ -1,0 +1,190 @@
+"""How each server of the comparison is started, watched and fed. All get 200-byte events; none but the hub asks who you are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub.bench.process import Cores, on_core
+from hub.bench.result import Load
+from hub.bench.rig import Rig, private_hub
+from hub.bench.server import running
+from hub.bench.source import Source, redis_source
+from hub.bench.target import Target, Transport, masked
+from hub.broker.embedded import EmbeddedServer
+
+PEERS = Path(__file__).parent / "peers"
+SSE, WEBSOCKET = Transport.SSE, Transport.WEBSOCKET
+BOTH = (SSE, WEBSOCKET)
+PREFIX = "bench"
+
+INSTALLED = Path(tempfile.gettempdir()) / "push-hub-bench"
+"""Where npm and pip put what only peers need; never in the repository. Kept, so that the next run starts at once."""
+
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+
+Start = Callable[[Load, Transport, Cores], AbstractContextManager[Rig]]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One line of the table. `most` is the number of viewers it can hold without another becoming the subject."""
+
+    name: str
+    transports: tuple[Transport, ...]
+    start: Start
+    missing: Callable[[], str]
+    most: int = 1 << 20
+
+
+def _nothing() -> str:
+    return ""
+
+
+def _no_node() -> str:
+    return "" if shutil.which("node") and shutil.which("npm") else "expected node and npm on the PATH"
+
+
+def _no_nchan() -> str:
+    found = _nginx() and (NGINX_MODULES / "ngx_nchan_module.so").exists()
+    return "" if found else "expected nginx and libnginx-mod-nchan to be installed"
+
+
+def _nginx() -> str | None:
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@contextmanager
+def _hub(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
+    with private_hub(load, transport, cores) as rig:
+        yield rig
+
+
+@contextmanager
+def _on_redis(
+    command: list[str], environment: Mapping[str, str], load: Load, transport: Transport, cores: Cores
+) -> Iterator[Rig]:
+    """A peer that subscribes to Redis: `command` plus port and URL."""
+    with on_core(cores.client):
+        redis = EmbeddedServer()
+    with redis:
+        with on_core(cores.server):
+            server = running([*command, "{port}", redis.url], environment)
+        with server as (pid, port):
+            source = redis_source(
+                redis.url, prefix=PREFIX, jobs=load.jobs, size=load.size, template="job:{id}", bare=True
+            )
+            yield Rig(_target(port, pid, load, transport), source)
+
+
+def _target(port: int, pid: int, load: Load, transport: Transport) -> Target:
+    root = "sse" if transport is SSE else "ws"
+    return Target(
+        "127.0.0.1", port, transport, lambda index: (f"/{root}/{PREFIX}-{index % load.jobs}", ""), pids=(pid,)
+    )
+
+
+def _node(script: str) -> Start:
+    def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
+        # 20,000 sockets and their buffers fit; the default would do, but say it: it is not short of memory
+        command = ["node", "--max-old-space-size=4096", str(PEERS / script)]
+        return _on_redis(command, {"NODE_PATH": str(_npm())}, load, transport, cores)
+
+    return start
+
+
+@contextmanager
+def _socketio(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
+    with _node("socketio.cjs")(load, transport, cores) as rig:
+        target = rig.target
+
+        def head(index: int) -> tuple[str, str]:
+            return f"/socket.io/?EIO=4&transport=websocket&job={PREFIX}-{index % load.jobs}", ""
+
+        connect = masked(1, b"40")  # Engine.IO message, Socket.IO CONNECT
+        yield Rig(Target(target.host, target.port, transport, head, connect, target.pids), rig.source)
+
+
+def _python(script: str) -> Start:
+    def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
+        environment = {"PYTHONPATH": str(_pip())} if "starlette" in script else {}
+        return _on_redis([sys.executable, str(PEERS / script)], environment, load, transport, cores)
+
+    return start
+
+
+@contextmanager
+def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
+    nginx = _nginx()
+    assert nginx is not None, "`missing` was asked"
+    with tempfile.TemporaryDirectory(prefix="push-hub-nchan-") as directory:
+        # the port is known only to `running`, so a shell writes it into the configuration
+        config = (PEERS / "nchan.conf").read_text().replace("{modules}", str(NGINX_MODULES))
+        Path(directory, "nchan.conf").write_text(config)
+        line = f"sed s/{{{{port}}}}/{{port}}/ {directory}/nchan.conf > {directory}/nginx.conf && exec {nginx} -p {directory} -c nginx.conf -e stderr"
+        with on_core(cores.server):
+            server = running(["/bin/sh", "-c", line], {})
+        with server as (pid, port):
+            words = [str(PEERS / "nchan_source.py"), str(port), PREFIX, str(load.jobs), str(load.size)]
+            yield Rig(_target(port, pid, load, transport), Source([sys.executable, *words]))
+
+
+SERVERS = [
+    Server("hub", BOTH, _hub, _nothing),
+    Server("nginx + nchan", BOTH, _nchan, _no_nchan),
+    Server("node", BOTH, _node("node_push.cjs"), _no_node),
+    Server("Socket.IO", (WEBSOCKET,), _socketio, _no_node),
+    Server("queue per viewer", BOTH, _python("queues.py"), _nothing),
+    Server("sse-starlette", (SSE,), _python("sse_starlette_app.py"), _nothing),
+    # each viewer is a Redis client: far beyond this, Redis on the other core is what would be measured
+    Server("Pub/Sub per viewer", BOTH, _python("naive.py"), _nothing, most=2000),
+]
+
+
+def _npm() -> Path:
+    """Installs the node packages, once."""
+    modules = INSTALLED / "node_modules"
+    if not (modules / "socket.io").exists():
+        INSTALLED.mkdir(exist_ok=True)
+        shutil.copy(PEERS / "package.json", INSTALLED)
+        words = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--omit=optional"]
+        subprocess.run(words, cwd=INSTALLED, check=True, stdout=subprocess.DEVNULL)
+    return modules
+
+
+def _pip() -> Path:
+    """Installs sse-starlette, once, beside the FastAPI that all share."""
+    packages = INSTALLED / "python"
+    if not (packages / "sse_starlette").exists():
+        words = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(packages), "sse-starlette"]
+        subprocess.run([sys.executable, *words], check=True)
+    return packages
+
+
+def versions() -> dict[str, str]:
+    """What was compared, for the table's foot."""
+    from importlib.metadata import version
+
+    found = {
+        name: version(name) for name in ("push-hub", "uvicorn", "uvloop", "fastapi", "websockets", "redis")
+    }
+    found["python"] = sys.version.split()[0]
+    if shutil.which("node"):
+        found["node"] = subprocess.run(["node", "-v"], capture_output=True, text=True).stdout.strip()
+        for name in ("ws", "socket.io"):
+            manifest = INSTALLED / "node_modules" / name / "package.json"
+            if manifest.exists():
+                found[name] = json.loads(manifest.read_text())["version"]
+    if nginx := _nginx():
+        found["nginx"] = (
+            subprocess.run([nginx, "-v"], capture_output=True, text=True).stderr.strip().split("/")[-1]
+        )
+    return found

@@ -1,0 +1,94 @@
+"""Who publishes: ours by the script, foreign ones by a bare PUBLISH, and faults in between."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from hub.event import EventId
+from tests.support.live import USER, Live
+
+_numbers = itertools.count(1)
+
+
+def name(prefix: str = "job") -> str:
+    """A job id that no other test has."""
+    return f"{prefix}-{next(_numbers)}"
+
+
+async def job(live: Live, *, events: int = 0, user: str = USER, **fields: str) -> str:
+    """A job of ours, with a log of so many events `step` (n = 0, 1, 2...)."""
+    made = name()
+    await live.jobs.create_job(made, user_id=user, **fields)
+    await publish(live, made, events)
+    return made
+
+
+async def foreign_job(client: Redis, *, status: str = "code", user: str = USER) -> str:
+    """A job that knows nothing of us: a hash and no log."""
+    made = name("foreign")
+    await client.hset(f"job:{made}", mapping={"status": status, "user_id": user, "project_id": "p"})
+    return made
+
+
+async def publish(live: Live, made: str, number: int, *, start: int = 0, kind: str = "step") -> list[EventId]:
+    """So many events by the script."""
+    publisher = live.publisher
+    return [await publisher.emit(made, kind, {"n": n}) for n in range(start, start + number)]
+
+
+async def shout(client: Redis, made: str, *messages: Any) -> None:
+    """A bare PUBLISH of each, in one go: bytes and text as they are, anything else as JSON."""
+    async with client.pipeline(transaction=False) as pipe:
+        for message in messages:
+            data = message if isinstance(message, str | bytes) else json.dumps(message)
+            pipe.publish(f"job:{made}:events", data)
+        await pipe.execute()
+
+
+async def whisper(client: Redis, made: str, fields: dict[str, Any]) -> str:
+    """What the script does, but for the PUBLISH: an event that Pub/Sub never brings."""
+    key = f"job:{made}"
+    epoch = (await client.hget(key, "epoch")).decode()
+    event_id = (await client.xadd(f"{key}:log", {"data": json.dumps(fields)}, id=f"{epoch}-*")).decode()
+    status = {"status": fields["status"]} if "status" in fields else {}
+    await client.hset(key, mapping={"position": event_id, **status})
+    return event_id
+
+
+async def retain(client: Redis, made: str, number: int) -> None:
+    """So many events `step` in the log, in one go; nobody is told."""
+    key = f"job:{made}"
+    epoch = (await client.hget(key, "epoch")).decode()
+    async with client.pipeline(transaction=False) as pipe:
+        for n in range(number):
+            pipe.xadd(f"{key}:log", {"data": json.dumps({"type": "step", "n": n})}, id=f"{epoch}-*")
+        pipe.hset(key, "position", f"{epoch}-{number - 1}")
+        await pipe.execute()
+
+
+async def forget_epoch(client: Redis, made: str) -> None:
+    """The log and its numbers are gone, as after an expiry."""
+    await client.delete(f"job:{made}:log")
+    await client.hset(f"job:{made}", "epoch", int(time.time() * 1000) + 1)
+    await client.hdel(f"job:{made}", "position")
+
+
+def ids(frames: list) -> list[str]:
+    """The ids of events, control frames left out."""
+    return [frame.id for frame in frames if not frame.control]
+
+
+def numbers(frames: list) -> list[int]:
+    """Their `n`."""
+    return [frame.fields["n"] for frame in frames if frame.name == "step"]
+
+
+def contiguous(frames: list) -> bool:
+    """Whether their ids are of one epoch and without holes."""
+    parsed = [EventId.parse(text) for text in ids(frames)]
+    return all(after == before.next for before, after in itertools.pairwise(parsed))
