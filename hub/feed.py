@@ -18,7 +18,7 @@ from typing import Any
 
 from hub.broker.redis import Broker, Job
 from hub.errors import BrokerUnavailable, HubError
-from hub.event import FINAL
+from hub.event import FINAL, Event
 from hub.intake import Intake
 from hub.log import Format, Frame, Log, LogStatistics
 from hub.settings import Settings
@@ -108,6 +108,8 @@ class Feed:
     async def wait_started(self) -> None:
         """Return when the window is filled. Raises what the start raised. Cancel-safe; the start is shared."""
         await self._started.wait()
+        if self.closing:
+            raise BrokerUnavailable("expected a hub that stays, got one that is closing")
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
 
@@ -117,6 +119,10 @@ class Feed:
         if found is None:
             found = self._audiences[fmt, types] = Audience(self.log, fmt, types, self._loop.time())
         return found
+
+    def frame(self, event: Event) -> Frame:
+        """An event of this job from before the window."""
+        return Frame(event, event_id=event.id, terminal=event.status in self._settings.terminal_statuses)
 
     def dismiss(self, audience: Audience[Any]) -> None:
         """Forget `audience` if nobody sits in it."""
@@ -158,6 +164,9 @@ class Feed:
             except HubError as error:
                 self._failure = error
                 return
+            except asyncio.CancelledError:
+                self._failure = BrokerUnavailable("expected a hub that stays, got one that is closing")
+                raise
             finally:
                 self._started.set()
             while not self.log.closed:

@@ -78,7 +78,7 @@ class Hub:
             reading is None
         ):  # one read for all who ask at the same time, so that a storm costs Redis one command
             reading = self._reading[job] = asyncio.create_task(self.broker.jobs([job]), name="hub-job-read")
-            reading.add_done_callback(lambda _: self._reading.pop(job, None))
+            reading.add_done_callback(lambda done: self._read_done(job, done))
         await asyncio.wait(
             [reading]
         )  # and not on the task itself, which would die with the first who is cancelled
@@ -86,6 +86,11 @@ class Hub:
         if found is None:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
+
+    def _read_done(self, job: JobId, reading: asyncio.Task[list[Job | None]]) -> None:
+        del self._reading[job]
+        if not reading.cancelled():
+            reading.exception()  # whoever waits raises it; when nobody does any more, it is nobody's
 
     async def authorised(self, user: UserId, job: JobId) -> Job:
         """The job, if it is `user`'s. Raises JobNotFound for a job that is not, exactly as if it did not exist."""

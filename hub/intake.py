@@ -7,6 +7,7 @@ current state stands between them. What both the channel and the log bring has t
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import random
 import time
@@ -29,6 +30,13 @@ PAGE = 500
 
 RETRY = 0.5
 """Seconds, jittered, between tries to read the log while Redis is away."""
+
+
+class Mark(enum.Enum):
+    """Stands in the inbox where something may be missing; in its place, so that a notice comes neither early nor late."""
+
+    LOOK = "look into the log: something may be there that no message brought"
+    LOST = "messages are gone; those without a number are in no log"
 
 
 class Intake:
@@ -54,9 +62,11 @@ class Intake:
         self._broker = broker
         self._settings = settings
         self._deliver_frames = deliver
-        self._inbox: deque[bytes] = deque()
-        self._doubt = False  # something may have been missed: read hash and log before the next message
-        self._lost = False  # messages are gone that only Pub/Sub had
+        self._inbox: deque[bytes | Mark] = deque()
+        self._newest: Event | None = (
+            None  # the last numbered event, to notice when Redis lost and re-used its id
+        )
+        self._past: deque[int] = deque(maxlen=8)  # epochs that are over
         self._unnumbered = False  # messages without an id came, which no log can bring back
         self._wake = asyncio.Event()
 
@@ -69,18 +79,21 @@ class Intake:
         """A message on the job's channel."""
         if len(self._inbox) >= INBOX:
             self._inbox.clear()
-            self._lost = self._doubt = True
+            self.missed()
         self._inbox.append(data)
         self._wake.set()
 
     def missed(self) -> None:
         """The subscription was interrupted: messages may be gone."""
-        self._lost = True
-        self.doubt()
+        self._mark(Mark.LOST)
 
     def doubt(self) -> None:
-        """Look into the retained log: something may be there that no message brought."""
-        self._doubt = True
+        """Something may be in the retained log that no message brought."""
+        self._mark(Mark.LOOK)
+
+    def _mark(self, mark: Mark) -> None:
+        if not self._inbox or self._inbox[-1] is not mark:
+            self._inbox.append(mark)
         self._wake.set()
 
     def compare(self, job: Job | None) -> None:
@@ -120,14 +133,12 @@ class Intake:
 
     async def take_all(self) -> None:
         """Take everything that waits, in batches that fit one write."""
-        while (self._doubt or self._inbox) and not self.log.closed:
-            if self._doubt:
-                self._doubt = False
-                await self._look()
-            elif frames := self._in_order():
+        while self._inbox and not self.log.closed:
+            if frames := self._in_order():
                 await self._deliver(frames)
             elif self._inbox:
-                await self._heal(self._inbox.popleft())
+                data = self._inbox.popleft()
+                await (self._look(data) if isinstance(data, Mark) else self._heal(data))
 
     def _in_order(self) -> list[Frame]:
         """Frames of the messages that follow what the log has; stops before one that does not."""
@@ -136,7 +147,7 @@ class Intake:
         last = self._last
         while self._inbox and size < CHUNK:
             data = self._inbox[0]
-            if len(data) > self._settings.max_event_bytes:
+            if isinstance(data, Mark) or len(data) > self._settings.max_event_bytes:
                 break
             event = Event.from_message(data)
             if event.id is not None:
@@ -162,10 +173,10 @@ class Intake:
             return
         event = Event.from_message(data)
         self.heals += 1
-        await self._look()
-        if self.log.closed:
-            return
+        await self._look(Mark.LOOK)
         last = self._last
+        if self.log.closed or (event.id is not None and event.id.epoch in self._past):
+            return  # a straggler of a numbering that is over
         if event.id is None or not self.shared or event.id.epoch != last.next.epoch:
             # what only looks like one of ours: it gets a number of its own where it can have one
             event_id = None if self.shared else last.next
@@ -178,42 +189,63 @@ class Intake:
         """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
         numbered = Event.from_message(data[:64] + b"}").id if self.shared else None
         if numbered is not None and numbered != self._last.next:
-            await self._look()  # the log has it as well, and what came before it
+            await self._look(Mark.LOOK)  # the log has it as well, and what came before it
             return
         event_id = numbered or (None if self.shared else self._last.next)
         await self._deliver(self._gap("oversize", event_id, event_id))
-        self._doubt = True
+        self._inbox.appendleft(Mark.LOOK)
 
-    async def _look(self) -> None:
+    async def _look(self, mark: Mark) -> None:
         """Read hash and log, and deliver what no message brought. Waits for a Redis that is away."""
-        while True:
-            snapshot = await self._read()
-            job, entries = snapshot.job, snapshot.entries
-            if job is None or job.epoch is None:
-                await self._look_without_log(job)
-                break
-            last = self._last
-            if not self.shared:
-                self.shared = True
-                self.log.renumber(EventId(job.epoch, 0).previous)
-            elif job.epoch != last.next.epoch:
-                await self._resync(job, "restarted", EventId(job.epoch, 0).previous)
-                continue
-            elif not entries and job.position is not None and job.position < last:
-                await self._resync(job, "rolled back", job.position)  # Redis lost its last writes
-                continue
-            self.state.job = job
-            await self._deliver_entries(entries)
-            if len(entries) == PAGE and not self.log.closed:
-                continue
-            if job.position is not None and job.position > self._last and not self.log.closed:
-                await self._deliver(self._gap("trimmed", self._last.next, job.position))
-            break
-        if self._lost and not self.log.closed:
-            self._lost = False
-            if not self.shared or self._unnumbered:
-                await self._deliver(self._gap("redis", None, None))
+        was_shared = self.shared
+        while await self._look_at_page():
+            pass
+        unnumbered = not was_shared or not self.shared or self._unnumbered
+        if mark is Mark.LOST and unnumbered and not self.log.closed:
+            # Where ids are ours the notice takes one, so that a cursor from before it is told as well.
+            await self._deliver(self._gap("redis", None, None if self.shared else self._last.next))
         await self._close_if_ended()
+
+    async def _look_at_page(self) -> bool:
+        """Read and deliver a page of the log; whether there may be more."""
+        snapshot = await self._read()
+        job = snapshot.job
+        if job is None or job.epoch is None:
+            await self._look_without_log(job)
+            return False
+        if not self.shared:
+            self.shared = True
+            self.log.renumber(EventId(job.epoch, 0).previous)
+        elif (restart := self._restart(job, snapshot.entries)) is not None:
+            await self._resync(job, *restart)
+            return True
+        self.state.job = job
+        await self._deliver_entries([entry for entry in snapshot.entries if entry.id > self._last])
+        if self.log.closed or len(snapshot.entries) >= PAGE:
+            return not self.log.closed
+        if job.position is not None and job.position > self._last:
+            await self._deliver(self._gap("trimmed", self._last.next, job.position))
+        return False
+
+    def _restart(self, job: Job, entries: list[Entry]) -> tuple[str, EventId] | None:
+        """Whether the numbering began anew: why, and after which id it goes on."""
+        assert job.epoch is not None, "a job with a log has an epoch"
+        last = self._last
+        if job.epoch != last.next.epoch:
+            return "restarted", EventId(job.epoch, 0).previous
+        if self._rewritten(entries):
+            return "rolled back", last.previous
+        if not entries and job.position is not None and job.position < last:
+            return "rolled back", job.position  # Redis lost its last writes
+        return None
+
+    def _rewritten(self, entries: list[Entry]) -> bool:
+        """Whether the newest event's id now belongs to another one: Redis lost its last writes, and others followed."""
+        newest = self._newest
+        if not entries or not self.shared or newest is None or newest.id != self._last:
+            return False
+        first = entries[0]
+        return first.id == newest.id and first.body.decode("utf-8", "replace") != newest.body
 
     async def _look_without_log(self, job: Job | None) -> None:
         """The job has no retained log: it never had one, or it was lost together with its numbers."""
@@ -225,7 +257,13 @@ class Intake:
     async def _read(self) -> Snapshot:
         while True:
             try:
-                after = self._last if self.shared else FINAL
+                after = FINAL
+                if self.shared:  # the newest again, to see that it still is what we delivered
+                    after = (
+                        self._newest.id.previous
+                        if self._newest and self._newest.id == self._last
+                        else self._last
+                    )
                 return await self._broker.since(self.id, after, limit=PAGE)
             except BrokerUnavailable:
                 # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
@@ -259,10 +297,16 @@ class Intake:
     async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
         """The numbering began anew: say so, and give the state."""
         self.resyncs += 1
+        self._newest = None
+        if reason != "rolled back":
+            self._past.append(self._last.next.epoch)
+        # The new log has whatever is worth having; what waits with a number has an old one.
+        self._inbox = deque(
+            data for data in self._inbox if isinstance(data, Mark) or Event.from_message(data).id is None
+        )
         self.log.forget()
         self.log.renumber(last)
         self.state.forget(job)
-        self._lost = False  # that is said with it
         await self._deliver([Frame.control("resync", {"reason": reason}), self.state.frame(last)])
 
     async def _close_if_ended(self) -> None:
@@ -283,6 +327,8 @@ class Intake:
         terminal = event.status in self._settings.terminal_statuses
         if event.id is None:
             self._unnumbered = True
+        else:
+            self._newest = event
         event_id = FINAL if terminal and event.id is None else event.id
         return Frame(event, event_id=event_id, terminal=terminal)
 

@@ -174,13 +174,23 @@ class Log:
 
     def _evict(self) -> None:
         while self.end - self.start > self._count or (self._bytes > self._size and self.end - self.start > 1):
-            frame = self._frames[self.start - self._base]
-            self._bytes -= frame.size
-            self.origin = frame.seen or self.origin
-            self.start += 1
-            if frame.id is not None and self._positions.get(frame.id) == self.start:
-                del self._positions[frame.id]
+            frame = self._evict_first()
+            # What is missing and the state that follows go together, or a window could begin in the middle of the notice.
+            if frame.name in ("gap", "resync") and self._first_is("state"):
+                self._evict_first()
         dead = self.start - self._base
         if dead > 64 and dead * 2 > len(self._frames):  # amortised: each frame is moved once on average
             del self._frames[:dead]
             self._base = self.start
+
+    def _first_is(self, name: str) -> bool:
+        return self.start < self.end and self._frames[self.start - self._base].name == name
+
+    def _evict_first(self) -> Frame:
+        frame = self._frames[self.start - self._base]
+        self._bytes -= frame.size
+        self.origin = frame.seen or self.origin
+        self.start += 1
+        if frame.id is not None and self._positions.get(frame.id) == self.start:
+            del self._positions[frame.id]
+        return frame

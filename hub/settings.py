@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     drain: float = Field(20.0, ge=0, description="seconds over which viewers are moved away at shutdown")
 
     # Memory per watched job
-    window_events: int = Field(1000, gt=0, description="events of a watched job kept in memory, and in Redis")
+    window_events: int = Field(1000, ge=1, description="events of a watched job kept in memory, and in Redis")
     window_bytes: int = Field(
         1 << 20, gt=0, description="bytes of event bodies of a watched job kept in memory"
     )

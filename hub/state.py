@@ -50,11 +50,8 @@ class State:
 
     def text(self, position: EventId | None) -> str:
         """JSON text of the state; events stand in it as their producers wrote them."""
-        public = {
-            name: value
-            for name, value in (self.job.fields if self.job else {}).items()
-            if name in self._public
-        }
+        kept = {**self.job.fields, "status": self.status} if self.job else {}
+        public = {name: value for name, value in kept.items() if name in self._public}
         head: dict[str, Any] = {
             "job_id": self._job_id,
             "status": self.status,
@@ -62,7 +59,7 @@ class State:
             "job": public,
         }
         last = ",".join(f"{json.dumps(kind)}:{body}" for kind, body in self._last.items())
-        return f'{json.dumps(head, ensure_ascii=False, separators=(",", ":"))[:-1]},"last":{{{last}}}}}'
+        return f'{json.dumps(head, separators=(",", ":"))[:-1]},"last":{{{last}}}}}'
 
     def frame(self, position: EventId | None) -> Frame:
         """The `state` frame. With a `position` that is its id, and a viewer that got it resumes from there."""

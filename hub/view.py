@@ -76,17 +76,13 @@ class View:
         log = self.feed.log
         begin = beginning(self.wish, log, retained=self.feed.retained)
         if begin.after is not None:
-            wanted = begin.after.next
             self._page = (await self._broker.since(self.feed.id, begin.after, limit=PAGE)).entries
             first = self._page[0].id if self._page else log.origin.next
-            if first != wanted and self.wish.cursor is not None:
+            if first != begin.after.next and self.wish.cursor is not None:
                 begin = live(log, resync="trimmed")
-            elif first != wanted:
-                self.preamble = [
-                    gap_frame("trimmed", wanted, first.previous),
-                    self._state(first.previous),
-                ]
-                begin = Beginning(log.start, after=first.previous)
+        first_of_all = EventId(log.origin.next.epoch, 0)
+        if self.wish == Wish(types=self.wish.types) and begin.after is None and log.origin >= first_of_all:
+            self.preamble = self._gap(first_of_all, log.origin)  # from the start, which nobody has any more
         if begin.resync is not None:
             reason = Frame.control("resync", {"reason": begin.resync})
             self.preamble = [reason, self._state(log.seen_at(begin.position))]
@@ -102,25 +98,22 @@ class View:
 
         After it `position` is where the seat belongs. Raises BrokerUnavailable.
         """
-        after = self.begin.after
-        while after is not None and self._position(after) is None:
+        log = self.feed.log
+        while (after := self.begin.after) is not None and after < log.origin:
             entries = self._page or (await self._broker.since(self.feed.id, after, limit=PAGE)).entries
             self._page = []
-            frames = []
+            frames: list[Frame] = []
             for entry in entries:
-                if self._position(after) is not None:
+                if entry.id > log.origin:
                     break
                 if entry.id != after.next:
-                    frames += [
-                        gap_frame("trimmed", after.next, entry.id.previous),
-                        self._state(entry.id.previous),
-                    ]
-                frames.append(Frame(Event.from_body(entry.id, entry.body), event_id=entry.id))
+                    frames += self._gap(after.next, entry.id.previous)
+                frames.append(self.feed.frame(Event.from_body(entry.id, entry.body)))
                 after = entry.id
-            if not entries:  # trimmed away under our hands: what is between here and the window is gone
-                after = self.feed.log.origin
-                frames = [gap_frame("trimmed", None, after), self._state(after)]
-            self.begin = Beginning(self.feed.log.start, after=after)
+            if after < log.origin and (not entries or entries[-1].id > log.origin):
+                frames += self._gap(after.next, log.origin)  # trimmed away under our hands
+                after = log.origin
+            self.begin = Beginning(log.start, after=after)
             if frames:
                 yield frames
 
@@ -129,7 +122,7 @@ class View:
         """Where the seat belongs, once the replay is over."""
         if self.begin.after is None:
             return self.begin.position
-        found = self._position(self.begin.after)
+        found = self.feed.log.position_after(self.begin.after)
         return self.feed.log.start if found is None else found
 
     def skip_to_end(self) -> None:
@@ -155,8 +148,8 @@ class View:
         if self._admission is not None:
             self._admission.begin_drain()
 
-    def _position(self, event_id: EventId) -> int | None:
-        return self.feed.log.position_after(event_id)
+    def _gap(self, first: EventId, last: EventId) -> list[Frame]:
+        return [gap_frame("trimmed", first, last), self._state(last)]
 
     def _state(self, position: EventId) -> Frame:
         return self.feed.state.frame(position)

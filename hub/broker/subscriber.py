@@ -139,12 +139,13 @@ class Subscriber:
             try:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
-                log.warning(
-                    "the subscription connection is down, reconnecting: %s",
-                    str(error) or type(error).__name__,
-                )
+                words = str(error) or type(error).__name__
+                log.warning("the subscription connection is down, reconnecting: %s", words)
+            except Exception:
+                log.exception("the subscription connection failed, reconnecting")
             finally:
-                was_connected, self._connected = self._connected, False
+                was_connected = self._connected
+                self._connected = self._serving = False
                 with contextlib.suppress(RedisError, OSError):
                     await connection.disconnect(nowait=True)
             self._reconnects += 1

@@ -1,0 +1,333 @@
+"""The socket of many jobs: commands and answers, order within each job, and what a bad client costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support import producers
+from tests.support.viewer import dashboard, view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def of(job, frames) -> list:
+    """The frames about one job, without answers."""
+    return [one for one in frames if one.fields.get("job_id") == job and "ref" not in one.fields]
+
+
+async def subscribe(board, job, **more):
+    """Subscribe, and the answer to it."""
+    await board.say("subscribe", job=job, ref=job, **more)
+    return await board.answer(job)
+
+
+async def collect(board, enough) -> list:
+    """Frames until `enough(frames)`."""
+    frames = []
+    while not enough(frames):
+        frames.append(await board.next())
+    return frames
+
+
+async def test_three_jobs_one_ends_one_is_foreign_one_resumes(live, redis):
+    """Each has its own position on the one socket; the end of one is not the end of the socket."""
+    ends, resumes, theirs = (
+        await producers.job(live),
+        await producers.job(live, events=6),
+        await producers.job(live, user="bob"),
+    )
+    epoch = (await redis.hget(f"job:{resumes}", "epoch")).decode()
+    async with dashboard(live) as board:
+        assert (await subscribe(board, ends)).name == "subscribed"
+        refused = await subscribe(board, theirs)
+        assert (refused.name, refused.fields["code"]) == ("error", "not_found")
+        assert (await subscribe(board, resumes, after=f"{epoch}-2")).name == "subscribed"
+        for n in range(10):
+            await producers.publish(live, ends, 1, start=n)
+            await producers.publish(live, resumes, 1, start=6 + n)
+            await producers.publish(live, theirs, 1, start=n)
+        await live.publisher.ready(ends)
+        await producers.publish(live, resumes, 1, start=16)
+        frames = await collect(board, lambda seen: len(of(ends, seen)) == 12 and len(of(resumes, seen)) == 14)
+        assert producers.numbers(of(ends, frames)) == list(range(10))
+        assert [one.name for one in of(ends, frames)][-2:] == ["build.stage.started", "end"]
+        assert producers.numbers(of(resumes, frames)) == list(range(3, 17))
+        assert producers.contiguous(of(ends, frames))
+        assert producers.contiguous(of(resumes, frames))
+        assert of(theirs, frames) == []
+        await board.say("ping", ref="still here")
+        assert (await board.answer("still here")).name == "pong"
+
+
+async def test_a_foreign_and_an_unknown_job_are_refused_in_the_same_words(live):
+    """Nothing tells that one of them exists; a malformed id is answered alike."""
+    theirs = await producers.job(live, user="bob")
+    async with dashboard(live) as board:
+        answers = []
+        for job in (theirs, "nothing", "a b", "x" * 200):
+            await board.say("subscribe", job=job, ref=1)
+            error = await board.answer(1)
+            answers.append((error.name, error.fields["code"], error.fields["message"]))
+        for op in ("state", "unsubscribe"):
+            await board.say(op, job=theirs, ref=2)
+            foreign = await board.answer(2)
+            await board.say(op, job="nothing", ref=2)
+            unknown = await board.answer(2)
+            assert (foreign.name, foreign.fields["code"]) == (unknown.name, unknown.fields["code"])
+            assert foreign.name == "error"
+    assert len(set(answers)) == 1
+
+
+async def test_job_id_is_in_every_frame_about_a_job(live, redis):
+    """Whatever the producer wrote there."""
+    job = await producers.foreign_job(redis)
+    async with dashboard(live) as board:
+        await subscribe(board, job)
+        await producers.shout(
+            redis, job, {"type": "a"}, {"type": "b", "job_id": "other"}, b"junk", {"type": "c", "job_id": 5}
+        )
+        await producers.shout(redis, job, {"type": "z", "status": "ready"})
+        frames = await collect(board, lambda seen: seen and seen[-1].name == "end")
+    assert [one.fields["job_id"] for one in frames] == [job] * 6
+    assert [one.name for one in frames] == ["a", "b", "raw", "c", "z", "end"]
+
+
+async def test_commands_are_answered_with_their_ref(live, job):
+    """Numbers and strings; without a ref the answer has none."""
+    await producers.publish(live, job, 1)
+    async with dashboard(live) as board:
+        assert (await subscribe(board, job, **{"from": "live"})).fields["position"].endswith("-0")
+        await board.say("state", job=job, ref="s")
+        state = await board.answer("s")
+        assert (state.name, state.fields["job_id"]) == ("state", job)
+        await board.say("unsubscribe", job=job, ref=0)
+        assert (await board.answer(0)).name == "unsubscribed"
+        await board.say("ping")
+        pong = await board.next()
+        assert (pong.name, "ref" in pong.fields) == ("pong", False)
+
+
+async def test_nothing_comes_after_unsubscribed(live, job):
+    """And the job may be subscribed to again, with the cursor where it stopped."""
+    async with dashboard(live) as board:
+        await subscribe(board, job)
+        await producers.publish(live, job, 1)
+        cursor = (await board.next()).id
+        await board.say("unsubscribe", job=job, ref=1)
+        await board.answer(1)
+        await producers.publish(live, job, 2, start=1)
+        await board.say("ping", ref=2)
+        assert (await board.next()).name == "pong"
+        assert (await subscribe(board, job, after=cursor)).name == "subscribed"
+        assert producers.numbers(await board.take(2)) == [1, 2]
+
+
+async def test_a_filter_is_the_jobs_own(live):
+    """Two jobs, two filters, one socket."""
+    one, two = await producers.job(live), await producers.job(live)
+    async with dashboard(live) as board:
+        await subscribe(board, one, types=["odd"])
+        await subscribe(board, two)
+        for job in (one, two):
+            await live.publisher.emit(job, "even")
+            await live.publisher.emit(job, "odd")
+            await live.publisher.ready(job)
+        frames = await collect(board, lambda seen: [f.name for f in seen].count("end") == 2)
+    assert [f.name for f in of(one, frames)] == ["odd", "build.stage.started", "end"]
+    assert [f.name for f in of(two, frames)] == ["even", "odd", "build.stage.started", "end"]
+
+
+async def test_a_job_that_has_ended_says_so_on_the_dashboard(live, redis):
+    """Its final status and the end; with the last cursor the end alone."""
+    job = await producers.foreign_job(redis, status="failed")
+    async with dashboard(live) as board:
+        await subscribe(board, job)
+        final, end = await board.take(2)
+        assert (final.id, final.fields["status"], end.name) == ("0-0", "failed", "end")
+        await subscribe(board, job, after="0-0")
+        assert (await board.next()).name == "end"
+
+
+async def test_a_bad_cursor_on_the_dashboard_is_answered_by_a_resync(live, job):
+    """As on every stream: resync, state, live."""
+    async with dashboard(live) as board:
+        await subscribe(board, job, after="$")
+        assert [one.name for one in await board.take(2)] == ["resync", "state"]
+        await producers.publish(live, job, 1)
+        assert producers.numbers(await board.take(1)) == [0]
+
+
+MALFORMED = [
+    "",
+    "junk",
+    "[]",
+    "1",
+    "null",
+    '"ping"',
+    "{}",
+    '{"op":"dance"}',
+    '{"op":null}',
+    '{"op":["ping"]}',
+    '{"op":"subscribe"}',
+    '{"op":"subscribe","job":5}',
+    '{"op":"subscribe","job":""}',
+    '{"op":"subscribe","job":"a","after":5}',
+    '{"op":"subscribe","job":"a","types":"x"}',
+    '{"op":"subscribe","job":"a","types":[1]}',
+    '{"op":"subscribe","job":"a","from":-20}',
+    '{"op":"state"}',
+    '{"op":"unsubscribe","job":"never"}',
+    '{"op":"ping","ref":{"a":1}}',
+    '{"op":"ping","ref":NaN}',
+    '{"op":"ping","ref":1e999}',
+    '{"op":"ping","ref":"' + "x" * 200 + '"}',
+    '{"op":"' + "[" * 5000 + '"}',
+    "[" * 30_000,
+    '{"op":"ping","ref":' + "9" * 5000 + "}",
+    b"\x00\xff",
+    b"",
+]
+"""What is no command."""
+
+
+async def test_a_malformed_command_costs_one_error_frame(live):
+    """With a code and what was expected; the socket lives on, and what follows is answered."""
+    wrong = {}
+    async with dashboard(live) as board:
+        for message in MALFORMED:
+            await board.raw(message)
+            await board.say("ping", ref="after")
+            try:
+                error, pong = await board.take(2)
+            except ValueError as problem:  # what came is not JSON
+                wrong[message] = problem
+                pong = await board.next()
+            else:
+                if error.name != "error" or not (error.fields["code"] and error.fields["message"]):
+                    wrong[message] = error
+            assert (pong.name, pong.fields.get("ref")) == ("pong", "after")
+    assert wrong == {}
+
+
+async def test_the_ref_of_an_unknown_command_comes_back(live):
+    """So that a client can tell which of its commands was refused."""
+    async with dashboard(live) as board:
+        await board.say("dance", ref=7)
+        error = await board.next()
+        assert (error.name, error.fields["ref"]) == ("error", 7)
+        assert "expected" in error.fields["message"]
+        assert "got" in error.fields["message"]
+
+
+async def test_a_flood_of_commands_closes_the_socket(live):
+    """1008; a burst of a hundred subscribes is no flood."""
+    async with dashboard(live) as board:
+        for n in range(100):
+            await board.say("ping", ref=n)
+        for n in range(100):
+            await board.answer(n)
+        try:
+            for n in range(2000):
+                await board.say("ping", ref=n)
+        except Exception as error:
+            assert type(error).__name__.startswith("ConnectionClosed")
+        await asyncio.wait_for(board.all(), 10)
+    assert board.code == 1008
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes"])
+async def test_a_frame_over_64_kib_closes_the_socket(live, kind):
+    """1009, on both sockets; one of exactly 64 KiB is only malformed."""
+    job = await producers.job(live)
+    for opened in (dashboard(live), view(live, "websocket", job)):
+        async with opened as board:
+            fits, large = "x" * (64 << 10), "x" * ((64 << 10) + 1)
+            await board.raw(fits if kind == "text" else fits.encode())
+            assert (await board.next()).name == "error"
+            await board.raw(large if kind == "text" else large.encode())
+            await board.all()
+            assert board.code == 1009
+
+
+async def test_the_cap_on_jobs_of_a_socket(start_hub):
+    """The one too many gets an error; after an unsubscribe there is room; the others are watched all along."""
+    async with start_hub(max_jobs_per_socket=2) as live:
+        jobs = [await producers.job(live) for _ in range(3)]
+        async with dashboard(live) as board:
+            for job in jobs[:2]:
+                assert (await subscribe(board, job)).name == "subscribed"
+            refused = await subscribe(board, jobs[2])
+            assert (refused.name, refused.fields["code"]) == ("error", "too_many_jobs")
+            await producers.publish(live, jobs[0], 1)
+            assert (await board.next()).fields["job_id"] == jobs[0]
+            await board.say("unsubscribe", job=jobs[0], ref="u")
+            await board.answer("u")
+            assert (await subscribe(board, jobs[2])).name == "subscribed"
+        await live.until(lambda: live.hub.statistics().viewers == 0)
+
+
+async def test_an_ended_job_takes_no_place(start_hub):
+    """Its end frees it."""
+    async with start_hub(max_jobs_per_socket=1) as live:
+        one, two = await producers.job(live), await producers.job(live)
+        async with dashboard(live) as board:
+            await subscribe(board, one)
+            await live.publisher.ready(one)
+            await board.until("end")
+            assert (await subscribe(board, two)).name == "subscribed"
+
+
+async def test_a_job_cannot_be_subscribed_twice(live, job):
+    """An error, and events still come once."""
+    async with dashboard(live) as board:
+        await subscribe(board, job)
+        assert (await subscribe(board, job)).name == "error"
+        await live.publisher.ready(job)
+        assert [one.name for one in await board.take(2)] == ["build.stage.started", "end"]
+        await board.say("ping", ref=1)
+        assert (await board.next()).name == "pong"
+
+
+async def test_a_full_job_is_refused_with_an_error(start_hub):
+    """The cap of a user on a job holds here as well, and the socket lives on."""
+    async with start_hub(max_viewers_per_user=1) as live:
+        job = await producers.job(live)
+        async with view(live, "sse", job), dashboard(live) as board:
+            refused = await subscribe(board, job)
+            assert (refused.name, refused.fields["code"]) == ("error", "overloaded")
+
+
+async def test_a_dashboard_replays_what_memory_does_not_hold(start_hub):
+    """Two jobs with 300 retained events each and a window of 100, then live: each complete and in order."""
+    async with start_hub(window_events=100) as live:
+        jobs = [await producers.job(live) for _ in range(2)]
+        for job in jobs:
+            await producers.retain(live.client, job, 300)
+        async with dashboard(live) as board:
+            for job in jobs:
+                await board.say("subscribe", job=job)
+            for job in jobs:
+                await producers.publish(live, job, 5, start=300)
+            frames = await collect(board, lambda seen: all(len(of(job, seen)) >= 306 for job in jobs))
+        for job in jobs:
+            assert producers.numbers(of(job, frames)) == list(range(305))
+
+
+async def test_commands_are_json_in_any_spelling(live, job):
+    """Spaces, other order, fields of one's own."""
+    async with dashboard(live) as board:
+        await board.raw(json.dumps({"ref": 1, "x": {"y": 1}, "job": job, "op": "subscribe"}, indent=2))
+        assert (await board.answer(1)).name == "subscribed"
+
+
+async def test_a_dashboard_that_leaves_leaves_every_job(live):
+    """Nobody is left of it in any audience."""
+    jobs = [await producers.job(live) for _ in range(5)]
+    async with dashboard(live) as board:
+        for job in jobs:
+            await subscribe(board, job)
+        assert live.hub.statistics().viewers == 5
+    await live.until(lambda: live.hub.statistics().viewers == 0)

@@ -1,0 +1,270 @@
+"""What is not a stream of events: state, pages, the long poll, the older status stream, operations, caps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from tests.support import producers
+from tests.support.sse import SseViewer
+from tests.support.viewer import bearer, view, with_headers
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def get(live, path: str, **params):
+    """One authenticated GET."""
+    async with httpx.AsyncClient(base_url=live.url, timeout=15, headers=bearer()) as http:
+        return await http.get(path, params=params)
+
+
+async def page(live, job, **params) -> dict:
+    """One page of a log."""
+    answer = await get(live, f"/api/jobs/{job}/events", **params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_the_state_of_a_job(live):
+    """Status, position, public fields, the last event of each type."""
+    job = await producers.job(live, title="T", secret="s")
+    await live.publisher.stage_started(job, "code", "one")
+    await live.publisher.stage_started(job, "deps", "two")
+    last = await live.publisher.snapshot_updated(job, "/1.svg")
+    state = (await get(live, f"/api/jobs/{job}")).json()
+    assert (state["job_id"], state["status"], state["position"]) == (job, "deps", str(last))
+    assert state["last"]["build.stage.started"]["narration"] == "two"
+    assert state["last"]["snapshot.updated"]["url"] == "/1.svg"
+    assert state["job"]["title"] == "T"
+    assert "s" not in state["job"].values()
+
+
+async def test_pages_follow_one_cursor_through_the_log(live, job):
+    """`position` of one page is `after` of the next; nothing twice, nothing missing; `ended` at the end."""
+    await producers.publish(live, job, 25)
+    await live.publisher.ready(job)
+    seen, cursor, ended = [], None, False
+    for _ in range(3):
+        assert not ended
+        one = await page(live, job, limit=10, **({"after": cursor} if cursor else {}))
+        seen, cursor, ended = seen + one["events"], one["position"], one["ended"]
+    assert [event.get("n") for event in seen] == [*range(25), None]
+    assert ended
+    assert [event["id"].split("-")[1] for event in seen] == [str(n) for n in range(26)]
+
+
+async def test_a_page_and_a_stream_have_the_same_cursor(live, watch, job):
+    """A page continues a stream, a stream continues a page."""
+    await producers.publish(live, job, 6)
+    async with watch(job) as viewer:
+        await viewer.take(2)
+    one = await page(live, job, after=viewer.cursor, limit=2)
+    assert [event["n"] for event in one["events"]] == [2, 3]
+    async with watch(job, cursor=one["position"]) as viewer:
+        assert producers.numbers(await viewer.take(2)) == [4, 5]
+
+
+async def test_a_page_reaches_back_beyond_memory(start_hub):
+    """300 retained events in pages, with a window of 20."""
+    async with start_hub(window_events=20) as live:
+        job = await producers.job(live)
+        await producers.retain(live.client, job, 300)
+        seen, cursor = [], None
+        while len(seen) < 300:
+            one = await page(live, job, limit=70, **({"after": cursor} if cursor else {}))
+            assert one["events"], cursor
+            seen, cursor = seen + one["events"], one["position"]
+    assert [event["n"] for event in seen] == list(range(300))
+
+
+@pytest.mark.parametrize("after", ["-", "1-0", "9999999999999-9"])
+async def test_a_page_after_a_bad_cursor_says_so(live, job, after):
+    """The notices are those of a stream; the position is good to go on from."""
+    await producers.publish(live, job, 3)
+    one = await page(live, job, after=after)
+    assert [notice["type"] for notice in one["notices"]] == ["resync", "state"]
+    await producers.publish(live, job, 1, start=3)
+    assert [event["n"] for event in (await page(live, job, after=one["position"]))["events"]] == [3]
+
+
+async def test_a_long_poll_is_answered_by_the_next_event(live, job):
+    """Not at the end of its wait but when there is something."""
+    (first,) = await producers.publish(live, job, 1)
+    async with asyncio.timeout(3):
+        polling = asyncio.create_task(page(live, job, after=str(first), wait=5))
+        await live.until(lambda: any(feed.viewers for feed in live.hub.statistics().feeds.values()))
+        await producers.publish(live, job, 1, start=1)
+        one = await polling
+    assert [event["n"] for event in one["events"]] == [1]
+
+
+async def test_a_long_poll_for_some_types_is_answered_by_one_of_them(live, job):
+    """Other events do not fill its page."""
+    async with asyncio.timeout(3):
+        polling = asyncio.create_task(page(live, job, types="good", wait=5))
+        await live.until(lambda: any(feed.viewers for feed in live.hub.statistics().feeds.values()))
+        await producers.publish(live, job, 3)
+        await live.publisher.emit(job, "good", {"n": 3})
+        one = await polling
+    assert [event["n"] for event in one["events"]] == [3]
+
+
+async def test_a_long_poll_is_answered_by_the_end(live, job):
+    """The job ends while it waits."""
+    async with asyncio.timeout(3):
+        polling = asyncio.create_task(page(live, job, wait=5))
+        await live.until(lambda: any(feed.viewers for feed in live.hub.statistics().feeds.values()))
+        await live.publisher.ready(job)
+        one = await polling
+    assert one["ended"]
+    assert [event["status"] for event in one["events"]] == ["ready"]
+
+
+async def test_a_long_poll_gives_up_after_its_wait(live, job):
+    """An empty page with a position, and nothing left behind."""
+    one = await page(live, job, wait=0.05)
+    assert (one["events"], one["ended"]) == ([], False)
+    assert one["position"]
+
+
+@pytest.mark.parametrize(
+    "params", [{"limit": 0}, {"limit": 1001}, {"wait": 31}, {"wait": -1}, {"limit": "x"}]
+)
+async def test_a_page_has_bounds(live, job, params):
+    """Limit 1 to 1000, wait at most 30 s: anything else is the client's mistake."""
+    assert (await get(live, f"/api/jobs/{job}/events", **params)).status_code == 422
+
+
+async def test_the_older_status_stream_says_the_status_first(live):
+    """`{"job_id", "status", "message"}`, then every event, closed at the end."""
+    job = await producers.job(live, status="starting", message="hello")
+    async with with_headers(live, f"/api/jobs/{job}/stream", bearer()) as viewer:
+        assert viewer.headers["content-type"].startswith("text/event-stream")
+        await producers.publish(live, job, 2)
+        await live.publisher.ready(job)
+        first, *events = await viewer.all()
+    assert json.loads(first.text) == {"job_id": job, "status": "starting", "message": "hello"}
+    assert [one.name for one in events[:3]] == ["step", "step", "build.stage.started"]
+    assert viewer.viewer.ended
+
+
+async def test_the_older_status_stream_of_an_ended_job_ends(live, redis):
+    """The status, and it is closed."""
+    job = await producers.foreign_job(redis, status="failed")
+    async with with_headers(live, f"/api/jobs/{job}/stream", bearer()) as viewer:
+        first, *_ = await viewer.all()
+    assert json.loads(first.text) == {"job_id": job, "status": "failed", "message": ""}
+    assert viewer.viewer.ended
+
+
+async def test_operations_answer_without_credentials(live):
+    """Health, readiness, metrics, the interactive documentation."""
+    async with httpx.AsyncClient(base_url=live.url, timeout=10) as http:
+        answers = {
+            path: await http.get(path)
+            for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+        }
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(answers, 200)
+    assert answers["/readyz"].json()["redis"] is True
+
+
+async def test_metrics_count_the_viewers_of_this_hub(live, job):
+    """The hub that serves is the hub that is measured."""
+    async with view(live, "sse", job), view(live, "websocket", job):
+        await live.until(lambda: live.hub.statistics().viewers == 2)
+        text = (await get(live, "/metrics")).text
+    values = {line.split()[0]: line.split()[1] for line in text.splitlines() if line and line[0] != "#"}
+    assert {value for name, value in values.items() if name.endswith("viewers")} == {"2.0"}
+
+
+async def test_readiness_is_red_while_draining(redis, start_hub):
+    """No new viewers, so no load balancer may send any."""
+    async with start_hub() as live:
+        assert (await get(live, "/readyz")).status_code == 200
+        await live.context.drain()
+        assert (await get(live, "/readyz")).status_code == 503
+        assert (await get(live, "/healthz")).status_code == 200
+
+
+async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(start_hub):
+    """SSE: 200, retry, reconnect, closed (anything but 200 would stop an EventSource for ever); WebSocket: 4013."""
+    async with start_hub(max_viewers_per_user=2) as live:
+        job, other = await producers.job(live), await producers.job(live)
+        async with view(live, "sse", job) as one, view(live, "websocket", job) as two:
+            async with view(live, "sse", job) as refused:
+                assert refused.status == 200
+                assert refused.headers["content-type"].startswith("text/event-stream")
+                (away,) = await refused.all()
+                assert (away.name, refused.closed) == ("reconnect", "reconnect")
+                assert away.fields["after_ms"] == refused.viewer.parser.retry > 0
+            async with view(live, "websocket", job) as refused:
+                assert await refused.all() == []
+                assert refused.code == 4013
+            async with view(live, "sse", other) as welcome:
+                assert welcome.cursor
+            await live.publisher.ready(job)
+            assert (await one.all())[-1].name == (await two.all())[-1].name == "end"
+        assert live.hub.statistics().refused == 2
+
+
+async def test_a_place_is_free_again_when_its_viewer_left(start_hub, transport):
+    """However often, and however it left."""
+    async with start_hub(max_viewers_per_user=1) as live:
+        job = await producers.job(live)
+        for _ in range(5):
+            async with view(live, transport, job):
+                await live.until(lambda: live.hub.statistics().viewers == 1)
+            await live.until(lambda: live.hub.statistics().viewers == 0)
+        assert live.hub.statistics().refused == 0
+
+
+async def test_the_cap_of_the_process_refuses_the_new(start_hub, transport):
+    """Whoever it is."""
+    async with start_hub(max_viewers=1) as live:
+        mine, theirs = await producers.job(live), await producers.job(live, user="bob")
+        async with view(live, transport, mine) as one:
+            async with view(live, transport, theirs, user="bob") as refused:
+                await refused.all()
+                assert refused.closed == "reconnect"
+            await live.publisher.ready(mine)
+            assert (await one.all())[-1].name == "end"
+
+
+async def test_a_head_request_leaves_no_viewer(live, job):
+    """Whatever the answer is, nothing streams to who asked for no body."""
+    async with httpx.AsyncClient(base_url=live.url, timeout=10, headers=bearer()) as http:
+        answer = await http.head(f"/api/jobs/{job}/events/stream")
+    assert answer.status_code in (200, 405)
+    await live.until(lambda: live.hub.statistics().viewers == 0)
+
+
+async def test_http_1_0_gets_a_stream_that_ends_with_the_connection(live, job):
+    """A proxy that speaks the old protocol sees the stream, and its end."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        head = f"GET /api/jobs/{job}/events/stream HTTP/1.0\r\nAuthorization: {bearer()['Authorization']}\r\n\r\n"
+        writer.write(head.encode())
+        await reader.readuntil(b"retry: ")
+        await live.publisher.ready(job)
+        rest = await reader.read()
+        writer.close()
+    assert b'event: end\ndata: {"status":"ready"}\n\n' in rest
+
+
+async def test_two_requests_on_one_connection(live, job):
+    """A refused stream leaves the connection usable for the next request, which may be a stream."""
+    await producers.publish(live, job, 1)
+    async with SseViewer(
+        f"{live.url}/api/jobs/nothing/events/stream", bearer()["Authorization"][7:]
+    ) as first:
+        assert first.status == 404
+        await asyncio.wait_for(first.body(), 10)
+        request = f"GET /api/jobs/{job}/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n\r\n"
+        first.writer.write(request.encode())
+        head = await asyncio.wait_for(first.reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 200")
+        first.headers = {"transfer-encoding": "chunked"}
+        assert (await first.next()).json["n"] == 0

@@ -1,0 +1,254 @@
+"""The command as a user runs it: real processes, real sockets, one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hub import JobStateMachine, Publisher
+from tests.support import producers
+from tests.support.live import SECRET, token
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**values: str) -> dict[str, str]:
+    """This process's, without anybody's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **values}
+
+
+def signed(url: str) -> dict[str, str]:
+    """Settings that authenticate."""
+    return environment(HUB_JWT_SECRET=SECRET, HUB_REDIS_URL=url)
+
+
+class Command:
+    """A running `python -m hub ...`; what it wrote to stderr so far is in `errors`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.errors = ""
+
+    async def error_line(self, pattern: str) -> re.Match[str]:
+        """The first line on stderr that matches."""
+        async with asyncio.timeout(20):
+            while line := (await self.process.stderr.readline()).decode():
+                self.errors += line
+                if match := re.search(pattern, line):
+                    return match
+        raise AssertionError(f"expected {pattern!r}, got {self.errors}")
+
+    async def output_line(self) -> str:
+        """The next line on stdout."""
+        async with asyncio.timeout(20):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def wait(self) -> tuple[int, str]:
+        """Exit code and the rest of stdout."""
+        async with asyncio.timeout(20):
+            out, errors = await self.process.communicate()
+        self.errors += errors.decode()
+        return self.process.returncode, out.decode()
+
+
+@asynccontextmanager
+async def running(*words: str, env: dict[str, str]):
+    """Run it; whatever happens, it is ended."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "hub", *words, env=env, cwd=ROOT, stdout=pipe, stderr=pipe
+    )
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def served(redis_url: str, **settings: str):
+    """A hub as `push-hub serve` runs it: the command and its URL."""
+    async with running("serve", "--port", "0", env={**signed(redis_url), **settings}) as command:
+        yield command, (await command.error_line(r"(http://127\.0\.0\.1:\d+)"))[1]
+
+
+async def run(*words: str, env: dict[str, str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    async with running(*words, env=env) as command:
+        code, out = await command.wait()
+        return code, out, command.errors
+
+
+def assert_one_clear_line(code: int, errors: str, *words: str) -> None:
+    """It failed, and said why in one line without a traceback."""
+    assert code not in (0, None)
+    (line,) = errors.strip().splitlines()
+    assert line.startswith("push-hub: ")
+    assert all(word in line for word in words), line
+
+
+async def test_serve_refuses_to_start_without_authentication(redis_server):
+    """And says which settings there are."""
+    code, _, errors = await run("serve", "--port", "0", env=environment(HUB_REDIS_URL=redis_server.url))
+    assert_one_clear_line(code, errors, "HUB_JWT_SECRET", "HUB_JWT_PUBLIC_KEY", "HUB_JWKS_URL")
+
+
+async def test_serve_refuses_a_short_secret(redis_server):
+    """Shorter than the hash is no secret; and it is not printed."""
+    code, _, errors = await run(
+        "serve", "--port", "0", env={**signed(redis_server.url), "HUB_JWT_SECRET": "hunter2"}
+    )
+    assert_one_clear_line(code, errors, "HUB_JWT_SECRET", "32")
+    assert "hunter2" not in errors
+
+
+async def test_serve_says_when_the_port_is_in_use(redis_server):
+    """Which one."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, _, errors = await run("serve", "--port", port, env=signed(redis_server.url))
+    assert_one_clear_line(code, errors, port, "in use")
+
+
+async def test_serve_says_when_redis_is_unreachable():
+    """Where it looked; not with which password."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"redis://:hunter2@127.0.0.1:{closed.getsockname()[1]}/0"
+        code, _, errors = await run("serve", "--port", "0", env=signed(url))
+    assert_one_clear_line(code, errors, "Redis", url.rpartition("@")[2])
+    assert "hunter2" not in errors
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "redis://127.0.0.1:notaport/0"])
+async def test_serve_says_when_the_redis_url_is_none(url):
+    """One line, whatever stands there."""
+    code, _, errors = await run("serve", "--port", "0", "--redis-url", url, env=signed("redis://x"))
+    assert_one_clear_line(code, errors)
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_serve_cleanly(redis_server, which):
+    """A viewer is told to reconnect; no traceback; nothing is left of it in Redis."""
+    async with (
+        served(redis_server.url, HUB_DRAIN="0.2") as (command, url),
+        Publisher.from_url(redis_server.url) as publisher,
+    ):
+        job = producers.name("cli")
+        await JobStateMachine(publisher._client).create_job(job, user_id="ada")
+        async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+            headers = {"Authorization": f"Bearer {token()}"}
+            async with http.stream("GET", f"/api/jobs/{job}/events/stream", headers=headers) as answer:
+                assert answer.status_code == 200
+                lines = answer.aiter_lines()
+                await anext(lines)
+                command.process.send_signal(which)
+                rest = [line async for line in lines]
+        code, _ = await command.wait()
+    assert "event: reconnect" in rest
+    assert code in (0, 130, -which)  # uvicorn hands the signal on when it is done
+    assert "Traceback" not in command.errors
+    assert "ERROR" not in command.errors
+
+
+async def test_publish_token_and_watch_work_together(redis_server):
+    """What `publish` prints is what `watch --json` shows, until the end; the exit code says how it went."""
+    env = signed(redis_server.url)
+    async with served(redis_server.url) as (_, url), Publisher.from_url(redis_server.url) as publisher:
+        code, key, _ = await run("token", "--user", "ada", env=env)
+        assert code == 0
+        for status, expected in (("ready", 0), ("failed", 1)):
+            job = producers.name("cli")
+            await JobStateMachine(publisher._client).create_job(job, user_id="ada")
+            words = ("watch", job, "--url", url, "--token", key.strip(), "--json")
+            async with running(*words, env=env) as watching:
+                code, event_id, _ = await run(
+                    "publish", job, "build.stage.completed", "stage=code", "duration=1.5", env=env
+                )
+                assert code == 0
+                first = json.loads(await watching.output_line())
+                assert first == {
+                    "id": event_id.strip(),
+                    "type": "build.stage.completed",
+                    "stage": "code",
+                    "duration": 1.5,
+                    "job_id": job,
+                }
+                await run("publish", job, "build.stage.started", f"status={status}", env=env)
+                code, out = await watching.wait()
+            assert [json.loads(line)["type"] for line in out.splitlines()] == ["build.stage.started", "end"]
+            assert code == expected
+            assert watching.errors == ""
+
+
+async def test_publish_with_a_key_publishes_once(redis_server):
+    """The second call prints the first id."""
+    env, job = signed(redis_server.url), producers.name("cli")
+    first, second = [await run("publish", job, "step", "--once", "k", env=env) for _ in range(2)]
+    assert first[0] == second[0] == 0
+    assert first[1] == second[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("publish", "job", "step", "novalue"),
+        ("publish", "job", "build.stage.completed"),
+    ],
+)
+async def test_publish_says_what_is_wrong(redis_server, words):
+    """One line, exit code not 0."""
+    code, _, errors = await run(*words, env=signed(redis_server.url))
+    assert_one_clear_line(code, errors)
+
+
+async def test_watch_says_that_a_job_is_not_there(redis_server):
+    """Unknown or not yours: one line, exit code not 0."""
+    async with served(redis_server.url) as (_, url):
+        code, _, errors = await run("watch", "nothing", "--url", url, "--token", token(), env=environment())
+    assert_one_clear_line(code, errors, "nothing")
+
+
+async def test_settings_lists_every_setting_and_no_secret(redis_server):
+    """By the names of the environment."""
+    code, out, _ = await run("settings", env=signed(redis_server.url))
+    assert code == 0
+    assert {"HUB_REDIS_URL", "HUB_HEARTBEAT", "HUB_JWT_SECRET", "HUB_MAX_VIEWERS_PER_USER"} <= set(
+        out.split()
+    )
+    assert SECRET not in out
+
+
+async def test_the_demo_prints_its_url_and_serves_its_pages():
+    """With a Redis of its own; builds run, over the API with the printed curl line; Ctrl-C ends it."""
+    words = ("demo", "--no-browser", "--port", "0", "--pace", "0.05")
+    async with running(*words, env=environment()) as demo:
+        url = (await demo.error_line(r"(http://127\.0\.0\.1:\d+)"))[1]
+        curl = await demo.error_line(r"Authorization: (Bearer [\w.-]+)' (\S+)")
+        async with httpx.AsyncClient(timeout=20) as http:
+            page = await http.get(url)
+            assert page.status_code == 200
+            assert "<html" in page.text
+            assert (await http.get(f"{url}/dashboard")).status_code == 200
+            async with http.stream("GET", curl[2], headers={"Authorization": curl[1]}) as answer:
+                assert answer.status_code == 200
+                lines = [line async for line in answer.aiter_lines()]  # a build, to its end
+        assert "event: end" in lines
+        demo.process.send_signal(signal.SIGINT)
+        code, _ = await demo.wait()
+    assert code in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in demo.errors

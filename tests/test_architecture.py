@@ -1,0 +1,227 @@
+"""The floors of docs/design.md: imports run down or sideways, in no circle, and outside packages live where they may."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hub"
+
+FLOORS = [
+    {"hub", "hub.errors", "hub.event", "hub.pictures"},
+    {"hub.log", "hub.wire", "hub.metrics", "hub.settings", "hub.cursor"},
+    {"hub.hub", "hub.feed", "hub.intake", "hub.state", "hub.view", "hub.publisher", "hub.jobs", "hub.broker"},
+    {"hub.transports", "hub.api"},
+    {"hub.app", "hub.server", "hub.workers"},
+    {"hub.cli", "hub.demo", "hub.bench", "hub.client", "hub.watch", "hub.__main__"},
+]
+
+HOMES = {
+    "redis": {"hub.broker"},
+    "fakeredis": {"hub.broker"},
+    "starlette": {"hub.transports", "hub.api", "hub.app", "hub.demo"},
+    "fastapi": {"hub.transports", "hub.api", "hub.app", "hub.server", "hub.demo"},
+    "uvicorn": {"hub.transports.handoff", "hub.server"},
+    "websockets": {"hub.transports", "hub.client"},
+    "jwt": {"hub.api", "hub.demo", "hub.cli"},
+    "prometheus_client": {"hub.metrics", "hub.app"},
+    "typer": {"hub.cli", "hub.bench"},
+    "rich": {"hub.cli", "hub.watch", "hub.demo", "hub.bench"},
+    "pydantic": {"hub.event", "hub.settings", "hub.api", "hub.cli"},
+    "pydantic_settings": {"hub.settings"},
+}
+"""Where a package may be imported; the benchmark stands outside and may use what it measures."""
+
+OUTSIDE = "hub.bench"
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    return {name_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def within(name: str, homes: set[str]) -> bool:
+    return any(name == home or name.startswith(home + ".") for home in homes - {"hub"}) or name in homes
+
+
+def floor(name: str) -> int:
+    (number,) = [index for index, floor_ in enumerate(FLOORS) if within(name, floor_)]
+    return number
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(node: ast.AST, *, inside: bool = True) -> set[str]:
+    """Modules imported, in functions too when `inside`; not under `if TYPE_CHECKING`."""
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child):
+            continue
+        if isinstance(child, ast.Import):
+            found |= {alias.name for alias in child.names}
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            for alias in child.names:
+                full = f"{child.module}.{alias.name}"
+                found.add(full if full in modules() else child.module)
+        elif inside or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found |= imports(child, inside=inside)
+    return found
+
+
+def ours(name: str, *, inside: bool = True) -> set[str]:
+    return {one for one in imports(modules()[name], inside=inside) if one in modules()} - {name}
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_has_a_floor(name):
+    """A new file says where it belongs, once."""
+    assert floor(name) in range(len(FLOORS))
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_run_down_or_sideways(name):
+    """Need to go up? Then the type is in the wrong file."""
+    up = {one for one in ours(name) if floor(one) > floor(name)}
+    assert not up, f"{name} imports from above: {up}"
+
+
+def test_imports_make_no_circle():
+    """Not even through functions."""
+    try:
+        TopologicalSorter({name: ours(name) for name in modules()}).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if not within(name, {OUTSIDE})])
+def test_outside_packages_stay_in_their_rooms(name):
+    """Redis in broker/, the web framework in transports/, api/ and app, uvicorn where sockets are."""
+    roots = {one.partition(".")[0] for one in imports(modules()[name])}
+    strays = {root for root in roots & HOMES.keys() if not within(name, HOMES[root])}
+    assert not strays, f"{name} imports {strays}"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_says_what_it_is_for(name):
+    """A docstring, unless the file is empty."""
+    tree = modules()[name]
+    assert not tree.body or ast.get_docstring(tree), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_public_name_has_a_docstring(name):
+    """Classes, functions and methods without an underscore; protocols of `...` say it in the class."""
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    public = [n for n in modules()[name].body if isinstance(n, kinds) and not n.name.startswith("_")]
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
+STATEMENTS = (
+    ast.Import,
+    ast.ImportFrom,
+    ast.Assign,
+    ast.AnnAssign,
+    ast.AugAssign,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.If,
+    ast.Try,
+)
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if not name.endswith("__main__")])
+def test_a_module_only_defines(name):
+    """At import nothing is done: definitions, imports and constants; a call that stands alone is a side effect."""
+    alone = [
+        ast.unparse(node)
+        for node in modules()[name].body
+        if not isinstance(node, STATEMENTS)
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        and ast.unparse(node) != "main()"
+        and not (isinstance(node, ast.Expr) and "add_typer" in ast.unparse(node))
+        and not (isinstance(node, ast.Expr) and ".command(" in ast.unparse(node))
+    ]
+    assert not alone
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import hub", "from hub import Publisher", "from hub import SyncPublisher, JobStateMachine, EventId"],
+)
+def test_a_worker_loads_no_web_framework(code):
+    """`Publisher` costs neither FastAPI nor uvicorn."""
+    loaded = set(run(f"{code}; {LOADED}").split())
+    assert not loaded & {
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "websockets",
+        "jwt",
+        "typer",
+        "rich",
+        "prometheus_client",
+    }
+
+
+def test_importing_the_package_loads_nothing_of_it():
+    """Each name is imported when it is first used."""
+    assert run("import hub, sys; print([n for n in sys.modules if n.startswith('hub.')])") == "[]"
+
+
+def test_importing_everything_starts_nothing():
+    """No thread, no event loop, no logging handler, no open socket."""
+    names = [name for name in modules() if not name.endswith("__main__")]
+    code = f"""
+import asyncio, gc, importlib, logging, socket, threading
+for name in {names!r}:
+    importlib.import_module(name)
+assert threading.active_count() == 1, threading.enumerate()
+assert not logging.getLogger().handlers, logging.getLogger().handlers
+assert not [one for one in gc.get_objects() if isinstance(one, socket.socket)]
+assert asyncio.get_event_loop_policy()._local._loop is None
+print("nothing")
+"""
+    assert run(code) == "nothing"
+
+
+def test_every_public_name_of_the_package_can_be_imported():
+    """`hub.__all__` is true."""
+    assert (
+        run("import hub; print(len([getattr(hub, name) for name in hub.__all__]) == len(hub.__all__))")
+        == "True"
+    )
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    """As of any module."""
+    import hub
+
+    with pytest.raises(AttributeError):
+        getattr(hub, "nothing")  # noqa: B009  # as an attribute it would be a useless expression

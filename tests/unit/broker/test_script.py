@@ -1,0 +1,350 @@
+"""The publish script and both publishers, on the fake and on the real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import fakeredis
+import pytest
+from redis import Redis as PlainRedis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from hub.broker.keys import Keys
+from hub.broker.script import Publication, Retention, interpret
+from hub.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, InvalidSettings, JobEnded
+from hub.event import EventId, JobId, encode
+from hub.publisher import Publisher, SyncPublisher
+
+JOB = "a"
+
+
+@pytest.fixture
+def publisher(redis: Redis) -> Publisher:
+    return Publisher(redis, strict=True)
+
+
+async def stream(redis: Redis, job: str = JOB) -> list[tuple[str, bytes]]:
+    return [(row[0].decode(), row[1][b"data"]) for row in await redis.xrange(f"job:{job}:log")]
+
+
+async def heard(redis: Redis, publish, job: str = JOB) -> list[bytes]:
+    """What the channel brings while `publish` runs."""
+    pubsub = redis.pubsub()
+    await pubsub.subscribe(f"job:{job}:events", "marker")
+    for _ in range(2):
+        assert (await pubsub.get_message(timeout=5))["type"] == "subscribe"
+    await publish()
+    await redis.publish("marker", "end")
+    messages = []
+    while True:
+        message = await pubsub.get_message(timeout=5)
+        if message is None:
+            continue
+        if message["channel"] == b"marker":
+            await pubsub.aclose()
+            return messages
+        messages.append(message["data"])
+
+
+async def test_numbers_are_0_1_2_of_one_epoch(publisher, redis):
+    """Contiguous, and the log has them under the same ids."""
+    ids = [await publisher.emit(JOB, "x", {"n": n}) for n in range(5)]
+    assert [one.seq for one in ids] == [0, 1, 2, 3, 4]
+    assert len({one.epoch for one in ids}) == 1
+    assert [number for number, _ in await stream(redis)] == list(map(str, ids))
+    hash_ = await redis.hgetall(f"job:{JOB}")
+    assert int(hash_[b"epoch"]) == ids[0].epoch
+    assert hash_[b"position"].decode() == str(ids[-1])
+
+
+async def test_the_epoch_of_the_hash_is_the_logs(publisher, redis):
+    """A viewer that came before the first event has a cursor that stays good."""
+    await redis.hset(f"job:{JOB}", mapping={"epoch": "1700000000000"})
+    assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 0)
+    assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 1)
+
+
+async def test_the_message_is_the_id_and_then_the_body(publisher, redis):
+    """`{"id":"E-N",` and the body as the log has it."""
+    messages = await heard(redis, lambda: publisher.stage_started(JOB, "code", "héllo\n\u2028"))
+    ((number, body),) = await stream(redis)
+    assert messages == [b'{"id":"' + number.encode() + b'",' + body[1:]]
+    assert json.loads(body) == {
+        "type": "build.stage.started",
+        "stage": "code",
+        "narration": "héllo\n\u2028",
+        "status": "code",
+        "job_id": JOB,
+    }
+
+
+@pytest.mark.parametrize("status", ["ready", "failed"])
+async def test_nothing_follows_a_terminal(publisher, redis, status):
+    """Not in the log, not in the hash, not on the channel."""
+    await publisher.stage_started(JOB, "x", status=status)
+    before = await stream(redis)
+
+    async def more():
+        for late in ("code", "ready", "failed"):
+            with pytest.raises(JobEnded, match=status):
+                await publisher.stage_started(JOB, "late", status=late)
+        with pytest.raises(JobEnded):
+            await publisher.emit(JOB, "x")
+
+    assert await heard(redis, more) == []
+    assert await stream(redis) == before
+    assert await redis.hget(f"job:{JOB}", "status") == status.encode()
+
+
+async def test_a_status_in_the_hash_ends_the_job_as_well(publisher, redis):
+    """An application that only writes the hash has the last word too."""
+    await redis.hset(f"job:{JOB}", "status", "failed")
+    with pytest.raises(JobEnded):
+        await publisher.emit(JOB, "x")
+
+
+async def test_terminal_statuses_are_a_setting(redis):
+    """`ready` is a status like others when it is not on the list."""
+    publisher = Publisher(redis, strict=True, publication=Publication(terminal=frozenset({"done"})))
+    await publisher.ready(JOB)
+    await publisher.stage_started(JOB, "x", status="done")
+    with pytest.raises(JobEnded):
+        await publisher.emit(JOB, "x")
+
+
+async def test_an_idempotency_key_is_numbered_once(publisher, redis):
+    """The second call gives the first id and publishes nothing; of another job it is another key."""
+    first = await publisher.emit(JOB, "x", {"n": 1}, once="key")
+
+    async def again():
+        assert await publisher.emit(JOB, "x", {"n": 2}, once="key") == first
+
+    assert await heard(redis, again) == []
+    assert len(await stream(redis)) == 1
+    assert (await publisher.emit("b", "x", once="key")).seq == 0
+
+
+async def test_a_repeated_terminal_gives_its_id(publisher):
+    """A retry after a lost answer is no error, though the job has ended by then."""
+    first = await publisher.emit(JOB, "x", {"status": "ready"}, once="end")
+    assert await publisher.emit(JOB, "x", {"status": "ready"}, once="end") == first
+
+
+async def test_a_retried_command_is_one_event(redis):
+    """The same KEYS and ARGV twice, as redis-py sends them after a timeout."""
+    publisher = Publisher(redis)
+    _, keys, args = publisher._prepare(JOB, "x", {}, None)
+    one = await publisher._script.run(keys, args)
+    two = await publisher._script.run(keys, args)
+    assert interpret(JobId(JOB), one) == interpret(JobId(JOB), two)
+    assert len(await stream(redis)) == 1
+
+
+async def test_a_lost_log_begins_a_later_epoch(publisher, redis):
+    """No id is ever given twice, however fast the log is lost."""
+    seen = []
+    for _ in range(3):
+        seen += [await publisher.emit(JOB, "x"), await publisher.emit(JOB, "x")]
+        await redis.delete(f"job:{JOB}:log")
+    assert seen == sorted(set(seen))
+    assert [one.seq for one in seen] == [0, 1] * 3
+
+
+async def test_an_epoch_of_the_future_is_passed(publisher, redis):
+    """A clock that went back makes no old epoch."""
+    await redis.hset(f"job:{JOB}", mapping={"epoch": "9000000000000", "position": "9000000000000-5"})
+    assert await publisher.emit(JOB, "x") == EventId(9_000_000_000_001, 0)
+
+
+async def test_a_deleted_job_begins_anew(publisher, redis):
+    """Hash and log gone: numbers begin again, in an epoch of now."""
+    await publisher.ready(JOB)
+    await redis.delete(f"job:{JOB}", f"job:{JOB}:log")
+    assert (await publisher.emit(JOB, "x")).seq == 0
+
+
+async def test_keys_live_as_long_as_the_retention_says(redis):
+    """The log a week, a day after the end; a key of the caller's a day, a made-up one a minute."""
+    kept = Retention(ended=100, idle=1000, once=50, retry=5)
+    publisher = Publisher(redis, strict=True, publication=Publication(retention=kept))
+    await publisher.emit(JOB, "x", once="mine")
+    assert 990 <= await redis.ttl(f"job:{JOB}:log") <= 1000
+    assert 45 <= await redis.ttl(f"job:{JOB}:once:mine") <= 50
+    await publisher.ready(JOB)
+    assert 95 <= await redis.ttl(f"job:{JOB}:log") <= 100
+    made_up = [key async for key in redis.scan_iter(f"job:{JOB}:once:*") if not key.endswith(b":mine")]
+    assert len(made_up) == 1
+    assert 0 < await redis.ttl(made_up[0]) <= 5
+    assert await redis.ttl(f"job:{JOB}") == -1  # the application's
+
+
+async def test_the_log_is_bounded(redis):
+    """About `events` are retained: MAXLEN ~ trims whole nodes, so a few hundred more may stay."""
+    publisher = Publisher(redis, strict=True, publication=Publication(retention=Retention(events=10)))
+    for _ in range(350):
+        last = await publisher.emit(JOB, "x")
+    rows = await stream(redis)
+    assert 10 <= len(rows) < 250
+    assert rows[-1][0] == str(last)
+
+
+async def test_a_status_is_in_the_hash_with_its_event(publisher, redis):
+    """An event without a status leaves it alone."""
+    await publisher.stage_started(JOB, "code")
+    await publisher.snapshot_updated(JOB, "/1.png")
+    assert await redis.hget(f"job:{JOB}", "status") == b"code"
+
+
+async def test_concurrent_publishers_give_one_order(redis):
+    """The log's, and the channel has the same."""
+    publishers = [Publisher(redis, strict=True) for _ in range(4)]
+    ids: list[EventId] = []
+
+    async def work(publisher, name):
+        ids.extend([await publisher.emit(JOB, "x", {"by": name, "n": n}) for n in range(10)])
+
+    async def all_work():
+        await asyncio.gather(*(work(one, name) for name, one in enumerate(publishers)))
+
+    messages = await heard(redis, all_work)
+    rows = await stream(redis)
+    assert sorted(one.seq for one in ids) == list(range(40))
+    assert [json.loads(data)["id"] for data in messages] == [number for number, _ in rows]
+    for name in range(4):
+        mine = [body["n"] for body in (json.loads(data) for _, data in rows) if body["by"] == name]
+        assert mine == list(range(10))
+
+
+async def test_a_key_of_another_type_is_an_outage_and_not_half_an_event(redis):
+    """The log's key holds a string: nothing is published, nothing remembered."""
+    await redis.set(f"job:{JOB}:log", "in the way")
+    publisher = Publisher(redis)
+
+    async def publish():
+        assert await publisher.stage_started(JOB, "code") is None
+
+    assert await heard(redis, publish) == []
+    assert publisher.failures == 1
+    assert await redis.hget(f"job:{JOB}", "status") is None
+
+
+# --- both publishers
+
+
+@pytest.fixture(params=["fake", "real"])
+def plain(request) -> PlainRedis:
+    """A blocking client."""
+    if request.param == "fake":
+        with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client:
+            yield client
+    else:
+        with PlainRedis.from_url(request.getfixturevalue("redis_server").url) as client:
+            client.flushall()
+            yield client
+
+
+def test_the_blocking_publisher_does_the_same(plain):
+    """Method for method: the same bodies, ids, statuses and refusals as the async one."""
+    calls = [
+        ("stage_started", ("code", "words"), {"status": "c", "own": {"a": None}}),
+        ("stage_started", ("deps",), {}),
+        ("stage_completed", ("code", 1.5), {"extra": 1}),
+        ("stage_completed", ("code",), {}),
+        ("snapshot_updated", ("/1.png",), {}),
+        ("documentation_updated", ("A", "é"), {}),
+        ("emit", ("mine", {"a": [1]}), {"once": "k"}),
+        ("emit", ("mine", {"a": [2]}), {"once": "k"}),
+        ("emit", ("none",), {}),
+        ("failed", ("why",), {"code": 3}),
+        ("ready", (), {}),
+    ]
+    blocking = SyncPublisher(plain)
+    one = [getattr(blocking, name)(JOB, *args, **more) for name, args, more in calls]
+
+    async def other():
+        async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
+            publisher = Publisher(client)
+            ids = [await getattr(publisher, name)(JOB, *args, **more) for name, args, more in calls]
+            return (
+                ids,
+                await client.xrange(f"job:{JOB}:log"),
+                await client.hgetall(f"job:{JOB}"),
+                publisher.failures,
+            )
+
+    ids, rows, hash_, failures = asyncio.run(other())
+    assert [i and i.seq for i in one] == [i and i.seq for i in ids] == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, None]
+    assert [row[1] for row in plain.xrange(f"job:{JOB}:log")] == [row[1] for row in rows]
+    assert plain.hget(f"job:{JOB}", "status") == hash_[b"status"] == b"failed"
+    assert blocking.failures == failures == 1
+
+
+def down() -> fakeredis.FakeServer:
+    server = fakeredis.FakeServer()
+    server.connected = False
+    return server
+
+
+async def test_an_outage_never_breaks_the_worker():
+    """None, counted, logged."""
+    publisher = Publisher(fakeredis.FakeAsyncRedis(server=down()))
+    assert await publisher.ready(JOB) is None
+    assert await publisher.emit(JOB, "x") is None
+    assert publisher.failures == 2
+
+
+def test_an_outage_never_breaks_a_blocking_worker():
+    """The same."""
+    publisher = SyncPublisher(fakeredis.FakeRedis(server=down()))
+    assert publisher.ready(JOB) is None
+    assert publisher.failures == 1
+
+
+async def test_a_strict_publisher_raises_on_an_outage():
+    """BrokerUnavailable, with the cause."""
+    publisher = Publisher(fakeredis.FakeAsyncRedis(server=down()), strict=True)
+    with pytest.raises(BrokerUnavailable) as caught:
+        await publisher.ready(JOB)
+    assert isinstance(caught.value.__cause__, RedisConnectionError)
+    with pytest.raises(BrokerUnavailable):
+        SyncPublisher(fakeredis.FakeRedis(server=down()), strict=True).ready(JOB)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_malformed_event_always_raises(redis, strict):
+    """It is the programmer's, not the network's, and is not counted as a failure."""
+    publisher = Publisher(redis, strict=strict, publication=Publication(limit=200))
+    with pytest.raises(InvalidEvent):
+        await publisher.emit("no such/id", "x")
+    with pytest.raises(InvalidEvent):
+        await publisher.emit(JOB, "snapshot.updated", {})
+    with pytest.raises(EventTooLarge):
+        await publisher.emit(JOB, "x", {"fat": "x" * 200})
+    assert publisher.failures == 0
+    assert await redis.keys("*") == []
+
+
+def test_the_template_names_every_key():
+    """Also with a hash tag for Redis Cluster."""
+    keys = Keys("app:{{id}}:job")
+    assert keys.job(JobId("a")) == "app:{a}:job"
+    assert keys.events(JobId("a")) == "app:{a}:job:events"
+    assert keys.log(JobId("a")) == "app:{a}:job:log"
+    assert keys.once(JobId("a"), "k") == "app:{a}:job:once:k"
+
+
+@pytest.mark.parametrize("template", ["", "job", "job:{}", "job:{id}:{id}", "job:{ID}"])
+def test_a_template_without_one_id_is_refused(template):
+    """Two jobs must not share a key."""
+    with pytest.raises(InvalidSettings):
+        Keys(template)
+
+
+def test_the_made_up_key_differs_each_time():
+    """Two equal events are two events."""
+    publication = Publication()
+    body = encode(JobId(JOB), "x", {})
+    keys = {publication.prepare(JobId(JOB), body, status=None, once=None)[0][3] for _ in range(50)}
+    assert len(keys) == 50

@@ -1,0 +1,389 @@
+"""The one Pub/Sub connection: confirmed, reconnected, watched, and gone when it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from hub.broker import subscriber as subscriber_module
+from hub.broker.embedded import EmbeddedServer
+from hub.broker.keys import CONTROL_CHANNEL
+from hub.broker.subscriber import Subscriber
+from hub.errors import BrokerUnavailable
+
+
+class Ear:
+    """A sink that remembers and rings."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.misses = 0
+        self._rung = asyncio.Event()
+
+    def receive(self, data: bytes) -> None:
+        self.got.append(data)
+        self._rung.set()
+
+    def missed(self) -> None:
+        self.misses += 1
+        self._rung.set()
+
+    async def until(self, condition) -> None:
+        """Return when `condition(self)`; looks again at each thing heard."""
+        async with asyncio.timeout(10):
+            while not condition(self):
+                self._rung.clear()
+                await self._rung.wait()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconnects need no patience here."""
+    monkeypatch.setattr(subscriber_module, "BACKOFF", (0.001, 0.01))
+
+
+@pytest.fixture
+async def subscriber(redis: Redis) -> AsyncIterator[Subscriber]:
+    made = Subscriber(redis.connection_pool)
+    yield made
+    await made.aclose()
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+@pytest.fixture
+async def real(real_redis: Redis) -> AsyncIterator[Subscriber]:
+    made = Subscriber(real_redis.connection_pool)
+    yield made
+    await made.aclose()
+
+
+async def numsub(redis: Redis, *channels: str) -> dict[str, int]:
+    return {name.decode(): count for name, count in await redis.pubsub_numsub(*channels)}
+
+
+async def unsubscribed(redis: Redis, subscriber: Subscriber, channel: str) -> None:
+    """Return when the server has no subscriber of `channel`; a confirmed command stands behind it in the same queue."""
+    await subscriber.subscribe("fence", Ear(), deadline=5)
+    subscriber.unsubscribe("fence")
+    assert await numsub(redis, channel) == {channel: 0}
+
+
+async def test_subscribe_returns_when_redis_has_confirmed(subscriber, redis):
+    """The server counts it before the call returns, and what is published then arrives."""
+    ear = Ear()
+    await subscriber.subscribe("c", ear, deadline=5)
+    assert await numsub(redis, "c") == {"c": 1}
+    await redis.publish("c", b"\xff\0x")
+    await ear.until(lambda e: e.got)
+    assert ear.got == [b"\xff\0x"]
+    assert ear.misses == 0
+
+
+async def test_each_channel_has_its_own_sink_and_order(subscriber, redis):
+    """Nothing crosses over."""
+    ears = {f"c{n}": Ear() for n in range(10)}
+    await asyncio.gather(*(subscriber.subscribe(name, ear, deadline=5) for name, ear in ears.items()))
+    for n in range(30):
+        for name in ears:
+            await redis.publish(name, f"{name} {n}")
+    for name, ear in ears.items():
+        await ear.until(lambda e: len(e.got) == 30)
+        assert ear.got == [f"{name} {n}".encode() for n in range(30)]
+    assert subscriber.statistics().channels == 10
+    assert subscriber.statistics().messages == 300
+
+
+async def test_an_unsubscribed_channel_is_silent(subscriber, redis):
+    """The server knows it, and the sink hears no more."""
+    ear = Ear()
+    await subscriber.subscribe("c", ear, deadline=5)
+    subscriber.unsubscribe("c")
+    await unsubscribed(redis, subscriber, "c")
+    assert await redis.publish("c", "x") == 0
+    assert ear.got == []
+
+
+async def test_unsubscribing_what_is_unknown_is_nothing(subscriber):
+    """Twice, or never subscribed."""
+    subscriber.unsubscribe("c")
+    await subscriber.subscribe("c", Ear(), deadline=5)
+    subscriber.unsubscribe("c")
+    subscriber.unsubscribe("c")
+
+
+async def test_a_channel_can_be_taken_again_at_once(subscriber, redis):
+    """Off and on without a wait: the new sink hears, the old does not."""
+    old, new = Ear(), Ear()
+    await subscriber.subscribe("c", old, deadline=5)
+    for _ in range(20):
+        subscriber.unsubscribe("c")
+        await subscriber.subscribe("c", new, deadline=5)
+    await redis.publish("c", "x")
+    await new.until(lambda e: e.got)
+    assert (old.got, new.got) == ([], [b"x"])
+
+
+async def test_the_control_channel_is_always_subscribed(subscriber, redis):
+    """So that the connection never leaves subscribed mode."""
+    await subscriber.subscribe("c", Ear(), deadline=5)
+    assert (await numsub(redis, CONTROL_CHANNEL))[CONTROL_CHANNEL] == 1
+    assert subscriber.connected
+
+
+async def test_a_cancelled_subscribe_leaves_nothing(subscriber, redis):
+    """Whoever stops waiting is not subscribed."""
+    await subscriber.subscribe("first", Ear(), deadline=5)
+    task = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await unsubscribed(redis, subscriber, "c")
+    assert subscriber.statistics().channels == 1
+
+
+async def test_without_a_server_subscribe_ends_at_its_deadline():
+    """BrokerUnavailable, and nothing stays wanted."""
+    nobody = Redis(host="127.0.0.1", port=1)
+    subscriber = Subscriber(nobody.connection_pool)
+    with pytest.raises(BrokerUnavailable):
+        await subscriber.subscribe("c", Ear(), deadline=0.05)
+    assert subscriber.statistics().channels == 0
+    assert not subscriber.connected
+    await subscriber.aclose()
+
+
+async def test_a_killed_connection_tells_each_channel_and_goes_on(real, real_redis):
+    """`missed` once per channel and kill, and messages flow again."""
+    ears = {f"c{n}": Ear() for n in range(5)}
+    for name, ear in ears.items():
+        await real.subscribe(name, ear, deadline=5)
+    for kill in range(1, 4):
+        await real_redis.client_kill_filter(_type="pubsub")
+        for name, ear in ears.items():
+            await ear.until(lambda e, kill=kill: e.misses >= kill)
+            await real_redis.publish(name, f"{kill}")
+            await ear.until(lambda e, kill=kill: e.got[-1:] == [f"{kill}".encode()])
+    assert [ear.misses for ear in ears.values()] == [3] * 5
+    assert real.statistics().reconnects == 3
+
+
+async def test_a_killed_server_is_waited_for(monkeypatch):
+    """Down, up again on its port, empty: told, and on."""
+    with EmbeddedServer() as server:
+        async with Redis.from_url(server.url) as client:
+            subscriber = Subscriber(client.connection_pool)
+            ear = Ear()
+            await subscriber.subscribe("c", ear, deadline=5)
+            server.kill()
+            server.start()
+            await ear.until(lambda e: e.misses == 1)
+            await client.publish("c", "x")
+            await ear.until(lambda e: e.got)
+            await subscriber.aclose()
+
+
+async def test_a_frozen_server_is_noticed(monkeypatch):
+    """SIGSTOP: no byte, no close. Our own PING finds it; when it thaws everything goes on."""
+    monkeypatch.setattr(subscriber_module, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(subscriber_module, "SILENCE", 0.3)
+    with EmbeddedServer() as server:
+        async with Redis.from_url(server.url) as client:
+            subscriber = Subscriber(client.connection_pool)
+            ear = Ear()
+            await subscriber.subscribe("c", ear, deadline=5)
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(10):
+                    while subscriber.connected:
+                        await asyncio.sleep(0.01)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            await ear.until(lambda e: e.misses)
+            await client.publish("c", "x")
+            await ear.until(lambda e: e.got)
+            assert subscriber.statistics().reconnects >= 1
+            await subscriber.aclose()
+
+
+async def test_a_silent_channel_is_no_dead_connection(real, monkeypatch):
+    """PINGs are answered, so nothing is missed however long nobody publishes."""
+    monkeypatch.setattr(subscriber_module, "PING_INTERVAL", 0.005)
+    monkeypatch.setattr(subscriber_module, "SILENCE", 2.0)
+    pings = 0
+    sent = real._send
+
+    async def counting(connection, *command):
+        nonlocal pings
+        pings += command[0] == "PING"
+        await sent(connection, *command)
+
+    monkeypatch.setattr(real, "_send", counting)
+    ear = Ear()
+    await real.subscribe("c", ear, deadline=5)
+    async with asyncio.timeout(10):
+        while pings < 20:
+            await asyncio.sleep(0.005)
+    assert (ear.misses, real.statistics().reconnects) == (0, 0)
+
+
+async def test_hundreds_of_subscriptions_survive_kills(real, real_redis):
+    """200 on and off from 20 tasks while connections are killed: none fails, none is left."""
+    rng = random.Random(3)
+    done = asyncio.Event()
+
+    async def killer():
+        while not done.is_set():
+            await real_redis.client_kill_filter(_type="pubsub")
+            for _ in range(rng.randrange(40)):
+                await asyncio.sleep(0)
+            await real_redis.ping()
+
+    async def worker(number):
+        for n in range(10):
+            channel, ear = f"w{number}.{n}", Ear()
+            await real.subscribe(channel, ear, deadline=20)
+            if n % 3 == 0:
+                await real_redis.publish(channel, "x")
+                await ear.until(lambda e: e.got or e.misses)
+            real.unsubscribe(channel)
+
+    killing = asyncio.create_task(killer())
+    results = await asyncio.gather(*(worker(n) for n in range(20)), return_exceptions=True)
+    done.set()
+    await killing
+    assert [one for one in results if one is not None] == []
+    await unsubscribed(real_redis, real, "w0.0")
+    left = [name for name in await real_redis.pubsub_channels() if name != CONTROL_CHANNEL.encode()]
+    await real.subscribe("last", Ear(), deadline=5)
+    assert [name for name in left if name.startswith(b"w")] == []
+
+
+async def test_closing_leaves_no_connection_and_no_task(real_redis):
+    """The server sees the connection go."""
+    before = asyncio.all_tasks()
+    subscriber = Subscriber(real_redis.connection_pool)
+    await subscriber.subscribe("c", Ear(), deadline=5)
+    assert len(await real_redis.client_list(_type="pubsub")) == 1
+    await subscriber.aclose()
+    await subscriber.aclose()
+    assert asyncio.all_tasks() == before
+    async with asyncio.timeout(10):
+        while await real_redis.client_list(_type="pubsub"):
+            await asyncio.sleep(0)
+    assert not subscriber.connected
+
+
+# --- a connection of our own making, for what a real one does too rarely
+
+
+class SlowConnection:
+    """A connection whose sends wait until they are let through, as a full socket buffer makes them."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, ...]] = []
+        self.sending = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.replies: asyncio.Queue[list[bytes]] = asyncio.Queue()
+
+    async def connect(self):
+        return
+
+    async def disconnect(self, *, nowait=False):
+        return
+
+    async def send_command(self, *command, check_health=True):
+        self.sending.set()
+        await self.gate.wait()
+        self.sent.append(command)
+        if command[0] in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            for channel in command[1:]:
+                await self.replies.put([command[0].lower().encode(), channel.encode(), b"1"])
+
+    async def read_response(self, *, disconnect_on_error=True):
+        return await self.replies.get()
+
+
+@pytest.fixture
+async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Subscriber, SlowConnection]]:
+    connection = SlowConnection()
+    subscriber = Subscriber(Redis().connection_pool)
+    monkeypatch.setattr(subscriber, "_connection", lambda: connection)
+    yield subscriber, connection
+    await subscriber.aclose()
+
+
+async def test_who_subscribes_while_a_new_connection_subscribes_is_not_forgotten(slow):
+    """The SUBSCRIBE of a reconnect is under way, and blocked, when somebody else comes."""
+    subscriber, connection = slow
+    subscriber.start()
+    await connection.sending.wait()
+    waiting = asyncio.create_task(subscriber.subscribe("late", Ear(), deadline=0.5))
+    await asyncio.sleep(0)
+    connection.gate.set()
+    await asyncio.wait([waiting])
+    assert waiting.exception() is None
+    assert any("late" in command for command in connection.sent)
+
+
+async def test_who_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow):
+    """Otherwise the channel would stay subscribed for ever."""
+    subscriber, connection = slow
+    subscriber.start()
+    waiting = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
+    await connection.sending.wait()
+    subscriber.unsubscribe("c")
+    waiting.cancel()
+    connection.gate.set()
+    await asyncio.wait([waiting])
+    await subscriber.subscribe("fence", Ear(), deadline=5)
+    wanted = set()
+    for verb, *channels in connection.sent:
+        (wanted.update if verb == "SUBSCRIBE" else wanted.difference_update)(channels)
+    assert wanted == {CONTROL_CHANNEL, "fence"}
+
+
+async def test_a_late_confirmation_of_an_earlier_subscription_is_told(slow):
+    """On, off, on, before the first confirmation is read: the sink is told that there may have been a hole."""
+    subscriber, connection = slow
+    connection.gate.set()
+    await subscriber.subscribe("first", Ear(), deadline=5)
+    connection.gate.clear()  # nothing reaches Redis for a while
+    first = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    ear = Ear()
+    second = asyncio.create_task(subscriber.subscribe("c", ear, deadline=5))
+    await asyncio.sleep(0)
+    connection.gate.set()
+    await second
+    await subscriber.subscribe("fence", Ear(), deadline=5)
+    assert [verb for verb, *channels in connection.sent if channels == ["c"]] == [
+        "SUBSCRIBE",
+        "UNSUBSCRIBE",
+        "SUBSCRIBE",
+    ]
+    assert ear.misses == 1
+
+
+async def test_an_unexpected_error_does_not_end_the_supervisor(slow, monkeypatch):
+    """A sink that raises costs a connection at the most, never all that come after."""
+    subscriber, connection = slow
+    connection.gate.set()
+
+    class Broken(Ear):
+        def receive(self, data):
+            raise ZeroDivisionError
+
+    await subscriber.subscribe("c", Broken(), deadline=5)
+    await connection.replies.put([b"message", b"c", b"x"])
+    await connection.replies.put([b"message", b"c", b"x"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await subscriber.subscribe("after", Ear(), deadline=0.5)

@@ -1,0 +1,125 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from hub.broker.connect import for_publishing, for_publishing_sync, for_requests
+from hub.errors import InvalidSettings
+from hub.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("HUB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("HUB_REDIS_URL", "redis://r:1/2", "redis_url", "redis://r:1/2"),
+        ("HUB_HEARTBEAT", "2.5", "heartbeat", 2.5),
+        ("HUB_LINGER", "0", "linger", 0.0),
+        ("HUB_MAX_VIEWERS", "7", "max_viewers", 7),
+        ("HUB_TERMINAL_STATUSES", "done, failed ,,", "terminal_statuses", frozenset({"done", "failed"})),
+        (
+            "HUB_ALLOWED_ORIGINS",
+            "https://a,https://b",
+            "allowed_origins",
+            frozenset({"https://a", "https://b"}),
+        ),
+        ("HUB_PUBLIC_FIELDS", "", "public_fields", frozenset()),
+        ("HUB_AUTHORIZED_PARTIES", "x", "authorized_parties", frozenset({"x"})),
+        ("HUB_LOG_LEVEL", "debug", "log_level", "debug"),
+        ("hub_heartbeat", "3", "heartbeat", 3.0),
+    ],
+)
+def test_the_environment_sets(monkeypatch, name, text, field, value):
+    """`HUB_` and the field's name; sets are words with commas between."""
+    monkeypatch.setenv(name, text)
+    assert getattr(Settings(), field) == value
+
+
+def test_arguments_win_over_the_environment(monkeypatch):
+    """A test, or an embedding application, says what it wants."""
+    monkeypatch.setenv("HUB_HEARTBEAT", "3")
+    assert Settings(heartbeat=1).heartbeat == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HUB_HEARTBEAT", "soon"),
+        ("HUB_HEARTBEAT", "0"),
+        ("HUB_HEARTBEAT", "-1"),
+        ("HUB_HEARTBEAT", "nan"),
+        ("HUB_HEARTBEAT", "inf"),
+        ("HUB_SEND_TIMEOUT", "0"),
+        ("HUB_RETRY", "0"),
+        ("HUB_RETRY", "inf"),
+        ("HUB_DRAIN", "-1"),
+        ("HUB_DRAIN", "inf"),
+        ("HUB_LINGER", "-0.1"),
+        ("HUB_POSITION_CHECK", "0"),
+        ("HUB_MAX_VIEWERS", "0"),
+        ("HUB_MAX_VIEWERS", "1.5"),
+        ("HUB_WINDOW_EVENTS", "0"),
+        ("HUB_WINDOW_BYTES", "-5"),
+        ("HUB_MAX_EVENT_BYTES", "0"),
+        ("HUB_LOG_LEVEL", "loud"),
+        ("HUB_JWT_SECRET", "short"),
+        ("HUB_JWT_SECRET", ""),
+    ],
+)
+def test_a_bad_value_names_its_setting(monkeypatch, name, text):
+    """What is wrong and where, before the process starts."""
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert name.removeprefix("HUB_").lower() in str(caught.value)
+
+
+def test_a_secret_stays_out_of_messages(monkeypatch):
+    """Neither repr nor an error about it shows it."""
+    secret = "0123456789 this must not be printed"
+    assert secret not in repr(Settings(jwt_secret=secret))
+    monkeypatch.setenv("HUB_JWT_SECRET", "tooshort-secret")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert "tooshort-secret" not in str(caught.value)
+
+
+def test_an_unknown_setting_is_refused():
+    """A typing mistake does nothing silently."""
+    with pytest.raises(ValidationError, match="hartbeat"):
+        Settings(hartbeat=3)
+
+
+def test_settings_do_not_change():
+    """What was checked stays so."""
+    with pytest.raises(ValidationError):
+        Settings().heartbeat = 1
+
+
+def test_the_defaults_are_the_designs():
+    """The numbers of docs/design.md."""
+    default = Settings()
+    assert (default.heartbeat, default.retry, default.send_timeout, default.linger) == (15, 3, 10, 5)
+    assert (default.window_events, default.window_bytes, default.max_event_bytes) == (1000, 1 << 20, 1 << 20)
+    assert (default.max_viewers, default.max_viewers_per_user, default.drain) == (50_000, 50, 20)
+    assert default.terminal_statuses == {"ready", "failed"}
+    assert default.session_cookie == "__session"
+
+
+@pytest.mark.parametrize("url", ["", "http://x", "localhost", "redis:/x", "amqp://u:hidden@h"])
+@pytest.mark.parametrize("make", [for_requests, for_publishing, for_publishing_sync])
+def test_a_url_that_is_not_redis_is_refused_without_its_password(make, url):
+    """Said at the start, and credentials stay out of it."""
+    with pytest.raises(InvalidSettings) as caught:
+        make(url)
+    assert "hidden" not in str(caught.value)

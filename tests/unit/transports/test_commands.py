@@ -1,0 +1,113 @@
+"""What a WebSocket client may say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hub.cursor import Wish
+from hub.transports.commands import BURST, RATE, Budget, Command, Malformed, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ('{"op":"ping"}', Command("ping", None, None, Wish())),
+        ('{"op":"ping","ref":1}', Command("ping", 1, None, Wish())),
+        ('{"op":"ping","ref":"r","more":[]}', Command("ping", "r", None, Wish())),
+        ('{"op":"state","job":"a","ref":1.5}', Command("state", 1.5, "a", Wish())),
+        ('{"op":"unsubscribe","job":"a"}', Command("unsubscribe", None, "a", Wish())),
+        ('{"op":"subscribe","job":"a"}', Command("subscribe", None, "a", Wish())),
+        ('{"op":"subscribe","job":"a","after":"1-2"}', Command("subscribe", None, "a", Wish(cursor="1-2"))),
+        ('{"op":"subscribe","job":"a","after":""}', Command("subscribe", None, "a", Wish())),
+        ('{"op":"subscribe","job":"a","after":null}', Command("subscribe", None, "a", Wish())),
+        ('{"op":"subscribe","job":"a","from":"live"}', Command("subscribe", None, "a", Wish(origin="live"))),
+        ('{"op":"subscribe","job":"a","from":"-20"}', Command("subscribe", None, "a", Wish(origin=20))),
+        (
+            '{"op":"subscribe","job":"a","types":["x","y"]}',
+            Command("subscribe", None, "a", Wish(types=frozenset({"x", "y"}))),
+        ),
+        ('{"op":"subscribe","job":"a","types":[]}', Command("subscribe", None, "a", Wish())),
+    ],
+)
+def test_a_command_is_read(text, command):
+    """As docs/protocol.md has it; unknown fields are ignored."""
+    assert parse(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "ref"),
+    [
+        ("", "malformed", None),
+        ("ping", "malformed", None),
+        ("null", "malformed", None),
+        ("[]", "malformed", None),
+        ('"ping"', "malformed", None),
+        ("{", "malformed", None),
+        ("[" * 100_000, "malformed", None),
+        ('{"n":' + "1" * 5000 + "}", "malformed", None),
+        ("{}", "unknown_op", None),
+        ('{"op":null,"ref":1}', "unknown_op", 1),
+        ('{"op":"PING","ref":1}', "unknown_op", 1),
+        ('{"op":["ping"],"ref":1}', "unknown_op", 1),
+        ('{"op":{},"ref":"r"}', "unknown_op", "r"),
+        ('{"op":"ping","ref":[]}', "malformed", None),
+        ('{"op":"ping","ref":{}}', "malformed", None),
+        ('{"op":"ping","ref":"' + "x" * 129 + '"}', "malformed", None),
+        ('{"op":"state","job":5,"ref":1}', "not_found", 1),
+        ('{"op":"state","job":"a b","ref":1}', "not_found", 1),
+        ('{"op":"state","job":"","ref":1}', "not_found", 1),
+        ('{"op":"state","job":"../x","ref":1}', "not_found", 1),
+        ('{"op":"subscribe","job":"a","after":5,"ref":1}', "malformed", 1),
+        ('{"op":"subscribe","job":"a","from":-20,"ref":1}', "malformed", 1),
+        ('{"op":"subscribe","job":"a","types":"x","ref":1}', "malformed", 1),
+        ('{"op":"subscribe","job":"a","types":[1],"ref":1}', "malformed", 1),
+        ('{"op":"subscribe","job":"a","types":{"x":1},"ref":1}', "malformed", 1),
+    ],
+)
+def test_what_is_no_command_costs_one_error(text, code, ref):
+    """With the client's ref where it has one; the words say what was expected and repeat nothing of the client's."""
+    with pytest.raises(Malformed) as caught:
+        parse(text)
+    assert (caught.value.code, caught.value.ref) == (code, ref)
+    assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("ref", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_ref_that_is_no_json_is_never_sent_back(ref):
+    """The answer would break the client's own parser."""
+    try:
+        answer = parse(f'{{"op":"ping","ref":{ref}}}').ref
+    except Malformed as error:
+        answer = error.ref
+    json.dumps(answer, allow_nan=False)
+
+
+def test_an_unknown_job_and_an_impossible_one_are_told_alike():
+    """Nothing tells a stranger that a job exists."""
+    with pytest.raises(Malformed, match="^Job not found$"):
+        parse('{"op":"subscribe","job":"no such/id"}')
+
+
+def test_a_burst_is_allowed_and_no_more():
+    """Then it takes time."""
+    budget = Budget(100.0)
+    assert [budget.spend(100.0) for _ in range(BURST + 1)] == [True] * BURST + [False]
+
+
+def test_a_budget_fills_with_time_and_never_beyond_a_burst():
+    """RATE a second, BURST at the most."""
+    budget = Budget(0.0)
+    for _ in range(BURST):
+        budget.spend(0.0)
+    assert budget.spend(1 / RATE)
+    assert not budget.spend(1 / RATE)
+    later = 10_000.0
+    assert sum(budget.spend(later) for _ in range(BURST * 2)) == BURST
+
+
+def test_the_long_run_is_the_rate():
+    """Somebody who asks at exactly the rate is never refused."""
+    budget = Budget(0.0)
+    assert all(budget.spend(n / RATE) for n in range(5000))

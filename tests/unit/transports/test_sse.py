@@ -1,0 +1,141 @@
+"""The SSE encoder, read back with the strict parser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hub.event import Event, EventId
+from hub.log import Frame
+from hub.transports.sse import HEARTBEAT, RAW_SSE, encode, reconnect
+from hub.wire import Reason
+from tests.support.sse import Parser, parse
+from tests.unit.test_event import ODD_TEXTS
+
+ID = EventId(1_732_345_000_123, 7)
+
+
+def frame(body: str, event_id: EventId | None = ID) -> Frame:
+    return Frame(Event.from_body(event_id, body.encode()), event_id=event_id)
+
+
+def lines(text: str) -> str:
+    """What a data buffer can hold: the format knows line ends, but not which."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"type":"x"}',
+        "",
+        " ",
+        "  leading",
+        "a\nb",
+        "a\rb",
+        "a\r\nb",
+        "\n",
+        "\r",
+        "\r\n",
+        "\n\n",
+        "\r\r\n\n",
+        "a\n",
+        "\na",
+        "\0",
+        "id: 1-1\nevent: end\ndata: forged",
+        "data: x",
+        ": comment",
+        "\n\nevent: end\n\n",
+        "\ufeffbom",
+        "\u2028\u2029\x85\x0b\x0c",
+        "日本語 👩‍👩‍👧",
+        "x" * 100_000,
+        *ODD_TEXTS,
+    ],
+    ids=repr,
+)
+def test_every_body_survives_and_forges_nothing(body):
+    """One message, with our id and no name, whatever is in it; the next one is untouched."""
+    one, after = parse(encode(frame(body)) + encode(frame("{}", ID.next)))
+    assert (one.data, one.event, one.id) == (lines(body), "message", str(ID))
+    assert (after.data, after.event, after.id) == ("{}", "message", str(ID.next))
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_every_json_text_survives(text):
+    """parse(emit(x)) == x, pretty-printed or not."""
+    for indent in (None, 2):
+        body = json.dumps({"type": "x", "a": text, text: [text]}, ensure_ascii=False, indent=indent)
+        (one,) = parse(encode(frame(body)))
+        assert json.loads(one.data, strict=False) == {"type": "x", "a": text, text: [text]}
+
+
+def test_data_events_have_no_event_field():
+    """`EventSource.onmessage` gets them all (fixed)."""
+    assert encode(frame('{"type":"x"}')) == b'id: 1732345000123-7\ndata: {"type":"x"}\n\n'
+
+
+def test_an_event_without_an_id_moves_no_cursor():
+    """A foreign event in a job with a shared log."""
+    parser = Parser()
+    parser.feed(encode(frame("{}")))
+    (one,) = parser.feed(encode(frame('{"a":1}', None)))
+    assert one.data == '{"a":1}'
+    assert parser.last_event_id == str(ID)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "gap", "resync", "state", "reconnect", "end"])
+def test_control_frames_are_named_events_without_an_id(name):
+    """The cursor stays where it was."""
+    parser = Parser()
+    parser.feed(encode(frame("{}")))
+    (one,) = parser.feed(encode(Frame.control(name, {"a": "x\ny"})))
+    assert (one.event, one.json) == (name, {"a": "x\ny"})
+    assert parser.last_event_id == str(ID)
+
+
+def test_a_state_frame_carries_the_cursor_it_stands_for():
+    """Who got it resumes after it."""
+    state = Frame(Event(None, '{"status":"code"}', {}), event_id=ID, name="state")
+    (one,) = parse(encode(state))
+    assert (one.event, one.id, one.json) == ("state", str(ID), {"status": "code"})
+
+
+def test_the_heartbeat_is_as_fixed():
+    """`event: heartbeat`, `data: {}`, no id."""
+    assert encode(HEARTBEAT) == b"event: heartbeat\ndata: {}\n\n"
+
+
+def test_reconnect_comes_with_a_matching_retry():
+    """The browser's own timer and the frame say the same."""
+    parser = Parser()
+    (one,) = parser.feed(reconnect(1234, Reason.RESTART))
+    assert (one.event, one.json["after_ms"], parser.retry) == ("reconnect", 1234, 1234)
+    assert one.json["reason"] == Reason.RESTART.words
+
+
+def test_bytes_that_are_not_utf8_leave_as_utf8():
+    """The strict parser decodes strictly."""
+    event = Event.from_body(ID, b"\xff\xfe\x80")
+    (one,) = parse(encode(Frame(event, event_id=ID)))
+    assert one.data == "���"
+
+
+def test_a_stream_can_be_cut_anywhere():
+    """Byte by byte it is the same messages."""
+    stream = b"".join(encode(frame(body)) for body in ["a\r\nb", "日", "", '{"x":1}'])
+    parser = Parser()
+    cut = [message for index in range(len(stream)) for message in parser.feed(stream[index : index + 1])]
+    assert cut == parse(stream)
+
+
+def test_a_chunk_for_a_raw_socket_is_one_chunk():
+    """RFC 9112 section 7.1: size in hex, data, both with CRLF; nothing for nothing, as an empty chunk is the end."""
+    parts = [encode(frame("a")), encode(frame("é"))]
+    chunk = RAW_SSE.join(parts)
+    size, _, rest = chunk.partition(b"\r\n")
+    assert int(size, 16) == len(b"".join(parts))
+    assert rest == b"".join(parts) + b"\r\n"
+    assert RAW_SSE.join([]) == b""

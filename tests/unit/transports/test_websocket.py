@@ -1,0 +1,158 @@
+"""The WebSocket encoder: one flat JSON object per frame, our id first."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from hub.event import Event, EventId, JobId
+from hub.log import Frame
+from hub.transports.websocket import encode
+from tests.unit.test_event import ODD_TEXTS, random_json, strict
+
+ID = EventId(1_732_345_000_123, 7)
+JOB = JobId("a")
+
+
+def frame(body: bytes | str, event_id: EventId | None = ID) -> Frame:
+    data = body if isinstance(body, bytes) else body.encode()
+    return Frame(Event.from_body(event_id, data), event_id=event_id)
+
+
+def flat(pairs):
+    names = [name for name, _ in pairs]
+    assert len(names) == len(set(names)), f"a key twice: {names}"
+    return dict(pairs)
+
+
+def read(data: bytes) -> dict:
+    """Strictly: UTF-8, JSON without NaN, an object, no key of the outer object twice."""
+    strict(data.decode())
+    value = json.loads(data.decode(), object_pairs_hook=flat)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_the_id_is_first_and_the_body_is_the_producers():
+    """Byte for byte behind the id."""
+    body = '{"type":"x", "n":1.50, "text":"é\\u2028"}'
+    assert encode(frame(body)) == b'{"id":"1732345000123-7",' + body[1:].encode()
+
+
+def test_without_an_id_the_body_travels_as_it_is():
+    """A foreign event in a job with a shared log."""
+    assert encode(frame('{"type":"x"}', None)) == b'{"type":"x"}'
+
+
+@pytest.mark.parametrize("body", ["{}", " { } ", "\n{\n}\n", "\t{\r\n\t}"])
+@pytest.mark.parametrize("job", [None, JOB])
+def test_an_empty_object_gets_no_stray_comma(body, job):
+    """`{}` is an event, too."""
+    assert read(encode(frame(body), job)) == {"id": str(ID), **({"job_id": "a"} if job else {})}
+    assert read(encode(frame(body, None), job)) == ({"job_id": "a"} if job else {})
+
+
+@pytest.mark.parametrize("job", [None, JOB])
+def test_pretty_printed_json_stays_valid(job):
+    """Newlines between tokens are JSON."""
+    body = json.dumps({"type": "x", "a": [1, {"b": "c\nd"}]}, indent=2)
+    value = read(encode(frame("\r\n" + body + "\n"), job))
+    assert value["id"] == str(ID)
+    assert (value["type"], value["a"]) == ("x", [1, {"b": "c\nd"}])
+
+
+@pytest.mark.parametrize("own", ['"5-5"', "5", "null", '{"x":1}', '"id"'])
+@pytest.mark.parametrize("event_id", [ID, None])
+def test_a_producers_own_id_never_stands_for_ours(own, event_id):
+    """Last key wins in every client's parser, so it is taken out."""
+    value = read(encode(frame(f'{{"type":"x","id":{own},"a":1}}', event_id)))
+    assert value.get("id") == (str(ID) if event_id else None)
+    assert (value["type"], value["a"]) == ("x", 1)
+
+
+def test_our_message_on_the_channel_gives_each_key_once():
+    """From Redis to the socket: the id is taken off and put on once."""
+    event = Event.from_message(b'{"id":"17-3","type":"x","job_id":"a"}')
+    assert encode(Frame(event, event_id=event.id)) == b'{"id":"17-3","type":"x","job_id":"a"}'
+
+
+@pytest.mark.parametrize(
+    "body", ["", "hello", "[1]", "null", '"text"', '{"a":NaN}', "a\nb\0", "\ufeff{}", *ODD_TEXTS], ids=repr
+)
+def test_what_is_no_object_is_raw(body):
+    """`{"type":"raw","data":...}`, with the id where it has one."""
+    assert read(encode(frame(body))) == {"id": str(ID), "type": "raw", "data": body}
+    assert read(encode(frame(body, None), JOB)) == {"type": "raw", "data": body, "job_id": "a"}
+
+
+def test_bytes_that_are_not_utf8_leave_as_utf8():
+    """A text frame that is not UTF-8 would close the socket with 1007."""
+    assert read(encode(frame(b"\xff"))) == {"id": str(ID), "type": "raw", "data": "�"}
+    assert read(encode(frame(b'{"a":"\xff"}')))["a"] == "�"
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "gap", "resync", "state", "end"])
+def test_control_frames_have_their_name_as_type(name):
+    """And no id."""
+    assert read(encode(Frame.control(name, {"reason": "r"}))) == {"type": name, "reason": "r"}
+    assert read(encode(Frame.control(name, {}), JOB)) == {"type": name, "job_id": "a"}
+
+
+def test_a_state_frame_tells_its_position_in_the_body():
+    """Ids belong to events."""
+    state = Frame(Event(None, '{"job_id":"a","position":"1-2"}', {"job_id": "a"}), event_id=ID, name="state")
+    assert read(encode(state)) == {"type": "state", "job_id": "a", "position": "1-2"}
+    assert read(encode(state, JOB)) == {"type": "state", "job_id": "a", "position": "1-2"}
+
+
+@pytest.mark.parametrize("own", ['"b"', "5", "null", '["a"]'])
+def test_on_a_dashboard_job_id_is_the_job_it_came_from(own):
+    """Whatever the producer wrote."""
+    assert read(encode(frame(f'{{"type":"x","job_id":{own}}}'), JOB))["job_id"] == "a"
+
+
+def test_on_a_dashboard_the_right_job_id_is_not_repeated():
+    """The publisher's own is good."""
+    body = '{"type":"x","job_id":"a"}'
+    assert encode(frame(body), JOB) == b'{"id":"1732345000123-7",' + body[1:].encode()
+
+
+def test_a_job_id_that_comes_twice_is_the_jobs():
+    """Duplicate keys of a producer: what clients see is ours."""
+    data = encode(frame('{"job_id":"b","job_id":"a","type":"x"}'), JOB)
+    assert json.loads(data)["job_id"] == "a"
+
+
+@pytest.mark.parametrize("own", ["", ',"id":"mine"', ',"job_id":"b"'])
+def test_every_json_value_survives(own):
+    """parse(emit(x)) == x over seeded values, spliced or written anew."""
+    rng = random.Random(11)
+    for _ in range(200):
+        fields = {"type": "x", "v": random_json(rng)}
+        body = json.dumps(fields, ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, 1]))
+        value = read(encode(frame(body.rstrip().removesuffix("}") + own + "}"), JOB))
+        assert value == {"id": str(ID), **fields, "job_id": "a"}
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400 + ".0"])
+@pytest.mark.parametrize("own", ["", ',"id":"mine"', ',"job_id":"b"'])
+def test_a_number_beyond_a_float_is_still_json(number, own):
+    """JSON has no largest number; `Infinity` would break every browser's parser."""
+    data = encode(frame(f'{{"type":"x","n":{number}{own}}}'), JOB)
+    strict(data)
+
+
+def test_a_lone_surrogate_escape_is_still_text():
+    r"""`\ud800` is JSON; on the wire it stays an escape."""
+    for own in ("", ',"id":"mine"'):
+        data = encode(frame(f'{{"type":"x","a":"\\ud800"{own}}}'))
+        assert json.loads(data.decode())["a"] == "\ud800"
+
+
+def test_what_could_be_parsed_can_be_encoded():
+    """No depth of nesting lets an event in and then breaks the feed that carries it."""
+    for depth in range(880, 1000):
+        event = Event.from_body(ID, b'{"id":"mine","a":' + b"[" * depth + b"]" * depth + b"}")
+        encode(Frame(event, event_id=ID), JOB)
