@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NewType
 
@@ -103,9 +104,10 @@ class Event:
     def from_message(cls, data: bytes) -> Event:
         """Read a Pub/Sub message. Ours begin with the id, exactly as the publish script writes it."""
         numbered = _NUMBERED.match(data)
-        if numbered is None:
+        event_id = EventId.parse(numbered[1].decode()) if numbered is not None else None
+        if numbered is None or event_id is None:
             return cls.from_body(None, data)
-        return cls.from_body(EventId.parse(numbered[1].decode()), b"{" + data[numbered.end() :])
+        return cls.from_body(event_id, b"{" + data[numbered.end() :])
 
     @classmethod
     def from_body(cls, event_id: EventId | None, data: bytes) -> Event:
@@ -128,6 +130,26 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def without(body: str, names: AbstractSet[str]) -> str:
+    """The object in `body` without the members called `names`; the others as their producer wrote them."""
+    kept = []
+    position = _skip(body, body.index("{") + 1, "")
+    while body[position] != "}":
+        name, end = _DECODER.raw_decode(body, position)
+        _, end = _DECODER.raw_decode(body, _skip(body, end, ":"))
+        if name not in names:
+            kept.append(body[position:end])
+        position = _skip(body, end, ",")
+    return "{" + ",".join(kept) + "}"
+
+
+def _skip(body: str, position: int, mark: str) -> int:
+    """The position after white space and the one `mark` in it."""
+    while body[position] in " \t\r\n" or body[position] == mark:
+        position += 1
+    return position
 
 
 def dumps(fields: dict[str, Any]) -> str:

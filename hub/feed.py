@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hub.broker.redis import Broker, Job
+from hub.broker.redis import Broker, Entry, Job
 from hub.errors import BrokerUnavailable, HubError
 from hub.event import FINAL, Event
-from hub.intake import Intake
+from hub.intake import Intake, gap_frame
 from hub.log import Format, Frame, Log, LogStatistics
 from hub.settings import Settings
 from hub.state import State
@@ -120,9 +120,12 @@ class Feed:
             found = self._audiences[fmt, types] = Audience(self.log, fmt, types, self._loop.time())
         return found
 
-    def frame(self, event: Event) -> Frame:
-        """An event of this job from before the window."""
-        return Frame(event, event_id=event.id, terminal=event.status in self._settings.terminal_statuses)
+    def retained_frames(self, entry: Entry) -> list[Frame]:
+        """A retained event from before the window, for one viewer; a gap and the state when it is too large."""
+        if len(entry.body) > self._settings.max_event_bytes:
+            return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
+        event = Event.from_body(entry.id, entry.body)
+        return [Frame(event, event_id=entry.id, terminal=event.status in self._settings.terminal_statuses)]
 
     def dismiss(self, audience: Audience[Any]) -> None:
         """Forget `audience` if nobody sits in it."""

@@ -173,7 +173,10 @@ class Intake:
             return
         event = Event.from_message(data)
         self.heals += 1
+        self._inbox.appendleft(data)  # so that the look stops before it
         await self._look(Mark.LOOK)
+        if self._inbox and self._inbox[0] is data:
+            self._inbox.popleft()
         last = self._last
         if self.log.closed or (event.id is not None and event.id.epoch in self._past):
             return  # a straggler of a numbering that is over
@@ -187,11 +190,14 @@ class Intake:
 
     async def _refuse(self, data: bytes) -> None:
         """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
+        last = self._last
         numbered = Event.from_message(data[:64] + b"}").id if self.shared else None
-        if numbered is not None and numbered != self._last.next:
+        if numbered is not None and numbered.epoch != last.next.epoch:
+            numbered = None  # it only looks like one of ours
+        if numbered is not None and numbered != last.next:
             await self._look(Mark.LOOK)  # the log has it as well, and what came before it
             return
-        event_id = numbered or (None if self.shared else self._last.next)
+        event_id = numbered or (None if self.shared else last.next)
         await self._deliver(self._gap("oversize", event_id, event_id))
         self._inbox.appendleft(Mark.LOOK)
 
@@ -204,7 +210,18 @@ class Intake:
         if mark is Mark.LOST and unnumbered and not self.log.closed:
             # Where ids are ours the notice takes one, so that a cursor from before it is told as well.
             await self._deliver(self._gap("redis", None, None if self.shared else self._last.next))
-        await self._close_if_ended()
+        if self._waiting() is None:
+            await self._close_if_ended()
+
+    def _waiting(self) -> EventId | None:
+        """The first id that waits in the inbox. What follows it in the log also follows it there, among messages without
+        one, so the log is read up to it and no further."""
+        first = self._last.next
+        for data in self._inbox:
+            event_id = None if isinstance(data, Mark) else Event.from_message(data).id
+            if event_id is not None and event_id.epoch == first.epoch and event_id >= first:
+                return event_id
+        return None
 
     async def _look_at_page(self) -> bool:
         """Read and deliver a page of the log; whether there may be more."""
@@ -220,10 +237,14 @@ class Intake:
             await self._resync(job, *restart)
             return True
         self.state.job = job
-        await self._deliver_entries([entry for entry in snapshot.entries if entry.id > self._last])
-        if self.log.closed or len(snapshot.entries) >= PAGE:
-            return not self.log.closed
-        if job.position is not None and job.position > self._last:
+        waiting = self._waiting()
+        entries = [entry for entry in snapshot.entries if entry.id > self._last]
+        await self._deliver_entries([entry for entry in entries if waiting is None or entry.id < waiting])
+        if self.log.closed:
+            return False
+        if len(snapshot.entries) >= PAGE and (waiting is None or entries[-1].id < waiting):
+            return True
+        if waiting is None and job.position is not None and job.position > self._last:
             await self._deliver(self._gap("trimmed", self._last.next, job.position))
         return False
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from hub.broker.redis import Broker, Entry
 from hub.cursor import Beginning, Wish, beginning, live
-from hub.event import Event, EventId
+from hub.event import EventId
 from hub.feed import Feed
 from hub.intake import PAGE, gap_frame
 from hub.log import Format, Frame
@@ -108,7 +108,7 @@ class View:
                     break
                 if entry.id != after.next:
                     frames += self._gap(after.next, entry.id.previous)
-                frames.append(self.feed.frame(Event.from_body(entry.id, entry.body)))
+                frames += self.feed.retained_frames(entry)
                 after = entry.id
             if after < log.origin and (not entries or entries[-1].id > log.origin):
                 frames += self._gap(after.next, log.origin)  # trimmed away under our hands

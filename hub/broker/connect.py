@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
@@ -97,7 +97,12 @@ OUTAGE = (redis.RedisError, OSError, TimeoutError)
 
 
 def _checked(url: str) -> str:
-    if not url.startswith(_SCHEMES):
+    try:
+        parse_url(url)
+        good = url.startswith(_SCHEMES)
+    except ValueError:
+        good = False
+    if not good:
         raise InvalidSettings(
             f"expected a Redis URL ({', '.join(_SCHEMES)}...), got {url.rpartition('@')[2]!r}"
         )

@@ -58,6 +58,9 @@ class DashboardSockets:
     async def serve(self, websocket: WebSocket, user: UserId) -> None:
         """Serve a socket with no job yet; the client subscribes."""
         await websocket.accept()
+        if self.transport.hub.draining:
+            await websocket.close(Reason.OVERLOADED.close_code, Reason.OVERLOADED.words)
+            return
         session = _Session(self.transport, websocket, user)
         self._wires[session.wire] = (0, asyncio.get_running_loop().time())
         try:

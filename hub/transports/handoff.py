@@ -120,6 +120,16 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):  # else the handshake was refused
             cast(Any, self.scope)["extensions"][Handoff.NAME] = _WebSocketHandoff(self)
 
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's; but it says nothing, for ever, to a handshake that the `websockets` library cannot read."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_initiated = True
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.close()
+
     async def send(self, message: ASGISendEvent) -> None:
         """As uvicorn's; but it takes a refused handshake for an unfinished one, and would log an error for each."""
         await super().send(message)

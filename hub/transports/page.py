@@ -28,10 +28,11 @@ class Bell:
         """Nothing: the page reads the frames from the log."""
         return b""
 
-    def join(self, parts: list[bytes]) -> None:
+    def join(self, parts: list[bytes]) -> bytes:  # noqa: ARG002  # a Format's signature
         """Nothing."""
+        return b""
 
-    def write(self, payload: None) -> None:  # noqa: ARG002  # a Wire's signature
+    def write(self, payload: bytes) -> None:  # noqa: ARG002  # a Wire's signature
         """There is an event."""
         self._rung.set()
 

@@ -15,7 +15,7 @@ from websockets.frames import Close, Opcode
 from websockets.frames import Frame as WireFrame
 
 from hub.errors import BrokerUnavailable
-from hub.event import JobId
+from hub.event import JobId, without
 from hub.hub import Hub
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Message, Messages
@@ -42,14 +42,15 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
         head["job_id"] = job
     if fields is None:
         return text(head)
+    body = frame.body
     ours = head.keys() | {"id"}
     if fields.keys() & ours:
         # The producer's own `id` (or another job's `job_id`) would come after ours and win in every client's parser.
         try:
-            return text(head | {name: value for name, value in fields.items() if name not in ours})
-        except (ValueError, RecursionError):  # 1e999, or nested too deep to be written again
-            return text(head | {"type": "raw", "data": frame.body})
-    return splice(text(head), frame.body)
+            body = without(body, ours)
+        except RecursionError:  # nested so deep that it could just be read, once
+            return text(head | {"type": "raw", "data": body})
+    return splice(text(head), body)
 
 
 def text(fields: dict[str, Any]) -> bytes:

@@ -13,7 +13,10 @@ from redis.asyncio import Redis
 from hub.broker.embedded import EmbeddedServer
 from tests.support import producers
 from tests.support.live import Live, live_hub
+from tests.support.quiet import nothing_is_logged_as_an_error
 from tests.support.viewer import view
+
+__all__ = ["nothing_is_logged_as_an_error"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", "real"])

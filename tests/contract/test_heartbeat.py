@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from hub import create_app, get_redis
 from tests.support import producers
-from tests.support.live import USER, settings
+from tests.support.live import settings
 from tests.support.sse import Parser
 from tests.support.viewer import bearer
 
@@ -229,6 +229,31 @@ async def test_a_heartbeat_does_not_move_the_cursor(app):
         assert {one.id for one in beats} == {event.own_id}
 
 
+async def test_who_comes_back_within_linger_keeps_the_feed(app):
+    """The linger of the one who left does not end the stream of the one who came: an hour later it still lives."""
+    job = await new_job(app)
+    async with sse(app, job):
+        pass
+    await asyncio.sleep(3)
+    async with sse(app, job) as seen:
+        await asyncio.sleep(3600)
+        await producers.shout(app.state.client, job, {"type": "step", "n": 1})
+        await asyncio.sleep(0.1)
+        assert seen()[-1][1].json == {"type": "step", "n": 1}
+
+
+async def test_a_feed_ends_five_seconds_after_its_last_viewer(app):
+    """Not before, so that a reload costs nothing, and not much later."""
+    job = await new_job(app)
+    hub = app.state.push_hub.service(app.state.client).hub
+    async with sse(app, job):
+        assert len(hub.statistics().feeds) == 1
+    await asyncio.sleep(4.5)
+    assert len(hub.statistics().feeds) == 1
+    await asyncio.sleep(1)
+    assert not hub.statistics().feeds
+
+
 async def test_an_ended_stream_has_no_heartbeats(app):
     """After the end there is nothing, however long one listens."""
     job = await new_job(app)
@@ -236,4 +261,3 @@ async def test_an_ended_stream_has_no_heartbeats(app):
         await producers.shout(app.state.client, job, {"type": "x", "status": "ready"})
         await asyncio.sleep(120)
         assert [one.event for _, one in seen()] == ["message", "end"]
-    assert USER

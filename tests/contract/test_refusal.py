@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.support import producers
 from tests.support.live import SECRET, token
+from tests.support.quiet import errors
 from tests.support.viewer import bearer, with_headers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -201,3 +202,10 @@ async def test_a_refusal_leaves_nothing_behind(live):
             assert refused.status == 404
     assert theirs not in live.hub.statistics().feeds
     assert live.hub.statistics().viewers == 0
+
+
+async def test_a_refused_handshake_logs_no_error(live, caplog):
+    """Strangers must not be able to fill the log with errors."""
+    async with with_headers(live, SOCKET.format(job="nothing"), bearer()) as refused:
+        assert refused.status == 404
+    assert [record.getMessage() for record in errors(caplog)] == []

@@ -10,6 +10,7 @@ import pytest
 
 from hub.errors import JobEnded
 from tests.support import producers
+from tests.support.quiet import errors
 from tests.support.viewer import Sse, WebSocket, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +101,15 @@ async def test_the_terminal_event_is_followed_by_end_and_the_stream_is_closed(li
     assert terminal.fields["narration"] == "bye"
     assert (end.id, end.name, end.fields, end.control) == (None, "end", {"status": status}, True)
     assert viewer.closed == "ended"
+
+
+async def test_an_orderly_end_logs_no_error(live, watch, job, caplog):
+    """Not on the hub's side of the closing handshake either."""
+    async with watch(job) as viewer:
+        await live.publisher.ready(job)
+        await viewer.all()
+    await live.until(lambda: live.hub.statistics().viewers == 0)
+    assert [record.getMessage() for record in errors(caplog)] == []
 
 
 @pytest.mark.parametrize("status", ["ready", "failed"])

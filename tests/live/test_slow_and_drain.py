@@ -8,7 +8,6 @@ import struct
 
 import pytest
 
-from hub.transports.commands import MAX_BYTES
 from tests.support import producers
 from tests.support.live import token
 from tests.support.viewer import dashboard, view
@@ -215,4 +214,3 @@ async def test_who_was_drained_resumes_elsewhere_without_a_hole(start_hub, trans
             seen += await moved.all()
     assert producers.numbers(seen) == [0, 1, 2, 3, 4, 5]
     assert producers.contiguous(seen)
-    assert MAX_BYTES == 64 << 10
