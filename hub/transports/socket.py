@@ -130,6 +130,10 @@ class SocketWire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It is below the low-water mark."""
+        # Not in this call: asyncio's selector transport loses the connection twice when it is closed from in here.
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
         if self.finished:
             return
         self._stalled.discard(self)
