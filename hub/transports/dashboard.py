@@ -180,8 +180,11 @@ class _Session:
             self._leave(job)
             self._say(error_text(_code(error), error.detail, ref, job_id=job))
             return
-        self.wire.seats.append(view.seat(self.wire, fmt))
-        self.wire.write([])  # wakes it, to catch up
+        while self.wire.paused and self.wire.reason is None:  # busy with other jobs' frames
+            await self.wire.flush()
+        seat = view.seat(self.wire, fmt)
+        self.wire.seats.append(seat)
+        seat.catch_up()  # at once: where the replay ended is the oldest place in the window
 
     def _say(self, data: bytes) -> None:
         self.wire.write([message(data)])
