@@ -129,8 +129,8 @@ class EventStream(Response):
         wire = AsgiWire(send, timeout=transport.settings.send_timeout, last_words=self._last_words)
         last = self._head()
         try:
-            await wire.send_now([{"type": "http.response.start", "status": 200, "headers": self.raw_headers}])
-            await wire.send_now([_body(last)])
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await wire.send_now([start, _body(last)])
             async for frames in view.replay():
                 last = b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types))
                 await wire.send_now([_body(last)])
