@@ -56,7 +56,7 @@ STAGES = [
         "scaffold",
         "Laying out the project",
         "Overview",
-        "A {title} with a page, an API and a place for its data.",
+        "The {title} gets a page, an API and a place for its data.",
     ),
     (
         "code",

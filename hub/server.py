@@ -11,11 +11,12 @@ import errno
 import gc
 import logging
 import re
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -96,7 +97,15 @@ class Server(uvicorn.Server):
 def serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once."""
     context: Context = app.state.push_hub
+    _allow_many_files()
     Server(config(app, settings), context, freeze=True).run(sockets)
+
+
+def _allow_many_files() -> None:
+    """A viewer is a file, and the usual soft limit is 1024: take what the hard limit gives."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says "unlimited" and then refuses it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:

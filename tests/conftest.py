@@ -44,7 +44,7 @@ def redis(request: pytest.FixtureRequest) -> Redis:
 
 @pytest.fixture
 async def live(redis: Redis) -> AsyncIterator[Live]:
-    """A hub on a real uvicorn, over the fake and over the real Redis."""
+    """A hub on a real uvicorn: the portable wire over the fake Redis, the handed-over socket over the real one."""
     async with live_hub(redis) as hub:
         yield hub
 

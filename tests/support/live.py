@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import fakeredis
 import jwt
 from fastapi import FastAPI
 from redis.asyncio import Redis
@@ -89,14 +90,26 @@ class Live:
 
 
 @asynccontextmanager
-async def live_hub(client: Redis, **values) -> AsyncIterator[Live]:
-    """Run a hub on `client`; afterwards nothing of it may be left."""
+async def live_hub(
+    client: Redis, *, wire: str | None = None, middleware: tuple | None = None, **values
+) -> AsyncIterator[Live]:
+    """Run a hub on `client`; afterwards nothing of it may be left.
+
+    `wire` is "fast" (handed over) or "portable"; by itself the fake Redis goes with the portable one, so that every suite
+    over both kinds of Redis is one over both wires.
+    """
+    wire = wire or ("portable" if isinstance(client, fakeredis.FakeAsyncRedis) else "fast")
     before = asyncio.all_tasks()
     chosen = settings(**values)
     app = create_app(chosen)
+    if middleware is not None:
+        app.add_middleware(middleware[0], **middleware[1])
     app.dependency_overrides[get_redis] = lambda: client
     sock = listen("127.0.0.1", 0)
-    server = Server(config(app, chosen), app.state.push_hub)
+    chosen_config = config(app, chosen)
+    if wire == "portable":  # uvicorn's own protocols, which cannot hand over
+        chosen_config.http, chosen_config.ws = "httptools", "websockets-sansio"
+    server = Server(chosen_config, app.state.push_hub)
     running = asyncio.create_task(server._serve([sock]))
     while not server.started:
         await asyncio.sleep(0.005)

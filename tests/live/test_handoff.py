@@ -1,0 +1,127 @@
+"""The hand-over on a real uvicorn: it happens, it is refused where it must be, and the bytes are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+
+from hub.transports.socket import SseWire, WebSocketWire
+from tests.support.live import frames, token
+from tests.support.sse import parse
+
+
+async def watch_over_sse(live, job: str) -> bytes:
+    """The whole body of a stream while two events come, with what differs from run to run taken out."""
+    async with live.sse(job) as viewer:
+        await live.until(lambda: live.hub.statistics().viewers == 1)
+        await live.publisher.stage_started(job, "code")
+        await live.publisher.ready(job)
+        await viewer.all()
+        return re.sub(rb"\d{13}|retry: \d+", b"#", viewer.raw)
+
+
+async def buffering(request, call_next):
+    return await call_next(request)
+
+
+class Rewriting:
+    """A middleware that changes bodies, in the endpoint's own task."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def rewrite(message):
+            if message["type"] == "http.response.body":
+                message = {**message, "body": bytes(message.get("body", b""))[:] + b""}
+                message["body"] = bytearray(message["body"])
+            await send(message)
+
+        await self.app(scope, receive, rewrite)
+
+
+async def test_the_task_ends_and_the_socket_is_ours(start_hub):
+    """On both transports: nothing of the request is left, and uvicorn still counts the connection."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        state = live.server.server_state
+        async with live.sse("a"), live.websocket("a"):
+            await live.until(lambda: live.hub.statistics().viewers == 2 and not state.tasks)
+            assert {type(one) for one in state.connections} == {SseWire, WebSocketWire}
+        await live.until(lambda: not state.connections)
+        assert live.hub.statistics().viewers == 0
+
+
+async def test_every_wire_gives_the_same_bytes(start_hub):
+    """Handed over, behind a middleware that buffers, that rewrites, that compresses other things, and on HTTP/1.0's side."""
+    bodies = {}
+    for name, middleware in {
+        "handed over": None,
+        "cors": (CORSMiddleware, {"allow_origins": ["*"]}),
+        "buffering": (BaseHTTPMiddleware, {"dispatch": buffering}),
+        "rewriting": (Rewriting, {}),
+        "gzip": (GZipMiddleware, {}),
+    }.items():
+        async with start_hub(middleware=middleware) as live:
+            await live.jobs.create_job(name.replace(" ", "-"), user_id="ada")
+            bodies[name] = (await watch_over_sse(live, name.replace(" ", "-"))).replace(
+                name.replace(" ", "-").encode(), b"JOB"
+            )
+    assert len(set(bodies.values())) == 1, bodies
+
+
+@pytest.mark.parametrize("middleware", [(BaseHTTPMiddleware, {"dispatch": buffering}), (Rewriting, {})])
+async def test_a_middleware_in_the_way_keeps_the_socket(start_hub, middleware):
+    """The portable wire serves, with a task."""
+    async with start_hub(middleware=middleware) as live:
+        await live.jobs.create_job("a", user_id="ada")
+        async with live.sse("a"):
+            await live.until(lambda: live.hub.statistics().viewers == 1)
+            await asyncio.sleep(0)
+            assert not any(isinstance(one, SseWire) for one in live.server.server_state.connections)
+            assert live.server.server_state.tasks
+
+
+async def test_http_1_0_is_served_by_the_portable_wire(start_hub):
+    """No chunks there: the body ends with the connection."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        await live.publisher.ready("a")
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        writer.write(f"GET /api/jobs/a/events/stream HTTP/1.0\r\nAuthorization: Bearer {token()}\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert [message.event for message in parse(body)] == ["message", "end"]
+
+
+async def test_a_second_request_behind_a_stream_ends_it(start_hub):
+    """There is no answer it could get."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        async with live.sse("a") as viewer:
+            await live.until(lambda: live.hub.statistics().viewers == 1)
+            viewer.writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await live.until(lambda: live.hub.statistics().viewers == 0)
+
+
+async def test_a_command_on_a_handed_over_socket_is_answered(start_hub):
+    """Ping and state, between events."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        async with live.websocket("a") as socket:
+            await live.until(lambda: not live.server.server_state.tasks)
+            await socket.send('{"op":"ping","ref":1}')
+            await socket.send('{"op":"state","ref":2}')
+            await socket.send("nonsense")
+            await live.until(lambda: live.hub.statistics().viewers == 1)
+            await live.publisher.ready("a")
+            seen = await frames(socket)
+    assert [one["type"] for one in seen] == ["pong", "state", "error", "build.stage.started", "end"]
+    assert (seen[0]["ref"], seen[1]["ref"]) == (1, 2)
