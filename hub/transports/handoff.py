@@ -42,7 +42,8 @@ class _HttpHandoff:
     def take(self, last: bytes | None) -> Taken | None:
         protocol, cycle = self._protocol, self._cycle
         plain = (
-            self._last is last  # else a middleware buffers (BaseHTTPMiddleware) or rewrites (compression)
+            asyncio.current_task() in protocol.tasks  # else a middleware stands between (BaseHTTPMiddleware)
+            and self._last is last  # else one has rewritten the body (compression)
             and cycle.response_started
             and not cycle.response_complete
             and not cycle.disconnected

@@ -167,7 +167,9 @@ async def test_any_cutting_gives_the_same_messages(client, seed):
         pytest.param(b"\x88\x81\0\0\0\0x", 1002, id="close with one byte"),
         pytest.param(b"\x88\x82\0\0\0\0" + struct.pack("!H", 999), 1002, id="close code 999"),
         pytest.param(b"\x88\x82\0\0\0\0" + struct.pack("!H", 1005), 1002, id="close code 1005"),
-        pytest.param(b"\x88\x84\0\0\0\0" + struct.pack("!H", 1000) + b"\xff\xff", 1007, id="close reason not UTF-8"),
+        pytest.param(
+            b"\x88\x84\0\0\0\0" + struct.pack("!H", 1000) + b"\xff\xff", 1007, id="close reason not UTF-8"
+        ),
         pytest.param(b"\x81\x82\0\0\0\0\xff\xff", 1007, id="text not UTF-8"),
         pytest.param(b"\x81\xff" + (MAX_BYTES + 1).to_bytes(8, "big") + b"\0" * 4, 1009, id="over the limit"),
         pytest.param(b"\x81\xff" + (2**63 - 1).to_bytes(8, "big") + b"\0" * 4, 1009, id="2^63 - 1"),
@@ -230,7 +232,9 @@ async def test_two_pings_without_a_sign_of_life_are_the_end(client):
 
 async def test_a_flood_of_commands_is_closed(client):
     """With 1008, and the rest of the flood is not executed."""
-    client.wire.data_received(b"".join(Frame(Opcode.TEXT, b"x").serialize(mask=True) for _ in range(BURST + 50)))
+    client.wire.data_received(
+        b"".join(Frame(Opcode.TEXT, b"x").serialize(mask=True) for _ in range(BURST + 50))
+    )
     assert client.close_code == 1008
     assert len(client.said) <= BURST + 1
 
