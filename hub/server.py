@@ -10,6 +10,7 @@ import asyncio
 import errno
 import gc
 import logging
+import os
 import re
 import resource
 import signal
@@ -46,8 +47,11 @@ _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNOR
 class Server(uvicorn.Server):
     """uvicorn, with the drain before its own shutdown, and an end that is ours: exit code 0, and callers can clean up."""
 
-    def __init__(self, config: uvicorn.Config, context: Context, *, freeze: bool = False) -> None:
+    def __init__(
+        self, config: uvicorn.Config, context: Context, *, freeze: bool = False, parent: int | None = None
+    ) -> None:
         super().__init__(config)
+        self._parent = parent
         self._context = context
         self._freeze = freeze  # a process of its own, so what is made at the start stays
 
@@ -80,6 +84,10 @@ class Server(uvicorn.Server):
         """uvicorn's tick, ten a second: once a second this process says how it is."""
         if counter % 10 == 0:
             self._context.report()
+            if self._parent is not None and os.getppid() != self._parent:
+                self.should_exit = (
+                    True  # who would end and replace us is gone; whoever starts the hub anew needs the port
+                )
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -94,11 +102,16 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once."""
+def serve(
+    app: FastAPI, settings: Settings, sockets: list[socket.socket], *, parent: int | None = None
+) -> None:
+    """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once.
+
+    `parent`: the process id that supervises this one; it ends when that one is gone.
+    """
     context: Context = app.state.push_hub
     _allow_many_files()
-    Server(config(app, settings), context, freeze=True).run(sockets)
+    Server(config(app, settings), context, freeze=True, parent=parent).run(sockets)
 
 
 def _allow_many_files() -> None:
@@ -111,12 +124,13 @@ def _allow_many_files() -> None:
 def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve with a process per socket, each with an application of its own, made by `create`."""
     board = Board(len(sockets))
+    parent = os.getpid()
 
     def work(number: int, sock: socket.socket) -> None:
         board.begin(number)
         app = create()
         app.state.push_hub.place = board, number
-        serve(app, settings, [sock])
+        serve(app, settings, [sock], parent=parent)
 
     Workers(sockets, work).run()
 
