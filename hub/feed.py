@@ -19,8 +19,9 @@ from typing import Any
 from hub.broker.redis import Broker, Entry, Job
 from hub.errors import BrokerUnavailable, HubError
 from hub.event import FINAL, Event
-from hub.intake import Intake, gap_frame
+from hub.intake import Intake
 from hub.log import Format, Frame, Log, LogStatistics
+from hub.notices import gap_frame
 from hub.settings import Settings
 from hub.state import State
 from hub.wire import Audience, Reason
@@ -73,7 +74,7 @@ class Feed:
     @property
     def retained(self) -> bool:
         """Whether the job's events are kept in a log that all processes share."""
-        return self.intake.shared
+        return self.intake.numbering.shared
 
     @property
     def audiences(self) -> list[Audience[Any]]:

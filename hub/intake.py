@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import json
 import random
 import time
 from collections import deque
@@ -18,6 +17,8 @@ from hub.broker.redis import Broker, Entry, Job, Snapshot
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.event import FINAL, Event, EventId, JobId
 from hub.log import Frame, Log
+from hub.notices import end_frame, final_event, gap_frame, resync_frame
+from hub.numbering import Numbering
 from hub.settings import Settings
 from hub.state import State
 from hub.wire import CHUNK
@@ -55,7 +56,7 @@ class Intake:
         self.id = job
         self.log = log
         self.state = state
-        self.shared = False  # ids come from the retained log; otherwise they are this feed's own
+        self.numbering = Numbering()
         self.heals = 0
         self.gaps = 0
         self.resyncs = 0
@@ -63,10 +64,6 @@ class Intake:
         self._settings = settings
         self._deliver_frames = deliver
         self._inbox: deque[bytes | Mark] = deque()
-        self._newest: Event | None = (
-            None  # the last numbered event, to notice when Redis lost and re-used its id
-        )
-        self._past: deque[int] = deque(maxlen=8)  # epochs that are over
         self._unnumbered = False  # messages without an id came, which no log can bring back
         self._wake = asyncio.Event()
 
@@ -104,9 +101,9 @@ class Intake:
             self.doubt()
         elif job.epoch is None:
             self.state.job = job
-            if self.shared:
+            if self.numbering.shared:
                 self.doubt()
-        elif not self.shared or (job.position or EventId(job.epoch, 0).previous) != self._last:
+        elif not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self._last:
             self.doubt()
         else:
             self.state.job = job
@@ -124,7 +121,7 @@ class Intake:
         if job is None:
             raise JobNotFound(f"expected a job, got {self.id!r}, which is gone")
         self.state.job = job
-        self.shared = job.epoch is not None
+        self.numbering.shared = job.epoch is not None
         # Without a retained log the ids are this feed's own: good in this process while the feed lives.
         first = EventId(job.epoch if job.epoch is not None else _now_ms(), 0)
         self.log.renumber(entries[0].id.previous if entries else first.previous)
@@ -151,12 +148,12 @@ class Intake:
                 break
             event = Event.from_message(data)
             if event.id is not None:
-                if event.id != last.next or not self.shared:
-                    if self.shared and event.id.epoch == last.next.epoch and event.id <= last:
+                if event.id != last.next or not self.numbering.shared:
+                    if self.numbering.shared and event.id.epoch == last.next.epoch and event.id <= last:
                         self._inbox.popleft()  # read from the log before
                         continue
                     break
-            elif not self.shared:
+            elif not self.numbering.shared:
                 event = Event(last.next, event.body, event.fields)
             self._inbox.popleft()
             size += len(data)
@@ -178,11 +175,11 @@ class Intake:
         if self._inbox and self._inbox[0] is data:
             self._inbox.popleft()
         last = self._last
-        if self.log.closed or (event.id is not None and event.id.epoch in self._past):
+        if self.log.closed or self.numbering.is_over(event.id):
             return  # a straggler of a numbering that is over
-        if event.id is None or not self.shared or event.id.epoch != last.next.epoch:
+        if event.id is None or not self.numbering.shared or event.id.epoch != last.next.epoch:
             # what only looks like one of ours: it gets a number of its own where it can have one
-            event_id = None if self.shared else last.next
+            event_id = None if self.numbering.shared else last.next
             await self._deliver([self._frame(Event.from_body(event_id, data))])
         elif event.id > last:
             hole = [] if event.id == last.next else self._gap("trimmed", last.next, event.id.previous)
@@ -191,25 +188,25 @@ class Intake:
     async def _refuse(self, data: bytes) -> None:
         """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
         last = self._last
-        numbered = Event.from_message(data[:64] + b"}").id if self.shared else None
+        numbered = Event.from_message(data[:64] + b"}").id if self.numbering.shared else None
         if numbered is not None and numbered.epoch != last.next.epoch:
             numbered = None  # it only looks like one of ours
         if numbered is not None and numbered != last.next:
             await self._look(Mark.LOOK)  # the log has it as well, and what came before it
             return
-        event_id = numbered or (None if self.shared else last.next)
+        event_id = numbered or (None if self.numbering.shared else last.next)
         await self._deliver(self._gap("oversize", event_id, event_id))
         self._inbox.appendleft(Mark.LOOK)
 
     async def _look(self, mark: Mark) -> None:
         """Read hash and log, and deliver what no message brought. Waits for a Redis that is away."""
-        was_shared = self.shared
+        was_shared = self.numbering.shared
         while await self._look_at_page():
             pass
-        unnumbered = not was_shared or not self.shared or self._unnumbered
+        unnumbered = not was_shared or not self.numbering.shared or self._unnumbered
         if mark is Mark.LOST and unnumbered and not self.log.closed:
             # Where ids are ours the notice takes one, so that a cursor from before it is told as well.
-            await self._deliver(self._gap("redis", None, None if self.shared else self._last.next))
+            await self._deliver(self._gap("redis", None, None if self.numbering.shared else self._last.next))
         if self._waiting() is None:
             await self._close_if_ended()
 
@@ -230,10 +227,10 @@ class Intake:
         if job is None or job.epoch is None:
             await self._look_without_log(job)
             return False
-        if not self.shared:
-            self.shared = True
+        if not self.numbering.shared:
+            self.numbering.shared = True
             self.log.renumber(EventId(job.epoch, 0).previous)
-        elif (restart := self._restart(job, snapshot.entries)) is not None:
+        elif (restart := self.numbering.restart(job, snapshot.entries, self._last)) is not None:
             await self._resync(job, *restart)
             return True
         self.state.job = job
@@ -248,43 +245,17 @@ class Intake:
             await self._deliver(self._gap("trimmed", self._last.next, job.position))
         return False
 
-    def _restart(self, job: Job, entries: list[Entry]) -> tuple[str, EventId] | None:
-        """Whether the numbering began anew: why, and after which id it goes on."""
-        assert job.epoch is not None, "a job with a log has an epoch"
-        last = self._last
-        if job.epoch != last.next.epoch:
-            return "restarted", EventId(job.epoch, 0).previous
-        if self._rewritten(entries):
-            return "rolled back", last.previous
-        if not entries and job.position is not None and job.position < last:
-            return "rolled back", job.position  # Redis lost its last writes
-        return None
-
-    def _rewritten(self, entries: list[Entry]) -> bool:
-        """Whether the newest event's id now belongs to another one: Redis lost its last writes, and others followed."""
-        newest = self._newest
-        if not entries or not self.shared or newest is None or newest.id != self._last:
-            return False
-        first = entries[0]
-        return first.id == newest.id and first.body.decode("utf-8", "replace") != newest.body
-
     async def _look_without_log(self, job: Job | None) -> None:
         """The job has no retained log: it never had one, or it was lost together with its numbers."""
-        if self.shared:
-            self.shared = False
+        if self.numbering.shared:
+            self.numbering.shared = False
             await self._resync(job, "lost", EventId(_now_ms(), 0).previous)
         self.state.job = job or self.state.job
 
     async def _read(self) -> Snapshot:
         while True:
             try:
-                after = FINAL
-                if self.shared:  # the newest again, to see that it still is what we delivered
-                    after = (
-                        self._newest.id.previous
-                        if self._newest and self._newest.id == self._last
-                        else self._last
-                    )
+                after = self.numbering.read_after(self._last)
                 return await self._broker.since(self.id, after, limit=PAGE)
             except BrokerUnavailable:
                 # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
@@ -318,9 +289,7 @@ class Intake:
     async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
         """The numbering began anew: say so, and give the state."""
         self.resyncs += 1
-        self._newest = None
-        if reason != "rolled back":
-            self._past.append(self._last.next.epoch)
+        self.numbering.begin_anew(reason, self._last)
         # The new log has whatever is worth having; what waits with a number has an old one.
         self._inbox = deque(
             data for data in self._inbox if isinstance(data, Mark) or Event.from_message(data).id is None
@@ -328,7 +297,7 @@ class Intake:
         self.log.forget()
         self.log.renumber(last)
         self.state.forget(job)
-        await self._deliver([Frame.control("resync", {"reason": reason}), self.state.frame(last)])
+        await self._deliver([resync_frame(reason), self.state.frame(last)])
 
     async def _close_if_ended(self) -> None:
         """The hash says the job has ended, and no event did: the final status stands for it."""
@@ -340,7 +309,7 @@ class Intake:
     async def _deliver(self, frames: list[Frame]) -> None:
         """Hand on. A terminal event takes the end along."""
         if frames[-1].terminal:
-            frames.append(Frame.control("end", {"status": self.state.status}))
+            frames.append(end_frame(self.state.status))
         await self._deliver_frames(frames)
 
     def _frame(self, event: Event) -> Frame:
@@ -349,7 +318,7 @@ class Intake:
         if event.id is None:
             self._unnumbered = True
         else:
-            self._newest = event
+            self.numbering.take(event)
         event_id = FINAL if terminal and event.id is None else event.id
         return Frame(event, event_id=event_id, terminal=terminal)
 
@@ -361,18 +330,6 @@ class Intake:
     @property
     def _last(self) -> EventId:
         return self.log.seen_at(self.log.end)
-
-
-def gap_frame(reason: str, first: EventId | None, last: EventId | None) -> Frame:
-    """`gap`: the first and last id of what is missing, where they are known."""
-    fields = {"from": str(first) if first else None, "to": str(last) if last else None, "reason": reason}
-    return Frame.control("gap", fields)
-
-
-def final_event(job: JobId, status: str) -> Event:
-    """The one event of a job that ended without leaving one; its spelling is fixed (docs/protocol.md)."""
-    fields = {"type": "build.stage.started", "status": status, "job_id": job}
-    return Event(FINAL, json.dumps(fields), fields)
 
 
 def _now_ms() -> int:

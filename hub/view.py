@@ -14,8 +14,9 @@ from hub.broker.redis import Broker, Entry
 from hub.cursor import Beginning, Wish, beginning, live
 from hub.event import EventId
 from hub.feed import Feed
-from hub.intake import PAGE, gap_frame
+from hub.intake import PAGE
 from hub.log import Format, Frame
+from hub.notices import gap_frame, resync_frame
 from hub.wire import Seat, Wire
 
 P = TypeVar("P")
@@ -84,7 +85,7 @@ class View:
         if self.wish == Wish(types=self.wish.types) and begin.after is None and log.origin >= first_of_all:
             self.preamble = self._gap(first_of_all, log.origin)  # from the start, which nobody has any more
         if begin.resync is not None:
-            reason = Frame.control("resync", {"reason": begin.resync})
+            reason = resync_frame(begin.resync)
             self.preamble = [reason, self._state(log.seen_at(begin.position))]
         self.begin = begin
 
