@@ -186,7 +186,7 @@ class Feed:
                     seat.wire.finish(seat, Reason.GAP)
         finally:
             if subscribed:
-                self._broker.unsubscribe(self.id)
+                self._broker.unsubscribe(self.id, self.intake)
 
     async def _deliver(self, frames: list[Frame]) -> None:
         start = self.log.end

@@ -62,7 +62,7 @@ class Broker(Protocol):
 
     async def subscribe(self, job: JobId, sink: Sink) -> None: ...
 
-    def unsubscribe(self, job: JobId) -> None: ...
+    def unsubscribe(self, job: JobId, sink: Sink) -> None: ...
 
 
 class RedisBroker:
@@ -94,9 +94,9 @@ class RedisBroker:
         """Send the job's messages to `sink` from now on; returns when Redis has confirmed it."""
         await self.subscriber.subscribe(self.keys.events(job), sink, deadline=self._deadline)
 
-    def unsubscribe(self, job: JobId) -> None:
-        """Stop that; does not wait."""
-        self.subscriber.unsubscribe(self.keys.events(job))
+    def unsubscribe(self, job: JobId, sink: Sink) -> None:
+        """Stop that, unless another sink has taken its place; does not wait."""
+        self.subscriber.unsubscribe(self.keys.events(job), sink)
 
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers."""

@@ -102,8 +102,7 @@ class Subscriber:
 
         Raises BrokerUnavailable after `deadline` seconds. Cancel-safe: on any exception nothing is subscribed.
         """
-        assert channel not in self._sinks, "one feed per job, so one sink per channel"
-        self.start()
+        self.start()  # a sink that is on its way out may still stand there; this one takes its place
         confirmed = asyncio.get_running_loop().create_future()
         self._sinks[channel] = sink
         self._waiting[channel] = confirmed
@@ -112,15 +111,16 @@ class Subscriber:
             async with asyncio.timeout(deadline):
                 await confirmed
         except BaseException as error:
-            self.unsubscribe(channel)
+            self.unsubscribe(channel, sink)
             if isinstance(error, TimeoutError):
                 raise BrokerUnavailable(f"expected a confirmation within {deadline} s, got none") from error
             raise
 
-    def unsubscribe(self, channel: str) -> None:
-        """Stop; does not wait. Unknown channels are none of our business."""
-        self._waiting.pop(channel, None)
-        if self._sinks.pop(channel, None) is not None:
+    def unsubscribe(self, channel: str, sink: Sink) -> None:
+        """Stop, if it is still `sink` that the channel goes to; does not wait."""
+        if self._sinks.get(channel) is sink:
+            del self._sinks[channel]
+            self._waiting.pop(channel, None)
             self._command("UNSUBSCRIBE", channel)
 
     def statistics(self) -> SubscriberStatistics:

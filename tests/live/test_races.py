@@ -174,7 +174,9 @@ async def test_joins_and_leaves_in_any_order_leave_nothing(start_hub, seed):
             await asyncio.gather(*(come_and_go() for _ in range(20)))
             await live.until(lambda: not live.hub.statistics().feeds)
         assert live.hub.statistics().viewers == 0
-        assert [await numsub(live, job) for job in jobs] == [0, 0, 0]
+        async with asyncio.timeout(10):  # the last command is on its way to Redis
+            while any([await numsub(live, job) for job in jobs]):
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

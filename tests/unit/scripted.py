@@ -185,7 +185,6 @@ class ScriptedBroker:
         return Snapshot(self.job(), list(entries))
 
     async def subscribe(self, job, sink):
-        law(self.sink is None, "one feed per job, so one sink per channel")
         self.sink = sink
         self.subscriptions += 1
         try:
@@ -197,10 +196,12 @@ class ScriptedBroker:
             self.subscribed = self.confirmed = True
             await self._gate()
         except BaseException:
-            self.unsubscribe(job)
+            self.unsubscribe(job, sink)
             raise
 
-    def unsubscribe(self, job):
+    def unsubscribe(self, job, sink):
+        if self.sink is not sink:
+            return
         self.sink = None
         self.subscribed = self.confirmed = False
         self.flight.clear()

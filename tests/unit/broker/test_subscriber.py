@@ -68,8 +68,9 @@ async def numsub(redis: Redis, *channels: str) -> dict[str, int]:
 
 async def unsubscribed(redis: Redis, subscriber: Subscriber, channel: str) -> None:
     """Return when the server has no subscriber of `channel`; a confirmed command stands behind it in the same queue."""
-    await subscriber.subscribe("fence", Ear(), deadline=5)
-    subscriber.unsubscribe("fence")
+    fence = Ear()
+    await subscriber.subscribe("fence", fence, deadline=5)
+    subscriber.unsubscribe("fence", fence)
     assert await numsub(redis, channel) == {channel: 0}
 
 
@@ -102,7 +103,7 @@ async def test_an_unsubscribed_channel_is_silent(subscriber, redis):
     """The server knows it, and the sink hears no more."""
     ear = Ear()
     await subscriber.subscribe("c", ear, deadline=5)
-    subscriber.unsubscribe("c")
+    subscriber.unsubscribe("c", ear)
     await unsubscribed(redis, subscriber, "c")
     assert await redis.publish("c", "x") == 0
     assert ear.got == []
@@ -110,19 +111,34 @@ async def test_an_unsubscribed_channel_is_silent(subscriber, redis):
 
 async def test_unsubscribing_what_is_unknown_is_nothing(subscriber):
     """Twice, or never subscribed."""
-    subscriber.unsubscribe("c")
-    await subscriber.subscribe("c", Ear(), deadline=5)
-    subscriber.unsubscribe("c")
-    subscriber.unsubscribe("c")
+    ear = Ear()
+    subscriber.unsubscribe("c", ear)
+    await subscriber.subscribe("c", ear, deadline=5)
+    subscriber.unsubscribe("c", ear)
+    subscriber.unsubscribe("c", ear)
+
+
+async def test_a_sink_that_leaves_late_takes_nothing_from_its_successor(subscriber, redis):
+    """A feed that ends while the next one of its job begins: the channel stays the new one's."""
+    old, new = Ear(), Ear()
+    await subscriber.subscribe("c", old, deadline=5)
+    await subscriber.subscribe("c", new, deadline=5)
+    subscriber.unsubscribe("c", old)
+    await subscriber.subscribe("fence", Ear(), deadline=5)
+    await redis.publish("c", "x")
+    await new.until(lambda e: e.got)
+    assert old.got == []
 
 
 async def test_a_channel_can_be_taken_again_at_once(subscriber, redis):
     """Off and on without a wait: the new sink hears, the old does not."""
     old, new = Ear(), Ear()
     await subscriber.subscribe("c", old, deadline=5)
+    taken = old
     for _ in range(20):
-        subscriber.unsubscribe("c")
-        await subscriber.subscribe("c", new, deadline=5)
+        subscriber.unsubscribe("c", taken)
+        taken = new
+        await subscriber.subscribe("c", taken, deadline=5)
     await redis.publish("c", "x")
     await new.until(lambda e: e.got)
     assert (old.got, new.got) == ([], [b"x"])
@@ -251,7 +267,7 @@ async def test_hundreds_of_subscriptions_survive_kills(real, real_redis):
             if n % 3 == 0:
                 await real_redis.publish(channel, "x")
                 await ear.until(lambda e: e.got or e.misses)
-            real.unsubscribe(channel)
+            real.unsubscribe(channel, ear)
 
     killing = asyncio.create_task(killer())
     results = await asyncio.gather(*(worker(n) for n in range(20)), return_exceptions=True)
@@ -335,9 +351,10 @@ async def test_who_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow
     """Otherwise the channel would stay subscribed for ever."""
     subscriber, connection = slow
     subscriber.start()
-    waiting = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
+    ear = Ear()
+    waiting = asyncio.create_task(subscriber.subscribe("c", ear, deadline=5))
     await connection.sending.wait()
-    subscriber.unsubscribe("c")
+    subscriber.unsubscribe("c", ear)
     waiting.cancel()
     connection.gate.set()
     await asyncio.wait([waiting])
