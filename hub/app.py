@@ -13,10 +13,12 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
 from hub.api.context import Context, get_context, get_redis
+from hub.api.direct import direct_routes
 from hub.api.routes import router as jobs_router
 from hub.broker.connect import AsyncRedis
 from hub.errors import HubError
@@ -30,7 +32,9 @@ DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket.
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """A FastAPI application that is the hub: the job endpoints, health, metrics, docs."""
-    app = FastAPI(title="push-hub", description=DESCRIPTION, version=version("push-hub"))
+    # No OpenTelemetry of FastAPI's own: a stream would be one span of hours, and /metrics has what there is to know.
+    telemetry = TelemetryConfig(tracing=False, metrics=False, logs=False)
+    app = FastAPI(title="push-hub", description=DESCRIPTION, version=version("push-hub"), telemetry=telemetry)
     mount(app, settings)
     app.include_router(_operations())
     return app
@@ -50,9 +54,9 @@ def mount(app: FastAPI, settings: Settings | None = None) -> Context:
         finally:
             await context.aclose()
 
-    router = APIRouter(lifespan=lifespan)
-    router.include_router(jobs_router)
-    app.include_router(router)
+    app.include_router(APIRouter(lifespan=lifespan))
+    app.router.routes[:0] = direct_routes()
+    app.include_router(jobs_router)
     return context
 
 

@@ -110,16 +110,24 @@ class Hub:
         view = View(feed, self.broker, wish, self, user)
         feed.hold()
         try:
-            async with asyncio.timeout(START_DEADLINE):
-                await feed.wait_started()
-                await view.open()
-        except BaseException as error:
+            if not feed.ready or not view.open_in_window():
+                await self._open(view)
+        except BaseException:
             view.close()
-            if isinstance(error, TimeoutError):
-                raise BrokerUnavailable(f"expected job {job} to be read within {START_DEADLINE} s") from error
             raise
         self._opened += 1
         return view
+
+    async def _open(self, view: View) -> None:
+        """For who has to wait for Redis."""
+        try:
+            async with asyncio.timeout(START_DEADLINE):
+                await view.feed.wait_started()
+                await view.open()
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"expected job {view.feed.id} to be read within {START_DEADLINE} s"
+            ) from error
 
     def leave(self, view: View) -> None:
         """A viewer is gone; called by the view itself."""

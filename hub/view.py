@@ -69,6 +69,15 @@ class View:
         self.feed.release()
         admission.leave(self)
 
+    def open_in_window(self) -> bool:
+        """Decide where this viewer begins, if that is in the window, as for nearly all; else `open` must."""
+        log = self.feed.log
+        begin = beginning(self.wish, log, retained=self.feed.retained)
+        if begin.after is not None:
+            return False
+        self._begin(begin)
+        return True
+
     async def open(self) -> None:
         """Decide where this viewer begins; reads the retained log if the window does not reach back that far.
 
@@ -81,8 +90,14 @@ class View:
             first = self._page[0].id if self._page else log.origin.next
             if first != begin.after.next and self.wish.cursor is not None:
                 begin = live(log, resync="trimmed")
+        self._begin(begin)
+
+    def _begin(self, begin: Beginning) -> None:
+        log = self.feed.log
+        wish = self.wish
         first_of_all = EventId(log.origin.next.epoch, 0)
-        if self.wish == Wish(types=self.wish.types) and begin.after is None and log.origin >= first_of_all:
+        from_start = wish.cursor is None and wish.origin == "start"
+        if from_start and begin.after is None and log.origin >= first_of_all:
             self.preamble = self._gap(first_of_all, log.origin)  # from the start, which nobody has any more
         if begin.resync is not None:
             reason = resync_frame(begin.resync)

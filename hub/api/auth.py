@@ -34,11 +34,11 @@ LEEWAY = 5.0
 REFRESH = 300.0
 """Seconds a fetched key set is taken as new."""
 
-VERIFIED = 10.0
-"""Seconds a verified token is taken at its word; a key that is withdrawn counts that much longer."""
+VERIFIED = 5.0
+"""Seconds a verified token is taken at its word, at most twice that; a key that is withdrawn counts that much longer."""
 
-MAX_VERIFIED = 10_000
-"""Verified tokens remembered: 2 MB."""
+MAX_VERIFIED = 5_000
+"""Verified tokens remembered, at most twice as many: 3 MB."""
 
 MIN_REFRESH = 30.0
 """Seconds between fetches at the least, whatever key ids strangers make up."""
@@ -58,11 +58,14 @@ class User:
 
 
 class Keys(Protocol):
-    """Where a token's key comes from. `find` never fetches on the loop; None for a key nobody published."""
+    """Where a token's key comes from. `find` never fetches on the loop; None for a key nobody published.
+
+    It gets the token, not its key id, so that where there is one key the header is parsed once. Raises PyJWTError.
+    """
 
     algorithm: str
 
-    async def find(self, key_id: str | None) -> Any | None: ...
+    async def find(self, token: str) -> Any | None: ...
 
 
 class FixedKey:
@@ -72,7 +75,7 @@ class FixedKey:
         self.algorithm = algorithm
         self._key = key
 
-    async def find(self, key_id: str | None) -> Any | None:  # noqa: ARG002  # one key serves all ids
+    async def find(self, token: str) -> Any | None:  # noqa: ARG002  # one key serves all tokens
         """The key."""
         return self._key
 
@@ -89,8 +92,9 @@ class JwksKeys:
         self._tried = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def find(self, key_id: str | None) -> Any | None:
-        """The key with this id. Waits for a fetch only while the key is not known."""
+    async def find(self, token: str) -> Any | None:
+        """The key that the token names. Waits for a fetch only while the key is not known."""
+        key_id = jwt.get_unverified_header(token).get("kid")
         now = time.monotonic()
         known = self._keys.get(key_id)
         if (known is None or now - self._fetched > REFRESH) and now - self._tried > MIN_REFRESH:
@@ -114,22 +118,34 @@ class JwksKeys:
 class _Verified:
     """Tokens that were verified a moment ago, by their hash: a page opens several streams, a deploy brings all back.
 
-    At `MAX_VERIFIED` it begins anew; a token is verified again then, nothing else.
+    Two generations: the younger becomes the older after `VERIFIED` seconds (or at `MAX_VERIFIED`), and what was the older
+    is dropped; so a token is taken at its word for at most twice as long, at one entry of a dictionary.
     """
 
     def __init__(self) -> None:
-        self._users: dict[bytes, tuple[User, float]] = {}  # and until when, monotonic
+        self._young: dict[bytes, User] = {}
+        self._old: dict[bytes, User] = {}
+        self._turned = time.monotonic()
 
     def get(self, token: str) -> User | None:
-        """The user of this token, if it was verified within `VERIFIED` seconds and has not expired since."""
-        user, until = self._users.get(_digest(token), (None, 0.0))
-        return user if time.monotonic() < until else None
+        """The user of this token, if it was verified lately."""
+        self._turn()
+        digest = _digest(token)
+        return self._young.get(digest) or self._old.get(digest)
 
     def put(self, token: str, user: User, *, expires: float) -> None:
-        """`expires`: the token's `exp`, seconds since 1970."""
-        if len(self._users) >= MAX_VERIFIED:
-            self._users.clear()
-        self._users[_digest(token)] = user, time.monotonic() + min(VERIFIED, expires - time.time())
+        """`expires`: the token's `exp`, seconds since 1970. One that expires too soon is not remembered."""
+        self._turn()
+        if expires - time.time() > 2 * VERIFIED:
+            self._young[_digest(token)] = user
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now - self._turned < VERIFIED and len(self._young) < MAX_VERIFIED:
+            return
+        self._old = self._young if now - self._turned < 2 * VERIFIED else {}
+        self._young = {}
+        self._turned = now
 
 
 def _digest(token: str) -> bytes:
@@ -177,11 +193,10 @@ class Authenticator:
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
         """The claims of a token whose signature and times are good; {} for a key nobody published."""
         settings = self._settings
-        header = jwt.get_unverified_header(token)
-        key = await keys.find(header.get("kid"))
-        if key is None or "crit" in header:
+        key = await keys.find(token)
+        if key is None:
             return {}
-        claims: dict[str, Any] = jwt.decode(
+        verified = jwt.decode_complete(
             token,
             key,
             algorithms=[keys.algorithm],
@@ -190,7 +205,8 @@ class Authenticator:
             audience=settings.jwt_audience,
             options={"require": ["sub", "exp"], "verify_aud": settings.jwt_audience is not None},
         )
-        return claims
+        claims: dict[str, Any] = verified["payload"]
+        return {} if "crit" in verified["header"] else claims
 
 
 def _keys(settings: Settings) -> Keys | None:

@@ -58,6 +58,11 @@ class Context:
         self._client: AsyncRedis | None = None
         self._services: dict[int, Service] = {}
 
+    @property
+    def services(self) -> list[Service]:
+        """The services begun so far."""
+        return list(self._services.values())
+
     def client(self) -> AsyncRedis:
         """The client of the configured URL; connects when first used."""
         if self._client is None:
@@ -68,7 +73,7 @@ class Context:
         """Put this process's totals where the others can read them."""
         if self.place is not None:
             board, row = self.place
-            for service in self._services.values():
+            for service in self.services:
                 board.write(row, service.hub.totals())
 
     def service(self, client: AsyncRedis) -> Service:
@@ -88,11 +93,11 @@ class Context:
 
     async def drain(self) -> None:
         """Refuse new viewers, move the present ones away."""
-        await asyncio.gather(*(service.drain() for service in self._services.values()))
+        await asyncio.gather(*(service.drain() for service in self.services))
 
     async def aclose(self) -> None:
         """End every service and the client."""
-        services = list(self._services.values())
+        services = self.services
         self._services.clear()
         for service in services:
             await service.aclose()

@@ -22,6 +22,9 @@ from hub.view import View
 
 router = APIRouter()
 
+STREAM_PATH = "/api/jobs/{job_id}/events/stream"
+WEBSOCKET_PATH = "/api/jobs/{job_id}/events/ws"
+
 Caller = Annotated[User, Depends(require_auth)]
 Here = Annotated[Service, Depends(get_service)]
 Cursor = Annotated[str | None, Query(description="the last event you have; everything after it follows")]
@@ -50,7 +53,7 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {
 
 
 @router.get(
-    "/api/jobs/{job_id}/events/stream",
+    STREAM_PATH,
     response_class=Response,
     responses={
         **NOT_FOUND,
@@ -92,7 +95,7 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Res
     return EventStream(service.sse, view, prologue=json.dumps(status))
 
 
-@router.websocket("/api/jobs/{job_id}/events/ws")
+@router.websocket(WEBSOCKET_PATH)
 async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service: Here) -> None:
     """Watch a job over a WebSocket: the same events, ids and guarantees."""
     try:

@@ -27,8 +27,8 @@ class _HttpHandoff:
     __slots__ = ("_cycle", "_last", "_protocol", "_send")
 
     def __init__(self, protocol: HandoffHttpProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
+        self._protocol: HandoffHttpProtocol | None = protocol
+        self._cycle: RequestResponseCycle | None = cycle
         self._send = cycle.send
         self._last: bytes | None = None
         cycle.send = self.send  # type: ignore[method-assign]
@@ -41,6 +41,8 @@ class _HttpHandoff:
 
     def take(self, last: bytes | None) -> Taken | None:
         protocol, cycle = self._protocol, self._cycle
+        assert protocol is not None, "a response is sent once"
+        assert cycle is not None, "a response is sent once"
         plain = (
             asyncio.current_task() in protocol.tasks  # else a middleware stands between (BaseHTTPMiddleware)
             and self._last is last  # else one has rewritten the body (compression)
@@ -62,9 +64,11 @@ class _HttpHandoff:
         protocol.connections.discard(protocol)
         protocol._unset_keepalive_if_required()  # noqa: SLF001  # ours: we subclass it
         protocol.flow.resume_reading()
-        # Parser, protocol and cycle hold each other; apart they are freed at once and not by the garbage collector.
+        # Parser, protocol, cycle, scope and this hold each other; apart they are freed at once and not by the garbage collector.
         protocol.parser = None  # type: ignore[assignment]
         protocol.cycle = None  # type: ignore[assignment]
+        self._protocol = self._cycle = None
+        self._send = _say_nothing
         del cycle.send
         return taken
 
@@ -79,6 +83,11 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         if self.cycle is not before:  # else an upgrade to WebSocket
             cast(Any, self.scope)["extensions"] = {Handoff.NAME: _HttpHandoff(self, self.cycle)}
 
+    def handle_websocket_upgrade(self) -> None:
+        """uvicorn gives the transport to another protocol here; this one and its parser hold each other, as above."""
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]
+
 
 class _WebSocketHandoff:
     """One WebSocket's way out."""
@@ -86,10 +95,11 @@ class _WebSocketHandoff:
     __slots__ = ("_protocol",)
 
     def __init__(self, protocol: HandoffWebSocketProtocol) -> None:
-        self._protocol = protocol
+        self._protocol: HandoffWebSocketProtocol | None = protocol
 
     def take(self, last: bytes | None) -> Taken | None:  # noqa: ARG002  # SSE needs it
         protocol = self._protocol
+        assert protocol is not None, "a socket is handed over once"
         plain = (
             protocol.handshake_complete
             and not protocol.close_sent
@@ -109,6 +119,8 @@ class _WebSocketHandoff:
         protocol.disconnected = True
         protocol.transport = _Gone()
         protocol.conn.parser.close()  # its generator holds it, as above
+        protocol.conn = None  # type: ignore[assignment]
+        self._protocol = None
         return taken
 
 
@@ -136,6 +148,10 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+
+
+async def _say_nothing(message: ASGISendEvent) -> None:
+    """What a middleware sends after the socket is gone: nothing."""
 
 
 class _Gone(asyncio.Transport):

@@ -29,6 +29,8 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
 
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
 # The three line ends of the format; any of them in a body would end its `data:` line.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -109,8 +111,11 @@ class EventStream(Response):
     """
 
     def __init__(self, transport: SseTransport, view: View, *, prologue: str | None = None) -> None:
-        super().__init__(status_code=200, headers=HEADERS)
-        del self.headers["content-length"]
+        # Not `super().__init__`: it would encode the same headers for each stream, and add a length that there is not.
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.raw_headers = list(_RAW_HEADERS)
         self._transport = transport
         self._view = view
         self._prologue = prologue

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import redis
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from hub.broker.embedded import EmbeddedServer
 from tests.support import producers
@@ -13,6 +16,11 @@ from tests.support.live import live_hub
 from tests.support.viewer import dashboard, view
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["sse", "websocket"])
+
+
+def returning_client(url: str) -> Redis:
+    """A client for a Redis that goes away and comes back: what it has open then is dead."""
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 1), retry_on_error=[redis.ConnectionError])
 
 
 async def kill_pubsub(live) -> int:
@@ -104,7 +112,7 @@ async def test_a_dashboard_gets_everything_across_a_killed_subscription(start_hu
 async def test_a_redis_that_comes_back_empty_is_answered_by_a_resync(transport):
     """Killed and restarted without its data: resync and state, never a silent hang; the job may begin again."""
     with EmbeddedServer() as server:
-        async with Redis.from_url(server.url) as client, live_hub(client) as live:
+        async with returning_client(server.url) as client, live_hub(client) as live:
             job = await producers.job(live, events=3)
             async with asyncio.timeout(30), view(live, transport, job) as viewer:
                 assert producers.numbers(await viewer.take(3)) == [0, 1, 2]
@@ -125,7 +133,7 @@ async def test_a_redis_that_comes_back_empty_is_answered_by_a_resync(transport):
 async def test_an_outage_keeps_streams_open_and_is_healed(transport):
     """While Redis is away viewers stay and new ones are sent away politely; on its return everything goes on."""
     with EmbeddedServer() as server:
-        async with Redis.from_url(server.url) as client, live_hub(client) as live:
+        async with returning_client(server.url) as client, live_hub(client) as live:
             job, other = await producers.job(live), await producers.job(live)
             async with asyncio.timeout(40), view(live, transport, job) as viewer:
                 server.kill()

@@ -50,7 +50,9 @@ class Live:
 
     @property
     def hub(self) -> Hub:
-        return self.context.service(self.client).hub
+        """The running hub, on the client that it uses itself."""
+        (service,) = self.context.services
+        return service.hub
 
     @property
     def url(self) -> str:
@@ -96,15 +98,18 @@ async def live_hub(
     """Run a hub on `client`; afterwards nothing of it may be left.
 
     `wire` is "fast" (handed over) or "portable"; by itself the fake Redis goes with the portable one, so that every suite
-    over both kinds of Redis is one over both wires.
+    over both kinds of Redis is one over both wires. It also goes with an overridden dependency, so with FastAPI's own routes,
+    and the real one with the short way past them.
     """
-    wire = wire or ("portable" if isinstance(client, fakeredis.FakeAsyncRedis) else "fast")
+    is_fake = isinstance(client, fakeredis.FakeAsyncRedis)
+    wire = wire or ("portable" if is_fake else "fast")
     before = asyncio.all_tasks()
-    chosen = settings(**values)
+    chosen = settings(**({} if is_fake else {"redis_url": _url(client)}) | values)
     app = create_app(chosen)
     if middleware is not None:
         app.add_middleware(middleware[0], **middleware[1])
-    app.dependency_overrides[get_redis] = lambda: client
+    if is_fake:
+        app.dependency_overrides[get_redis] = lambda: client
     sock = listen("127.0.0.1", 0)
     chosen_config = config(app, chosen)
     if wire == "portable":  # uvicorn's own protocols, which cannot hand over
@@ -125,6 +130,11 @@ async def live_hub(
     assert not left, f"tasks left behind: {left}"
     assert hub.statistics().viewers == 0
     assert not hub.statistics().feeds
+
+
+def _url(client: Redis) -> str:
+    place = client.connection_pool.connection_kwargs
+    return f"redis://{place['host']}:{place['port']}/{place.get('db', 0)}"
 
 
 async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:
