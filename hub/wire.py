@@ -21,8 +21,9 @@ P_contra = TypeVar("P_contra", contravariant=True)
 CHUNK = 64 * 1024
 """Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays bounded."""
 
-SLICE = 500
-"""Seats written before the loop gets a turn: 500 writes are about 3 ms, so 15,000 viewers never stall others."""
+SLICE = 150
+"""Seats written before the loop gets a turn: about 1.5 ms of writes. Who waits for a timer needs two or three turns, so with
+15,000 viewers on a job nobody else waits much longer than 5 ms (tests/bench/stall.py; with 500 it was 16)."""
 
 _LEFT = -1
 
@@ -49,14 +50,17 @@ class Reason(enum.Enum):
 class Wire(Protocol[P_contra]):
     """One connection. `write` takes one payload and never blocks; after it `paused` may be true.
 
-    While `paused`, nobody writes. When the wire can take more it calls `catch_up` on its seats. `finish` says that no
-    more comes from this seat; a wire with one seat then closes, with its final word.
+    While `paused`, nobody writes. When the wire can take more it calls `catch_up` on its seats. `beat` writes a heartbeat, and
+    may count that it wants an answer. `finish` says that no more comes from this seat; a wire with one seat then closes, with
+    its final word.
     """
 
     @property
     def paused(self) -> bool: ...
 
     def write(self, payload: P_contra, /) -> None: ...
+
+    def beat(self, payload: P_contra, /) -> None: ...
 
     def finish(self, seat: Seat[Any], reason: Reason, /) -> None: ...
 
@@ -93,7 +97,7 @@ class Seat(Generic[P]):
     def leave(self) -> None:
         """No more for this seat, also from a fan-out that is under way. May be called twice."""
         self.position = _LEFT
-        self.audience.seats.discard(self)
+        self.audience.seats.pop(self, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ class Audience(Generic[P]):
         self.log = log
         self.format = fmt
         self.types = types
-        self.seats: set[Seat[P]] = set()
+        # A dictionary for its order: who came first is written to first, each time, as memory lies; a set has no order.
+        self.seats: dict[Seat[P], None] = {}
         self.last_write = now  # loop time; the transport's heartbeat reads it
         self.deliveries = 0
         self.lagged = 0
@@ -122,7 +127,7 @@ class Audience(Generic[P]):
     def seat(self, wire: Wire[P], position: int) -> Seat[P]:
         """A new seat at `position`; the wire calls its `catch_up` when it is ready for bytes."""
         seat = Seat(self, wire, position)
-        self.seats.add(seat)
+        self.seats[seat] = None
         return seat
 
     def payload(self, frames: list[Frame]) -> P | None:
@@ -156,12 +161,14 @@ class Audience(Generic[P]):
             if count % SLICE == 0:
                 await asyncio.sleep(0)
 
-    def broadcast(self, payload: P, now: float) -> None:
-        """What belongs to no position (a heartbeat), to every seat that can take it."""
-        for seat in list(self.seats):
-            if not seat.wire.paused:
-                seat.wire.write(payload)
+    async def beat(self, payload: P, now: float) -> None:
+        """A heartbeat, which belongs to no position, to every seat that can take it."""
         self.last_write = now
+        for count, seat in enumerate(list(self.seats), 1):
+            if not seat.wire.paused:
+                seat.wire.beat(payload)
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
 
     def statistics(self) -> AudienceStatistics:
         """How many watch, and how many were given how much."""

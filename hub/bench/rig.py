@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,18 @@ class Rig:
 
 
 @contextmanager
-def private_hub(load: Load, transport: Transport, cores: Cores, *, bare: bool = False) -> Iterator[Rig]:
-    """A hub with a Redis of its own, alone on its core. `bare` producers know nothing but PUBLISH."""
+def private_hub(
+    load: Load,
+    transport: Transport,
+    cores: Cores,
+    *,
+    bare: bool = False,
+    program: Sequence[str] = ("-m", "hub"),
+) -> Iterator[Rig]:
+    """A hub with a Redis of its own, alone on its core. `bare` producers know nothing but PUBLISH.
+
+    `program`: what Python runs, with the arguments of `push-hub serve`.
+    """
     secret = secrets.token_hex(32)
     with on_core(cores.client):
         redis = EmbeddedServer()
@@ -62,8 +72,7 @@ def private_hub(load: Load, transport: Transport, cores: Cores, *, bare: bool = 
             hub = running(
                 [
                     sys.executable,
-                    "-m",
-                    "hub",
+                    *program,
                     "serve",
                     "--host",
                     "127.0.0.1",

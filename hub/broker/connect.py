@@ -44,6 +44,7 @@ def for_requests(url: str) -> AsyncRedis:
         max_connections=50,
         timeout=REQUEST_TIMEOUT,
         protocol=2,
+        driver_info=DRIVER,
     )
     return AsyncRedis.from_pool(pool)
 
@@ -68,6 +69,11 @@ def for_publishing_sync(url: str) -> SyncRedis:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
         protocol=2,
     )
+
+
+DRIVER = redis.DriverInfo()
+"""What a connection says it is (CLIENT SETINFO). Made once: redis-py reads its package's metadata for it from the disk, 0.4 to
+10 ms per connection and on the event loop."""
 
 
 class Script:

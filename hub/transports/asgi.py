@@ -58,6 +58,10 @@ class AsgiWire:
         self._pending += payload
         self._wake.set()
 
+    def beat(self, payload: Messages) -> None:
+        """The server below sends the Pings, and knows who does not answer."""
+        self.write(payload)
+
     def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat, so it ends the wire
         """End the connection when all that was written is sent. The first reason stands."""
         if self.reason is None:

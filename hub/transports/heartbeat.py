@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 log = logging.getLogger("hub.heartbeat")
 
@@ -12,7 +12,7 @@ log = logging.getLogger("hub.heartbeat")
 class Heartbeat:
     """Calls `beat(now)` about once a second from `start` until `aclose`; `now` is loop time in seconds."""
 
-    def __init__(self, name: str, beat: Callable[[float], None], *, heartbeat: float) -> None:
+    def __init__(self, name: str, beat: Callable[[float], Awaitable[None]], *, heartbeat: float) -> None:
         self._name = name
         self._beat = beat
         self._period = min(1.0, heartbeat / 5)
@@ -33,6 +33,6 @@ class Heartbeat:
         while True:
             await asyncio.sleep(self._period)
             try:
-                self._beat(loop.time())
+                await self._beat(loop.time())
             except Exception:
                 log.exception("a %s heartbeat failed", self._name)

@@ -36,6 +36,9 @@ class Bell:
         """There is an event."""
         self._rung.set()
 
+    def beat(self, payload: bytes) -> None:
+        """A long poll is over before a heartbeat would be due."""
+
     def finish(self, seat: Seat[Any], reason: Reason) -> None:  # noqa: ARG002  # a Wire's signature
         """The job ended, or the hub drains: the page is made of what there is."""
         self._rung.set()

@@ -7,9 +7,8 @@ seat waits in the log. What one idle viewer costs is listed in docs/decisions.md
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
@@ -47,16 +46,16 @@ class Stalled:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._since: dict[SocketWire, float] = {}
+        self._since: dict[SocketWire[Any], float] = {}
 
     def __len__(self) -> int:
         return len(self._since)
 
-    def add(self, wire: SocketWire) -> None:
+    def add(self, wire: SocketWire[Any]) -> None:
         """It has stalled, now."""
         self._since.setdefault(wire, asyncio.get_running_loop().time())
 
-    def discard(self, wire: SocketWire) -> None:
+    def discard(self, wire: SocketWire[Any]) -> None:
         """It has not, or is gone."""
         self._since.pop(wire, None)
 
@@ -67,29 +66,30 @@ class Stalled:
                 wire.transport.abort()
 
 
-class SocketWire(asyncio.Protocol):
-    """A `Wire` on a transport. `closing` gives the last bytes for a reason."""
+class Side(Protocol):
+    """What all sockets of one transport share, so that each holds one reference: who has stalled, and the last bytes."""
 
-    __slots__ = (
-        "_closing",
-        "_connections",
-        "_stalled",
-        "_view",
-        "finished",
-        "paused",
-        "seat",
-        "transport",
-        "write",
-    )
+    @property
+    def stalled(self) -> Stalled: ...
 
-    def __init__(
-        self,
-        taken: Taken,
-        view: View,
-        fmt: Format[bytes],
-        closing: Callable[[Reason], bytes],
-        stalled: Stalled,
-    ) -> None:
+    def closing(self, reason: Reason) -> bytes: ...
+
+
+class SpeakingSide(Side, Protocol):
+    """The same where clients speak: the answer to a message, as bytes for the socket."""
+
+    def answer(self, view: View, data: str) -> bytes: ...
+
+
+S = TypeVar("S", bound=Side)
+
+
+class SocketWire(asyncio.Protocol, Generic[S]):
+    """A `Wire` on a transport."""
+
+    __slots__ = ("_connections", "_side", "_view", "finished", "paused", "seat", "transport", "write")
+
+    def __init__(self, taken: Taken, view: View, fmt: Format[bytes], side: S) -> None:
         self.transport = taken.transport
         self.write = taken.transport.write
         self.paused = False
@@ -97,8 +97,7 @@ class SocketWire(asyncio.Protocol):
         self.seat: Seat[bytes] = view.seat(self, fmt)
         self._view = view
         self._connections = taken.connections
-        self._closing = closing
-        self._stalled = stalled
+        self._side = side
 
     def begin(self) -> None:
         """Take the transport over, and catch up."""
@@ -107,15 +106,19 @@ class SocketWire(asyncio.Protocol):
         self._view.settle()
         self.seat.catch_up()
 
+    def beat(self, payload: bytes) -> None:
+        """Nobody answers on an event stream; TCP_USER_TIMEOUT tells who is gone."""
+        self.write(payload)
+
     def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat
         """Write the last bytes and close. Who does not take them is cut off after the send timeout."""
         if self.finished:
             return
         blocked = self.paused
         self.finished = self.paused = True
-        self._stalled.add(self)
+        self._side.stalled.add(self)
         if not blocked:
-            self.write(self._closing(reason))
+            self.write(self._side.closing(reason))
             self.close(reason)
 
     def close(self, reason: Reason) -> None:  # noqa: ARG002  # a WebSocket's close is a conversation
@@ -125,7 +128,7 @@ class SocketWire(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport's buffer is over its high-water mark (64 KiB)."""
         self.paused = True
-        self._stalled.add(self)
+        self._side.stalled.add(self)
         self.transport.pause_reading()  # who does not read us is not read either
 
     def resume_writing(self) -> None:
@@ -136,7 +139,7 @@ class SocketWire(asyncio.Protocol):
     def _resume(self) -> None:
         if self.finished:
             return
-        self._stalled.discard(self)
+        self._side.stalled.discard(self)
         self.paused = False
         self.transport.resume_reading()
         self.seat.catch_up()
@@ -145,7 +148,7 @@ class SocketWire(asyncio.Protocol):
         """The socket is gone."""
         self.finished = self.paused = True
         self._connections.discard(self)
-        self._stalled.discard(self)
+        self._side.stalled.discard(self)
         self._view.close()
 
     def shutdown(self) -> None:
@@ -153,7 +156,7 @@ class SocketWire(asyncio.Protocol):
         self._view.drain_hub()
 
 
-class SseWire(SocketWire):
+class SseWire(SocketWire[Side]):
     """An event stream on its own socket."""
 
     __slots__ = ()
@@ -163,36 +166,29 @@ class SseWire(SocketWire):
         self.transport.close()
 
 
-class WebSocketWire(SocketWire):
+class WebSocketWire(SocketWire[SpeakingSide]):
     """A WebSocket on its own socket. Client bytes go through the `websockets` library's parser.
 
     The parser is made when a whole frame is there and dropped when no message is half read, so an idle viewer has none.
     """
 
-    __slots__ = ("_answer", "_budget", "_fragments", "_parser", "_rest", "_silent")
+    __slots__ = ("_budget", "_fragments", "_parser", "_rest", "_silent")
 
-    def __init__(
-        self,
-        taken: Taken,
-        view: View,
-        fmt: Format[bytes],
-        closing: Callable[[Reason], bytes],
-        answer: Callable[[View, str], bytes],
-        stalled: Stalled,
-    ) -> None:
-        super().__init__(taken, view, fmt, closing, stalled)
-        self._answer = answer
+    def __init__(self, taken: Taken, view: View, fmt: Format[bytes], side: SpeakingSide) -> None:
+        super().__init__(taken, view, fmt, side)
         self._parser: Parser | None = None
         self._fragments: list[bytes] | None = None
         self._rest = b""  # the beginning of a frame; bound: MAX_BYTES and a header
         self._silent = 0  # pings since the last sign of life
         self._budget: Budget | None = None
 
-    def pinged(self) -> None:
-        """A Ping is about to go out; too many without an answer and the peer is dead."""
+    def beat(self, payload: bytes) -> None:
+        """There is a Ping in it; too many without a sign of life and the peer is dead."""
         if self._silent >= MISSED_PONGS:
             self.transport.abort()
+            return
         self._silent += 1
+        self.write(payload)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: pongs mostly, sometimes a command."""
@@ -222,7 +218,7 @@ class WebSocketWire(SocketWire):
             self.write(output)
         if parser.close_rcvd is not None or parser.parser_exc is not None:
             self.finished = self.paused = True
-            self._stalled.add(self)
+            self._side.stalled.add(self)
             self.transport.close()
 
     def _take(self, frame: Frame) -> None:
@@ -244,7 +240,7 @@ class WebSocketWire(SocketWire):
         except UnicodeDecodeError:
             self.finish(None, Reason.NOT_TEXT)
             return
-        self.write(self._answer(self._view, text))
+        self.write(self._side.answer(self._view, text))
 
     def close(self, reason: Reason) -> None:
         """Wait for the client's Close; `Stalled` ends who never sends it (RFC 6455 section 7.1.1)."""

@@ -97,11 +97,11 @@ class SseTransport:
         """The same, and the end of a chunked body."""
         return _chunk(self.last_words(reason)) + b"0\r\n\r\n"
 
-    def _beat(self, now: float) -> None:
+    async def _beat(self, now: float) -> None:
         self.stalled.abort(now)
         for audience in self.hub.audiences(ASGI_SSE, RAW_SSE):
             if now - audience.last_write >= self.settings.heartbeat:
-                audience.broadcast(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
+                await audience.beat(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
 
 
 class EventStream(Response):
@@ -146,7 +146,7 @@ class EventStream(Response):
         else:
             handoff: Handoff | None = scope.get("extensions", {}).get(Handoff.NAME)
             if handoff is not None and (taken := handoff.take(last)) is not None:
-                SseWire(taken, view, RAW_SSE, transport.closing, transport.stalled).begin()
+                SseWire(taken, view, RAW_SSE, transport).begin()
                 return True
             wire.seats.append(view.seat(wire, ASGI_SSE))
         await wire.run(_until_disconnect(receive))

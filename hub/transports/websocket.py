@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.frames import Close, Opcode
@@ -153,7 +153,7 @@ class WebSocketTransport:
         else:
             handoff: Handoff | None = websocket.scope.get("extensions", {}).get(Handoff.NAME)
             if handoff is not None and (taken := handoff.take(None)) is not None:
-                WebSocketWire(taken, view, RAW_WEBSOCKET, self._closing, self._answer, self.stalled).begin()
+                WebSocketWire(taken, view, RAW_WEBSOCKET, self).begin()
                 return True
             wire.seats.append(view.seat(wire, ASGI_WEBSOCKET))
         await wire.run(self._listen(websocket, wire, view))
@@ -165,7 +165,7 @@ class WebSocketTransport:
 
         return await listen(websocket, wire, execute)
 
-    def _answer(self, view: View, data: str) -> bytes:
+    def answer(self, view: View, data: str) -> bytes:
         """The answer to one message, as bytes for a handed-over socket."""
         try:
             return wire_frame(execute_on_job(view, parse(data)))
@@ -177,7 +177,7 @@ class WebSocketTransport:
         close: Message = {"type": "websocket.close", "code": reason.close_code, "reason": reason.words}
         return [*(message(data) for data in self._advice(reason)), close]
 
-    def _closing(self, reason: Reason) -> bytes:
+    def closing(self, reason: Reason) -> bytes:
         """The same as bytes."""
         close = wire_frame(Close(reason.close_code, reason.words).serialize(), Opcode.CLOSE)
         return b"".join([*(wire_frame(data) for data in self._advice(reason)), close])
@@ -189,17 +189,11 @@ class WebSocketTransport:
         after = int(self.settings.retry * random.uniform(0.2, 1) * 1000)
         return [text({"type": "reconnect", "after_ms": after})]
 
-    def _beat(self, now: float) -> None:
+    async def _beat(self, now: float) -> None:
         self.stalled.abort(now)
         for audience in self.hub.audiences(ASGI_WEBSOCKET, RAW_WEBSOCKET):
-            if now - audience.last_write < self.settings.heartbeat:
-                continue
-            if audience.format is RAW_WEBSOCKET:
-                for seat in list(audience.seats):
-                    cast(WebSocketWire, seat.wire).pinged()
-                audience.broadcast(_RAW_BEAT, now)
-            else:
-                audience.broadcast(_ASGI_BEAT, now)
+            if now - audience.last_write >= self.settings.heartbeat:
+                await audience.beat(_RAW_BEAT if audience.format is RAW_WEBSOCKET else _ASGI_BEAT, now)
         if self.dashboards is not None:
             self.dashboards.beat(now, _ASGI_BEAT)
 

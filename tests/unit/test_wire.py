@@ -63,6 +63,8 @@ class FakeWire:
         self.got += [int(part) for part in payload]
         self.paused = self.rng.random() < self.often
 
+    beat = write
+
     def finish(self, seat: Seat, reason: Reason) -> None:
         log = seat.audience.log
         if reason is Reason.TOO_SLOW:
@@ -321,7 +323,7 @@ class SkipsWhatIsGone(Audience):
                 super().catch_up()
 
         seat = Jumping(self, wire, position)
-        self.seats.add(seat)
+        self.seats[seat] = None
         return seat
 
 
@@ -359,11 +361,11 @@ def seated(count: int = 1):
     return log, numbers, audience, wires
 
 
-def test_a_control_frame_without_a_position_goes_to_who_can_take_it():
+async def test_a_control_frame_without_a_position_goes_to_who_can_take_it():
     """A heartbeat: not to a paused wire, and no position moves."""
     _, _, audience, (ready, paused) = seated(2)
     paused.paused = True
-    audience.broadcast([b"7"], 3.0)
+    await audience.beat([b"7"], 3.0)
     assert (ready.got, paused.got) == ([7], [])
     assert (ready.seat.position, audience.last_write) == (0, 3.0)
 

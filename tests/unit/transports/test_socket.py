@@ -76,9 +76,7 @@ class Client:
         self.said: list[str] = []
         self.connections: set = set()
         self.stalled = Stalled(10)
-        self.wire = WebSocketWire(
-            Taken(self.transport, self.connections), self.view, None, self.closing, self.answer, self.stalled
-        )
+        self.wire = WebSocketWire(Taken(self.transport, self.connections), self.view, None, self)
         self.wire.begin()
 
     def closing(self, reason: Reason) -> bytes:
@@ -221,12 +219,12 @@ async def test_who_never_answers_a_close_is_cut_off(client):
 async def test_two_pings_without_a_sign_of_life_are_the_end(client):
     """And any byte is a sign of life."""
     for _ in range(2):
-        client.wire.pinged()
+        client.wire.beat(b"")
     client.send(Opcode.PONG, b"")
     for _ in range(2):
-        client.wire.pinged()
+        client.wire.beat(b"")
     assert not client.transport.aborted
-    client.wire.pinged()
+    client.wire.beat(b"")
     assert client.transport.aborted
 
 
