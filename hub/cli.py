@@ -63,6 +63,7 @@ def serve(
 ) -> None:
     """Run the hub. Settings come from HUB_* (see `push-hub settings`)."""
     from hub.app import create_app
+    from hub.broker.address import Address
     from hub.server import listen, serve_many
     from hub.server import serve as run
 
@@ -72,8 +73,8 @@ def serve(
             "expected a way to tell who a viewer is, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
             "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, published keys)"
         )
+    Address.parse(settings.redis_url)  # whether it answers is another matter: then the hub waits, not ready
     application = create_app(settings)  # also with several workers: what is wrong with it is said here, once
-    asyncio.run(_check_redis(settings.redis_url))
     sockets = [listen(host, port, shared=workers > 1)]
     address, actual = sockets[0].getsockname()[:2]
     err.print(f"push-hub: listening on http://{address}:{actual}", highlight=False)

@@ -132,6 +132,14 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def checked_job_id(text: str) -> JobId:
+    """`text` as a job id. Raises InvalidEvent: for producers, who are told what is wrong."""
+    known = job_id(text)
+    if known is None:
+        raise InvalidEvent(f"expected a job id of letters, digits and _.:@~-, got {text!r}")
+    return known
+
+
 def without(body: str, names: AbstractSet[str]) -> str:
     """The object in `body` without the members called `names`; the others as their producer wrote them."""
     kept = []

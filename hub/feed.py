@@ -11,7 +11,7 @@ are not. Only this task appends to the log and writes to audiences.
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +22,18 @@ from hub.event import FINAL, Event
 from hub.intake import Intake
 from hub.log import Format, Frame, Log, LogStatistics
 from hub.notices import gap_frame
+from hub.quiet import quiet_log
 from hub.settings import Settings
 from hub.state import State
 from hub.wire import Audience, Reason
 
-log = logging.getLogger("hub.feed")
+log = quiet_log("hub.feed")
 
 
 @dataclass(frozen=True, slots=True)
 class FeedStatistics:
-    """One watched job: viewers, window, messages waiting, and holes healed (`heals`) or announced (`gaps`)."""
+    """One watched job: viewers, window, messages waiting, and holes healed (`heals`) or announced (`gaps`), viewers
+    that fell out of the window (`lagged`)."""
 
     holds: int
     viewers: int
@@ -40,6 +42,7 @@ class FeedStatistics:
     heals: int
     gaps: int
     resyncs: int
+    lagged: int
 
 
 class Feed:
@@ -60,7 +63,7 @@ class Feed:
         self._started = asyncio.Event()
         self._failure: HubError | None = None
         self._holds = 0
-        self._gone_deliveries = 0  # of audiences that were dismissed
+        self._gone: Counter[str] = Counter()  # what audiences that were dismissed had counted
         self._task = asyncio.create_task(self._run(job), name=f"hub-feed-{job.id}")
 
     # --- who watches
@@ -94,7 +97,7 @@ class Feed:
     @property
     def deliveries(self) -> int:
         """Payloads given to viewers since the feed began."""
-        return self._gone_deliveries + sum(audience.deliveries for audience in self._audiences.values())
+        return self._gone["deliveries"] + sum(audience.deliveries for audience in self._audiences.values())
 
     def hold(self) -> None:
         """Somebody needs the feed."""
@@ -131,7 +134,7 @@ class Feed:
     def dismiss(self, audience: Audience[Any]) -> None:
         """Forget `audience` if nobody sits in it."""
         if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
-            self._gone_deliveries += audience.deliveries
+            self._gone.update(deliveries=audience.deliveries, lagged=audience.lagged)
             self._audiences.pop((audience.format, audience.types), None)
 
     async def aclose(self) -> None:
@@ -149,6 +152,7 @@ class Feed:
             heals=self.intake.heals,
             gaps=self.intake.gaps,
             resyncs=self.intake.resyncs,
+            lagged=self._gone["lagged"] + sum(audience.lagged for audience in self._audiences.values()),
         )
 
     # --- the task

@@ -1,4 +1,4 @@
-"""The hub of one process: which jobs are watched, by how many, and who may come in.
+"""The hub of one process: which jobs are watched, by whom, and how that begins and ends.
 
 Invariant: for every job that is watched there is one feed with one subscription, however many watch and on whatever
 transport. A feed ends `linger` seconds after its last viewer left; nothing is left of it then.
@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hub.admission import Admission
+from hub.age import StreamAge
+from hub.blocked import Blocked
 from hub.broker.redis import Job, RedisBroker
 from hub.broker.subscriber import SubscriberStatistics
+from hub.check import PositionCheck
 from hub.cursor import Wish
-from hub.errors import BrokerUnavailable, HubError, JobNotFound, Overloaded
+from hub.errors import BrokerUnavailable, JobNotFound
 from hub.event import JobId, UserId
 from hub.feed import Feed, FeedStatistics
 from hub.metrics import Totals
 from hub.settings import Settings
+from hub.stall import StallWatch
 from hub.view import View
-from hub.wire import Audience, Reason
+from hub.wire import Audience, Reason, Seat
 
 log = logging.getLogger("hub")
 
@@ -37,13 +41,14 @@ DRAIN_STEP = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
-    """`viewers` and watched jobs now; `opened`, `refused` since the start; the parts' own numbers below."""
+    """`viewers` and watched jobs now; `opened`, `refused`, `moved` since the start; the parts' own numbers below."""
 
     viewers: int
     feeds: dict[JobId, FeedStatistics]
     opened: int
     refused: int
     deliveries: int
+    moved: int
     draining: bool
     subscriber: SubscriberStatistics = field(repr=False)
 
@@ -55,16 +60,23 @@ class Hub:
         self.broker = broker
         self.settings = settings
         self.loop = asyncio.get_running_loop()
+        self.admission = Admission(settings)
         self.draining = False
+        self.blocked = Blocked(settings.send_timeout)
+        self._moved = 0
         self._feeds: dict[JobId, Feed] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
         self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
-        self._viewers = 0
-        self._by_user: Counter[tuple[str, JobId]] = Counter()
-        self._opened = self._refused = 0
         self._ended: Counter[str] = Counter()  # what feeds that are gone had counted
-        self._checks = asyncio.create_task(self._check_positions(), name="hub-position-check")
+        self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()))
+        self._age = StreamAge(settings, self._audiences)
+        self._stall = StallWatch()
+        self._rounds = [
+            asyncio.create_task(self._check.run(), name="hub-position-check"),
+            asyncio.create_task(self._age.run(), name="hub-stream-age"),
+            asyncio.create_task(self._stall.run(), name="hub-stall-watch"),
+        ]
 
     # --- coming in
 
@@ -105,7 +117,8 @@ class Hub:
         Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
         found = await self.authorised(user, job)
-        self._admit(user, job)
+        self.check_open()
+        self.admission.enter(user, job)
         feed = self._feed(found)
         view = View(feed, self.broker, wish, self, user)
         feed.hold()
@@ -115,7 +128,6 @@ class Hub:
         except BaseException:
             view.close()
             raise
-        self._opened += 1
         return view
 
     async def _open(self, view: View) -> None:
@@ -131,26 +143,16 @@ class Hub:
 
     def leave(self, view: View) -> None:
         """A viewer is gone; called by the view itself."""
-        self._viewers -= 1
-        place = (view.user, view.feed.id)
-        self._by_user[place] -= 1
-        if not self._by_user[place]:
-            del self._by_user[place]
+        self.admission.leave(view.user, view.feed.id)
 
-    def _admit(self, user: UserId, job: JobId) -> None:
+    def check_open(self) -> None:
+        """Raises Overloaded once the hub drains."""
         if self.draining:
-            self._refused += 1
-            raise Overloaded("expected a hub that stays, got one that is shutting down")
-        if self._viewers >= self.settings.max_viewers:
-            self._refused += 1
-            raise Overloaded(f"expected at most {self.settings.max_viewers} viewers")
-        if self._by_user[user, job] >= self.settings.max_viewers_per_user:
-            self._refused += 1
-            raise Overloaded(
-                f"expected at most {self.settings.max_viewers_per_user} viewers of a user on a job"
-            )
-        self._viewers += 1
-        self._by_user[user, job] += 1
+            raise self.admission.refuse("expected a hub that stays, got one that is shutting down")
+
+    def stream_end(self) -> float:
+        """When a stream that begins now is to end by its age, in loop time."""
+        return self._age.end()
 
     # --- feeds
 
@@ -161,10 +163,11 @@ class Hub:
 
     def audiences(self, *formats: object) -> Iterator[Audience[Any]]:
         """Every audience with one of these formats."""
+        return (audience for audience in self._audiences() if audience.format in formats)
+
+    def _audiences(self) -> Iterator[Audience[Any]]:
         for feed in list(self._feeds.values()):
-            for audience in feed.audiences:
-                if audience.format in formats:
-                    yield audience
+            yield from feed.audiences
 
     def _feed(self, job: Job) -> Feed:
         if (timer := self._lingering.pop(job.id, None)) is not None:
@@ -172,7 +175,7 @@ class Hub:
         feed = self._feeds.get(job.id)
         if feed is None or feed.failed:
             feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self._idle)
-            feed.due = self.loop.time() + self._until_check()
+            self._check.plan(feed, job)
         return feed
 
     def _idle(self, feed: Feed) -> None:
@@ -189,30 +192,16 @@ class Hub:
             return
         feed.closing = True
         gone = feed.statistics()
-        self._ended.update(deliveries=feed.deliveries, heals=gone.heals, gaps=gone.gaps, resyncs=gone.resyncs)
+        self._ended.update(
+            deliveries=feed.deliveries,
+            heals=gone.heals,
+            gaps=gone.gaps,
+            resyncs=gone.resyncs,
+            lagged=gone.lagged,
+        )
         task = asyncio.create_task(feed.aclose())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    def _until_check(self) -> float:
-        return self.settings.position_check * random.uniform(0.8, 1)
-
-    async def _check_positions(self) -> None:
-        """Find what Pub/Sub silently dropped: hold every watched job's hash against its feed, in one round trip."""
-        while True:
-            await asyncio.sleep(min(1.0, self.settings.position_check / 4))
-            now = self.loop.time()
-            due = [feed for feed in self._feeds.values() if feed.due <= now]
-            for feed in due:
-                feed.due = now + self._until_check()
-            if due:
-                try:
-                    jobs = await self.broker.jobs([feed.id for feed in due])
-                except HubError as error:
-                    log.warning("the position check of %d jobs failed: %s", len(due), error)
-                    continue
-                for feed, job in zip(due, jobs, strict=True):
-                    feed.intake.compare(job)
 
     # --- going away
 
@@ -225,45 +214,54 @@ class Hub:
             task.add_done_callback(self._closing.discard)
 
     async def drain(self) -> None:
-        """Refuse new viewers and move the present ones away, evenly over the drain window."""
+        """Refuse new viewers and move the present ones away, evenly over the drain window.
+
+        Jobs that have ended come first: their viewers need no other hub, and are told the end while there is time for it.
+        """
         self.draining = True
-        seats = [
-            seat for feed in self._feeds.values() for audience in feed.audiences for seat in audience.seats
-        ]
+        seats = [seat for audience in self._audiences() for seat in audience.seats]
         random.shuffle(seats)
-        end = time.monotonic() + self.settings.drain
+        seats.sort(key=lambda seat: not seat.audience.log.closed)
+        end = self.loop.time() + self.settings.drain
         while seats:
-            steps = max(1, int((end - time.monotonic()) / DRAIN_STEP))
+            steps = max(1, int((end - self.loop.time()) / DRAIN_STEP))
             lot = max(1, len(seats) // steps)
             for seat in seats[:lot]:
-                seat.wire.finish(seat, Reason.RESTART)
+                self._move(seat)
             del seats[:lot]
             if seats:
                 await asyncio.sleep(DRAIN_STEP)
 
+    def _move(self, seat: Seat[Any]) -> None:
+        has_all = seat.audience.log.closed and seat.position == seat.audience.log.end
+        seat.wire.finish(seat, Reason.ENDED if has_all else Reason.RESTART)
+        self._moved += not has_all
+
     async def aclose(self) -> None:
         """End every feed and every task. Viewers that are still there are told to go elsewhere, at once."""
         self.draining = True
-        for feed in list(self._feeds.values()):
-            for audience in feed.audiences:
-                for seat in list(audience.seats):
-                    seat.wire.finish(seat, Reason.RESTART)
-        self._checks.cancel()
+        for audience in self._audiences():
+            for seat in list(audience.seats):
+                self._move(seat)
+        for task in self._rounds:
+            task.cancel()
         for timer in self._lingering.values():
             timer.cancel()
         for feed in list(self._feeds.values()):
             self._end(feed)
-        await asyncio.wait([self._checks, *self._closing, *self._reading.values()])
+        await asyncio.wait([*self._rounds, *self._closing, *self._reading.values()])
         await self.broker.aclose()
 
     def statistics(self) -> HubStatistics:
         """What this process holds."""
+        places = self.admission.statistics()
         return HubStatistics(
-            viewers=self._viewers,
+            viewers=places.viewers,
             feeds={job: feed.statistics() for job, feed in self._feeds.items()},
-            opened=self._opened,
-            refused=self._refused,
+            opened=places.opened,
+            refused=places.refused,
             deliveries=self._ended["deliveries"] + sum(feed.deliveries for feed in self._feeds.values()),
+            moved=self._moved,
             draining=self.draining,
             subscriber=self.broker.statistics(),
         )
@@ -284,7 +282,14 @@ class Hub:
             gaps=self._ended["gaps"] + sum(feed.gaps for feed in feeds),
             resyncs=self._ended["resyncs"] + sum(feed.resyncs for feed in feeds),
             messages=now.subscriber.messages,
-            reconnects=now.subscriber.reconnects,
+            redis_reconnects=now.subscriber.reconnects,
+            lagged=self._ended["lagged"] + sum(feed.lagged for feed in feeds),
+            blocked=self.blocked.aborted,
+            moved=now.moved,
+            aged=self._age.aged,
+            checks_found=self._check.found,
+            workers_lost=self._check.lost,
+            stalls=self._stall.stalls,
             connected=int(now.subscriber.connected),
             draining=int(now.draining),
         )

@@ -93,20 +93,24 @@ class Intake:
             self._inbox.append(mark)
         self._wake.set()
 
-    def compare(self, job: Job | None) -> None:
-        """Hold what the position check read against what this feed has."""
+    def compare(self, job: Job | None) -> bool:
+        """Hold what the position check read against what this feed has; whether there is a difference to look into."""
         if self.log.closed or self._inbox:  # what waits in the inbox may be the difference
-            return
-        if job is None or job.status in self._settings.terminal_statuses:
+            return False
+        if self._differs(job):
             self.doubt()
-        elif job.epoch is None:
-            self.state.job = job
-            if self.numbering.shared:
-                self.doubt()
-        elif not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self._last:
-            self.doubt()
-        else:
-            self.state.job = job
+            return True
+        self.state.job = job or self.state.job
+        return False
+
+    def _differs(self, job: Job | None) -> bool:
+        if job is None:
+            return self.numbering.shared
+        if job.status in self._settings.terminal_statuses:
+            return True
+        if job.epoch is None:
+            return self.numbering.shared
+        return not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self._last
 
     # --- what the feed's task does with it
 

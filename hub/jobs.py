@@ -13,7 +13,7 @@ from hub.broker.connect import OUTAGE, AsyncRedis
 from hub.broker.redis import Job, RedisBroker
 from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobExists, JobNotFound
-from hub.event import EventId, JobId, job_id
+from hub.event import EventId, checked_job_id
 from hub.publisher import Publisher
 
 
@@ -23,14 +23,14 @@ class JobStateMachine:
     def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
         self._client = client
         self._publication = publication or Publication()
-        self._broker = RedisBroker(client, self._publication.keys)
+        self._broker = RedisBroker(client, self._publication)
         self._publisher = Publisher(client, publication=self._publication, strict=True)
 
     async def create_job(
         self, job: str, *, user_id: str, project_id: str = "", status: str = "queued", **fields: str
     ) -> Job:
         """Make the job's hash. Only `user_id` may watch it. Raises JobExists, and InvalidEvent for a bad id."""
-        known = _checked(job)
+        known = checked_job_id(job)
         if status in self._publication.terminal:
             raise InvalidEvent(f"expected a status to begin with, got {status!r}, which is terminal")
         now = time.time()
@@ -54,7 +54,7 @@ class JobStateMachine:
 
     async def get_job(self, job: str) -> Job:
         """The job's hash. Raises JobNotFound."""
-        (found,) = await self._broker.jobs([_checked(job)])
+        (found,) = await self._broker.jobs([checked_job_id(job)])
         if found is None:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
@@ -70,10 +70,3 @@ class JobStateMachine:
         event_id = await self._publisher.stage_started(job, status, narration, status=status)
         assert event_id is not None, "a strict publisher raises when it did not publish"
         return event_id
-
-
-def _checked(job: str) -> JobId:
-    known = job_id(job)
-    if known is None:
-        raise InvalidEvent(f"expected a job id of letters, digits and _.:@~-, got {job!r}")
-    return known

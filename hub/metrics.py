@@ -31,7 +31,14 @@ class Totals:
     gaps: int
     resyncs: int
     messages: int
-    reconnects: int
+    redis_reconnects: int
+    lagged: int
+    blocked: int
+    moved: int
+    aged: int
+    checks_found: int
+    workers_lost: int
+    stalls: int
     connected: int
     draining: int
 
@@ -53,7 +60,14 @@ _COUNTERS = {
     "gaps": "Gap frames sent to a job's viewers",
     "resyncs": "Resync frames sent to a job's viewers",
     "messages": "Pub/Sub messages received",
-    "reconnects": "Subscription connections lost",
+    "redis_reconnects": "Subscription connections lost, and failed tries to get one",
+    "lagged": "Viewers closed because they fell out of the window",
+    "blocked": "Viewers cut off because they took no bytes for the send timeout",
+    "moved": "Viewers told to go elsewhere because this process ends",
+    "aged": "Streams ended by age, to be resumed",
+    "checks_found": "Position checks that found something to look into",
+    "workers_lost": "Jobs whose worker's lease lapsed",
+    "stalls": "Times the event loop stood still for half a second or more",
 }
 
 

@@ -7,8 +7,9 @@ Retries are safe: an event is numbered once, whatever the network did.
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 from hub.broker.connect import (
@@ -17,11 +18,12 @@ from hub.broker.connect import (
     Script,
     SyncRedis,
     SyncScript,
+    close,
     for_publishing,
     for_publishing_sync,
 )
-from hub.broker.script import Publication, interpret
-from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded
+from hub.broker.script import LEASE_SCRIPT, SCRIPT, Publication, interpret, interpret_lease
+from hub.errors import BrokerUnavailable, JobEnded
 from hub.event import (
     DocumentationUpdated,
     EventId,
@@ -29,11 +31,13 @@ from hub.event import (
     SnapshotUpdated,
     StageCompleted,
     StageStarted,
+    checked_job_id,
     encode,
-    job_id,
 )
+from hub.lease import TTL, Lease, held, held_sync
+from hub.quiet import quiet_log
 
-log = logging.getLogger("hub.publisher")
+log = quiet_log("hub.publisher")
 
 
 def ended(status: str, narration: str | None) -> dict[str, Any]:
@@ -53,15 +57,18 @@ class _Publishing:
     def _prepare(
         self, job: str, kind: str, fields: dict[str, Any], once: str | None
     ) -> tuple[JobId, list[str], list[str | int]]:
-        known = job_id(job)
-        if known is None:
-            raise InvalidEvent(f"expected a job id of letters, digits and _.:@~-, got {job!r}")
+        known = checked_job_id(job)
         fields = {name: value for name, value in fields.items() if value is not None}
         body = encode(known, kind, fields, limit=self._publication.limit)
         status = fields.get("status")
         keys, args = self._publication.prepare(
             known, body, status=status if isinstance(status, str) else None, once=once
         )
+        return known, keys, args
+
+    def _prepare_lease(self, job: str, ttl: float) -> tuple[JobId, list[str], list[str | int]]:
+        known = checked_job_id(job)
+        keys, args = self._publication.prepare_lease(known, ttl)
         return known, keys, args
 
     def _failed(self, job: str, kind: str, error: Exception) -> None:
@@ -85,7 +92,8 @@ class Publisher(_Publishing):
     ) -> None:
         super().__init__(publication, strict=strict)
         self._client = client
-        self._script = Script(client)
+        self._script = Script(client, SCRIPT)
+        self._lease_script = Script(client, LEASE_SCRIPT)
         self._close: Callable[[], Any] | None = None
 
     @classmethod
@@ -93,7 +101,7 @@ class Publisher(_Publishing):
         """A publisher with a connection of its own; end it with `aclose` or use it as a context manager."""
         client = for_publishing(url)
         publisher = cls(client, publication=publication, strict=strict)
-        publisher._close = client.aclose
+        publisher._close = functools.partial(close, client)
         return publisher
 
     async def __aenter__(self) -> Publisher:
@@ -155,6 +163,23 @@ class Publisher(_Publishing):
         """The job ends badly; nothing follows."""
         return await self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
 
+    def lease(self, job: str, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
+        """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with publish.lease(job):`.
+
+        When the worker dies, viewers get one `failed` with `reason` `producer_lost` about `ttl` seconds later. Leaving the
+        block gives the lease back; leaving it by an exception lets it lapse, unless a retry takes it over. With strict it
+        raises JobEnded, JobNotFound and BrokerUnavailable at the beginning; `Lease.lost` says when the job is over.
+        """
+
+        async def renew(seconds: float) -> None:
+            known, keys, args = self._prepare_lease(job, seconds)
+            try:
+                interpret_lease(known, await self._lease_script.run(keys, args))
+            except OUTAGE as error:
+                raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+
+        return held(Lease(checked_job_id(job), ttl), renew, strict=self._strict)
+
 
 class SyncPublisher(_Publishing):
     """Publish from blocking code: the same methods as `Publisher`, without await. Safe to share between threads."""
@@ -164,7 +189,8 @@ class SyncPublisher(_Publishing):
     ) -> None:
         super().__init__(publication, strict=strict)
         self._client = client
-        self._script = SyncScript(client)
+        self._script = SyncScript(client, SCRIPT)
+        self._lease_script = SyncScript(client, LEASE_SCRIPT)
         self._close: Callable[[], Any] | None = None
 
     @classmethod
@@ -227,3 +253,15 @@ class SyncPublisher(_Publishing):
     def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.failed`."""
         return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
+
+    def lease(self, job: str, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
+        """As `Publisher.lease`; a thread renews it, also while the worker computes."""
+
+        def renew(seconds: float) -> None:
+            known, keys, args = self._prepare_lease(job, seconds)
+            try:
+                interpret_lease(known, self._lease_script.run(keys, args))
+            except OUTAGE as error:
+                raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+
+        return held_sync(Lease(checked_job_id(job), ttl), renew, strict=self._strict)

@@ -15,7 +15,9 @@ import re
 import resource
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -32,6 +34,8 @@ from hub.transports.commands import MAX_BYTES
 from hub.transports.handoff import HandoffHttpProtocol, HandoffWebSocketProtocol
 from hub.workers import Workers
 
+log = logging.getLogger("hub")
+
 TCP_USER_TIMEOUT = 45_000
 """Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
 
@@ -44,6 +48,9 @@ KEEP_ALIVE = 75
 GC_THRESHOLD = (10_000, 20, 50)
 """Allocations between collections, by generation: what a viewer keeps is no garbage, and a join leaves no cycles, so Python's
 own 700, 10, 10 walk through ten thousand viewers again and again for nothing (3 % of a storm of joins)."""
+
+SPARE_FILES = 200
+"""Open files beside viewers: 50 connections to Redis and one for Pub/Sub, health checks, plain requests, who is just refused."""
 
 _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNORECASE)
 
@@ -99,12 +106,18 @@ class Server(uvicorn.Server):
         """Stop listening, move viewers away, then let uvicorn close what is left."""
         for server in self.servers:
             server.close()
+        began = time.monotonic()
         draining = asyncio.create_task(self._context.drain(), name="hub-drain")
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         draining.cancel()
         await asyncio.wait([draining])
+        services = self._context.services
+        for service in services:
+            service.hub.blocked.abort_all()  # they had the window, and take no bytes
         await super().shutdown(sockets)
+        moved = sum(service.hub.statistics().moved for service in services)
+        log.info("%d viewers moved away in %.1f s, the process ends", moved, time.monotonic() - began)
 
 
 def serve(
@@ -115,15 +128,18 @@ def serve(
     `parent`: the process id that supervises this one; it ends when that one is gone.
     """
     context: Context = app.state.push_hub
-    _allow_many_files()
-    Server(config(app, settings), context, freeze=True, parent=parent).run(sockets)
+    server = Server(config(app, settings), context, freeze=True, parent=parent)  # sets up the log as well
+    context.limit_viewers(_allow_many_files() - SPARE_FILES)
+    server.run(sockets)
 
 
-def _allow_many_files() -> None:
-    """A viewer is a file, and the usual soft limit is 1024: take what the hard limit gives."""
+def _allow_many_files() -> int:
+    """A viewer is a file, and the usual soft limit is 1024: take what the hard limit gives. How many that is."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS says "unlimited" and then refuses it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:
@@ -152,7 +168,7 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_ping_timeout=2 * settings.heartbeat,
         ws_per_message_deflate=False,  # 40 KB and 10 microseconds per viewer
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=5,  # viewers are gone by then; this is for plain requests
+        timeout_graceful_shutdown=1,  # viewers are gone by then; this is for plain requests, and for goodbyes
         backlog=BACKLOG,
         server_header=False,
         access_log=settings.log_level in ("debug", "info"),  # else each line is made, and dropped

@@ -65,8 +65,17 @@ class Settings(BaseSettings):
     max_viewers: int = Field(
         50_000, gt=0, description="viewers per process; new ones are refused, none is evicted"
     )
-    max_viewers_per_user: int = Field(50, gt=0, description="viewers per user and job")
+    max_viewers_per_job: int = Field(
+        20_000, gt=0, description="viewers per job; a batch to 20,000 takes 0.2 s"
+    )
+    max_viewers_per_user: int = Field(1_000, gt=0, description="viewers per user, over all jobs")
+    max_viewers_per_user_and_job: int = Field(50, gt=0, description="viewers per user and job")
     max_jobs_per_socket: int = Field(100, gt=0, description="jobs on one dashboard socket")
+    stream_age: float = Field(
+        3600.0,
+        gt=0,
+        description="seconds until a stream ends and resumes, 80 to 100 % of it; empties old processes",
+    )
     drain: float = Field(20.0, ge=0, description="seconds over which viewers are moved away at shutdown")
 
     # Memory per watched job

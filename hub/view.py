@@ -6,6 +6,7 @@ a context manager that gives back what it holds, however the viewer goes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -26,27 +27,29 @@ _NO_WISH = Wish()
 _NOTHING: list[Any] = []
 
 
-class Admission(Protocol):
-    """What `View` gives back at the end."""
+class Host(Protocol):
+    """What a view is a guest of: the hub of this process."""
 
     def leave(self, view: View) -> None: ...
 
     def begin_drain(self) -> None: ...
 
+    def stream_end(self) -> float: ...
+
 
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`."""
 
-    __slots__ = ("_admission", "_broker", "_page", "_seat", "begin", "feed", "preamble", "user", "wish")
+    __slots__ = ("_broker", "_host", "_page", "_seat", "begin", "feed", "preamble", "user", "wish")
 
-    def __init__(self, feed: Feed, broker: Broker, wish: Wish, admission: Admission, user: str) -> None:
+    def __init__(self, feed: Feed, broker: Broker, wish: Wish, host: Host, user: str) -> None:
         self.feed = feed
         self.user = user
         self.wish = wish
         self.begin = Beginning(feed.log.end)
         self.preamble: list[Frame] = []
         self._broker = broker
-        self._admission: Admission | None = admission
+        self._host: Host | None = host
         self._page: list[Entry] = []
         self._seat: Seat[Any] | None = None
 
@@ -60,14 +63,14 @@ class View:
 
     def close(self) -> None:
         """Give back the seat, the feed and the place. May be called twice."""
-        admission, self._admission = self._admission, None
-        if admission is None:
+        host, self._host = self._host, None
+        if host is None:
             return
         if self._seat is not None:
             self._seat.leave()
             self.feed.dismiss(self._seat.audience)
         self.feed.release()
-        admission.leave(self)
+        host.leave(self)
 
     def open_in_window(self) -> bool:
         """Decide where this viewer begins, if that is in the window, as for nearly all; else `open` must."""
@@ -146,10 +149,14 @@ class View:
         log = self.feed.log
         self.begin = Beginning(log.end - log.closed)
 
-    def seat(self, wire: Wire[P], fmt: Format[P], *, at: int | None = None) -> Seat[P]:
-        """Take the seat, at `position` or `at`. The wire calls its `catch_up` when it is ready for bytes."""
-        audience = self.feed.audience(fmt, self.wish.types)
-        self._seat = seat = audience.seat(wire, self.position if at is None else at)
+    def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
+        """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready for bytes."""
+        assert self._host is not None, "a view that is closed takes no seat"
+        return self.share(wire, fmt, at=self.position, until=self._host.stream_end())
+
+    def share(self, wire: Wire[P], fmt: Format[P], *, at: int, until: float = math.inf) -> Seat[P]:
+        """Take a seat at `at` on a wire that has an end, or an age, of its own."""
+        self._seat = seat = self.feed.audience(fmt, self.wish.types).seat(wire, at, until=until)
         return seat
 
     def settle(self) -> None:
@@ -161,8 +168,8 @@ class View:
 
     def drain_hub(self) -> None:
         """The server is going away: begin to move everybody, once."""
-        if self._admission is not None:
-            self._admission.begin_drain()
+        if self._host is not None:
+            self._host.begin_drain()
 
     def _gap(self, first: EventId, last: EventId) -> list[Frame]:
         return [gap_frame("trimmed", first, last), self._state(last)]

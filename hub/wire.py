@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,6 +34,7 @@ class Reason(enum.Enum):
 
     ENDED = (1000, "job ended")
     RESTART = (1012, "server restarts, resume")
+    AGED = (1012, "stream is old, resume")
     TOO_SLOW = (4008, "too slow, resume")
     GAP = (4010, "gap, resume")
     OVERLOADED = (4013, "overloaded, come back later")
@@ -66,14 +68,15 @@ class Wire(Protocol[P_contra]):
 
 
 class Seat(Generic[P]):
-    """A position in one log on one wire."""
+    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py)."""
 
-    __slots__ = ("audience", "position", "wire")
+    __slots__ = ("audience", "position", "until", "wire")
 
-    def __init__(self, audience: Audience[P], wire: Wire[P], position: int) -> None:
+    def __init__(self, audience: Audience[P], wire: Wire[P], position: int, until: float) -> None:
         self.audience = audience
         self.wire = wire
         self.position = position
+        self.until = until
 
     def catch_up(self) -> None:
         """Write what the log holds beyond this position, until the wire pauses or the end is reached."""
@@ -124,9 +127,9 @@ class Audience(Generic[P]):
         self.deliveries = 0
         self.lagged = 0
 
-    def seat(self, wire: Wire[P], position: int) -> Seat[P]:
+    def seat(self, wire: Wire[P], position: int, *, until: float = math.inf) -> Seat[P]:
         """A new seat at `position`; the wire calls its `catch_up` when it is ready for bytes."""
-        seat = Seat(self, wire, position)
+        seat = Seat(self, wire, position, until)
         self.seats[seat] = None
         return seat
 

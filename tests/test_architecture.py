@@ -15,10 +15,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hub"
 
 FLOORS = [
-    {"hub", "hub.errors", "hub.event", "hub.pictures"},
-    {"hub.log", "hub.wire", "hub.metrics", "hub.settings", "hub.cursor"},
+    {"hub", "hub.errors", "hub.event", "hub.pictures", "hub.quiet", "hub.stall"},
+    {"hub.log", "hub.wire", "hub.metrics", "hub.settings", "hub.cursor", "hub.blocked", "hub.admission"},
     {
         "hub.hub",
+        "hub.age",
+        "hub.check",
+        "hub.lease",
         "hub.feed",
         "hub.intake",
         "hub.notices",

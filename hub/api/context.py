@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,9 +15,9 @@ from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
 from hub.api.auth import Authenticator, User
-from hub.broker.connect import AsyncRedis, for_requests
-from hub.broker.keys import Keys
+from hub.broker.connect import AsyncRedis, close, for_requests
 from hub.broker.redis import RedisBroker
+from hub.broker.script import Publication
 from hub.errors import HubError, JobNotFound
 from hub.hub import Hub
 from hub.metrics import Board
@@ -24,6 +25,8 @@ from hub.settings import Settings
 from hub.transports.dashboard import DashboardSockets
 from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
+
+log = logging.getLogger("hub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,16 @@ class Context:
         """The services begun so far."""
         return list(self._services.values())
 
+    def limit_viewers(self, most: int) -> None:
+        """Let no more in than this process has open files for; refused is better than not accepted. Before any service."""
+        if most < self.settings.max_viewers:
+            log.warning(
+                "HUB_MAX_VIEWERS is %d, open files are enough for %d: that holds",
+                self.settings.max_viewers,
+                most,
+            )
+            self.settings = self.settings.model_copy(update={"max_viewers": max(1, most)})
+
     def client(self) -> AsyncRedis:
         """The client of the configured URL; connects when first used."""
         if self._client is None:
@@ -83,7 +96,7 @@ class Context:
         """
         service = self._services.get(id(client))
         if service is None or service.hub.loop is not asyncio.get_running_loop():
-            hub = Hub(RedisBroker(client, Keys(self.settings.key_template)), self.settings)
+            hub = Hub(RedisBroker(client, Publication.of(self.settings)), self.settings)
             websocket = WebSocketTransport(hub)
             service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket))
             self._services[id(client)] = service
@@ -103,7 +116,7 @@ class Context:
             await service.aclose()
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            await close(client)
 
 
 def get_context(connection: HTTPConnection) -> Context:

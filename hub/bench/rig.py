@@ -64,6 +64,8 @@ def private_hub(
         environment = {
             "HUB_JWT_SECRET": secret,
             "HUB_MAX_VIEWERS_PER_USER": str(load.viewers + 1000),  # all are one user's
+            "HUB_MAX_VIEWERS_PER_USER_AND_JOB": str(load.viewers + 1000),
+            "HUB_MAX_VIEWERS_PER_JOB": str(load.viewers + 1000),
             "HUB_MAX_VIEWERS": str(max(50_000, load.viewers + 1000)),
             "HUB_LOG_LEVEL": "warning",  # an access log line per join would be measured along
             "HUB_DRAIN": "0",

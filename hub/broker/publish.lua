@@ -6,8 +6,8 @@
 -- KEYS  1 job hash   2 log stream   3 channel   4 idempotency key
 -- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events   4 seconds the log lives
 --       after this event   5 the same after a terminal event   6 seconds an idempotency key lives
---       7.. the terminal statuses
--- gives {"ok", id} | {"repeated", id} | {"ended", status}
+--       7 "" or "lapsed": only if the job's lease is over (lease.lua)   8.. the terminal statuses
+-- gives {"ok", id} | {"repeated", id} | {"ended", status} | {"alive", ""}
 local job, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local body, status = ARGV[1], ARGV[2]
 
@@ -16,21 +16,26 @@ if repeated then
   return {'repeated', repeated}
 end
 
-local known = redis.call('HMGET', job, 'status', 'epoch', 'position')
+local known = redis.call('HMGET', job, 'status', 'epoch', 'position', 'lease')
 local ends = false
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   if known[1] == ARGV[i] then
     return {'ended', known[1]}
   end
   ends = ends or status == ARGV[i]
 end
 
+-- Redis's clock and not the caller's: several processes ask this at about the same time, and one of them is answered.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[7] == 'lapsed' and not (known[4] and tonumber(known[4]) < now) then
+  return {'alive', ''}
+end
+
 -- The epoch is when the log began. A log that is gone (deleted, expired, evicted) took its numbers with it: begin a
 -- later epoch, so that no id is ever given twice and every old cursor is recognised as old.
 local epoch = known[2]
 if redis.call('EXISTS', log) == 0 and (not epoch or known[3]) then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
   if epoch and now <= tonumber(epoch) then
     now = tonumber(epoch) + 1
   end
@@ -41,6 +46,9 @@ local id = redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], epoch .. '-*', 'data'
 redis.call('HSET', job, 'epoch', epoch, 'position', id)
 if status ~= '' then
   redis.call('HSET', job, 'status', status)
+end
+if ends and known[4] then
+  redis.call('HDEL', job, 'lease')
 end
 redis.call('EXPIRE', log, ends and ARGV[5] or ARGV[4])
 redis.call('SET', once, id, 'EX', ARGV[6])

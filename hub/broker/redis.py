@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from hub.broker.keys import Keys
+from hub.broker.script import SCRIPT, Publication
 from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
 from hub.errors import BrokerUnavailable
 from hub.event import EventId, JobId, UserId
@@ -22,7 +22,8 @@ from hub.event import EventId, JobId, UserId
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's hash. `epoch` and `position` are the hub's: when the log began (ms), and its last id."""
+    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and until when its
+    worker has promised to be heard of (ms since 1970, Redis's clock)."""
 
     id: JobId
     status: str
@@ -30,6 +31,7 @@ class Job:
     epoch: int | None = None
     position: EventId | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,17 @@ class Broker(Protocol):
 
     def unsubscribe(self, job: JobId, sink: Sink) -> None: ...
 
+    async def declare_lost(self, job: JobId) -> None: ...
+
 
 class RedisBroker:
     """The Broker on a redis-py client, which stays the caller's to close. `deadline`: seconds for a confirmation."""
 
-    def __init__(self, client: Redis, keys: Keys, *, deadline: float = 5.0) -> None:
+    def __init__(self, client: Redis, publication: Publication, *, deadline: float = 5.0) -> None:
         self.client = client
-        self.keys = keys
+        self.keys = publication.keys
+        self._publication = publication
+        self._lost = client.register_script(SCRIPT)
         self.subscriber = Subscriber(client.connection_pool)
         self._deadline = deadline
 
@@ -80,7 +86,7 @@ class RedisBroker:
             for job in jobs:
                 pipe.hgetall(self.keys.job(job))
             replies = await pipe.execute(raise_on_error=False)
-        return [_job(job, reply) for job, reply in zip(jobs, replies, strict=True)]
+            return [_job(job, reply) for job, reply in zip(jobs, replies, strict=True)]
 
     async def latest(self, job: JobId, *, limit: int) -> Snapshot:
         """The hash and the last `limit` retained events."""
@@ -97,6 +103,12 @@ class RedisBroker:
     def unsubscribe(self, job: JobId, sink: Sink) -> None:
         """Stop that, unless another sink has taken its place; does not wait."""
         self.subscriber.unsubscribe(self.keys.events(job), sink)
+
+    async def declare_lost(self, job: JobId) -> None:
+        """Publish the terminal event of a job whose lease has lapsed; nothing when it has not, or another process was first."""
+        keys, args = self._publication.prepare_lost(job)
+        async with _available():
+            await self._lost(keys=keys, args=args)
 
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers."""
@@ -116,12 +128,11 @@ class RedisBroker:
             pipe.hgetall(self.keys.job(job))
             pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
             fields, rows = await pipe.execute(raise_on_error=False)
-        if isinstance(rows, ResponseError):  # a key of another type stands there: the job is not ours to read
-            rows = []
-        entries = [_entry(row) for row in rows or []]
+            entries = [_entry(row) for row in _readable(rows) or []]
+            found = _job(job, fields)
         if command == "XREVRANGE":
             entries.reverse()
-        return Snapshot(_job(job, fields), entries)
+        return Snapshot(found, entries)
 
 
 @asynccontextmanager
@@ -132,17 +143,31 @@ async def _available() -> AsyncIterator[None]:
         raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
 
 
-def _job(job: JobId, reply: Any) -> Job | None:
-    if not reply or isinstance(reply, Exception):
+def _readable(reply: Any) -> Any:
+    """The reply; None where a key of another type stands, which is not ours to read. Raises any other error in a reply.
+
+    Not every error may pass for "there is no such job": a Redis that is loading its data, or has revoked our rights,
+    answers for every job, and a viewer who is told 404 never comes back.
+    """
+    if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
         return None
-    fields = {_text(name): _text(value) for name, value in reply.items()}
-    epoch = fields.pop("epoch", "")
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _job(job: JobId, reply: Any) -> Job | None:
+    if not (found := _readable(reply)):
+        return None
+    fields = {_text(name): _text(value) for name, value in found.items()}
+    epoch, lease = fields.pop("epoch", ""), fields.pop("lease", "")
     return Job(
         id=job,
         status=fields.get("status", ""),
         user_id=UserId(fields.get("user_id", "")),
-        epoch=int(epoch) if epoch.isascii() and epoch.isdecimal() else None,
+        epoch=_number(epoch),
         position=EventId.parse(fields.pop("position", "")),
+        lease=_number(lease),
         fields=fields,
     )
 
@@ -158,3 +183,7 @@ def _entry(row: Any) -> Entry:
 
 def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None

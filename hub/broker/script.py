@@ -1,6 +1,6 @@
-"""The publish script: its arguments and its answer, the same for the async and the blocking publisher. No I/O.
+"""The two Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
 
-The rule itself is publish.lua. Every call carries an idempotency key, made up here when the caller has none:
+The rules themselves are publish.lua and lease.lua. Every publish carries an idempotency key, made up here when the caller has none:
 redis-py repeats a write whose answer was lost, and without the key one event would become two.
 """
 
@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from hub.broker.keys import Keys
-from hub.errors import JobEnded
-from hub.event import MAX_EVENT_BYTES, TERMINAL, EventId, JobId
+from hub.errors import JobEnded, JobNotFound
+from hub.event import MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
 from hub.settings import Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()
+LEASE_SCRIPT = files("hub.broker").joinpath("lease.lua").read_text()
+
+LOST_STATUS = "failed"
+"""How a job ends whose worker is lost. Fixed, whatever other terminal statuses there are (docs/protocol.md)."""
 
 _DAY = 24 * 3600
 
@@ -54,7 +58,28 @@ class Publication:
     def prepare(
         self, job: JobId, body: str, *, status: str | None, once: str | None
     ) -> tuple[list[str], list[str | int]]:
-        """KEYS and ARGV for one event."""
+        """KEYS and ARGV of publish.lua for one event."""
+        return self._prepare(job, body, status=status, once=once)
+
+    def prepare_lost(self, job: JobId) -> tuple[list[str], list[str | int]]:
+        """The same for the event that stands for a worker which is lost; published only if its lease has lapsed."""
+        fields = {
+            "type": StageStarted.kind(),
+            "stage": LOST_STATUS,
+            "narration": "The worker is not heard of any more.",
+            "status": LOST_STATUS,
+            "reason": "producer_lost",
+            "job_id": str(job),
+        }
+        return self._prepare(job, dumps(fields), status=LOST_STATUS, once=None, only_if="lapsed")
+
+    def prepare_lease(self, job: JobId, ttl: float) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back."""
+        return [self.keys.job(job)], [int(ttl * 1000), *sorted(self.terminal)]
+
+    def _prepare(
+        self, job: JobId, body: str, *, status: str | None, once: str | None, only_if: str = ""
+    ) -> tuple[list[str], list[str | int]]:
         keys, kept = self.keys, self.retention
         names = [keys.job(job), keys.log(job), keys.events(job), keys.once(job, once or uuid.uuid4().hex)]
         once_lives = kept.once if once else kept.retry
@@ -65,15 +90,30 @@ class Publication:
             kept.idle,
             kept.ended,
             once_lives,
+            only_if,
             *sorted(self.terminal),
         ]
 
 
 def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
-    """The id in the script's answer. Raises JobEnded after a terminal."""
-    verdict, value = (part.decode() if isinstance(part, bytes) else part for part in reply)
+    """The id in publish.lua's answer. Raises JobEnded after a terminal."""
+    verdict, value = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
     event_id = EventId.parse(value)
     assert event_id is not None, "the script answers with the id that XADD gave"
     return event_id
+
+
+def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> None:
+    """Raises JobEnded and JobNotFound, as lease.lua answers."""
+    verdict, value = _words(reply)
+    if verdict == "ended":
+        raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
+    if verdict == "unknown":
+        raise JobNotFound(f"expected a job to hold a lease on, got {job!r}, which does not exist")
+
+
+def _words(reply: Iterable[bytes | str]) -> tuple[str, str]:
+    verdict, value = (part.decode() if isinstance(part, bytes) else part for part in reply)
+    return verdict, value

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -27,8 +26,9 @@ from redis.exceptions import RedisError
 
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.errors import BrokerUnavailable
+from hub.quiet import quiet_log
 
-log = logging.getLogger("hub.redis")
+log = quiet_log("hub.redis")
 
 PING_INTERVAL = 3.0
 """Seconds between PINGs: with the silence limit a dead or frozen Redis is noticed within 8 s."""
@@ -79,6 +79,7 @@ class Subscriber:
         self._heard = 0.0  # loop time of the last byte from Redis
         self._messages = 0
         self._reconnects = 0
+        self._down: float | None = None  # since when, in loop time
 
     @property
     def connected(self) -> bool:
@@ -140,15 +141,16 @@ class Subscriber:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
-                log.warning("the subscription connection is down, reconnecting: %s", words)
+                log.warning("no subscription connection to Redis, trying again: %s", words)
             except Exception:
-                log.exception("the subscription connection failed, reconnecting")
+                log.exception("the subscription connection failed, trying again")
             finally:
                 was_connected = self._connected
                 self._connected = self._serving = False
                 with contextlib.suppress(RedisError, OSError):
                     await connection.disconnect(nowait=True)
             self._reconnects += 1
+            self._down = self._down or asyncio.get_running_loop().time()
             delay = BACKOFF[0] if was_connected else min(delay * 2, BACKOFF[1])
             await asyncio.sleep(delay * random.uniform(0.5, 1))
 
@@ -204,6 +206,9 @@ class Subscriber:
     def _confirm(self, channel: str) -> None:
         if channel == CONTROL_CHANNEL:
             self._connected = True
+            if self._down is not None:
+                log.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
+                self._down = None
         confirmed = self._waiting.pop(channel, None)
         if confirmed is None:
             if channel in self._sinks:  # confirmed before, so this is a new connection: there was a hole

@@ -17,10 +17,10 @@ MAX_BYTES = 64 * 1024
 """Largest message from a client: a subscribe with a hundred types is 3 KB."""
 
 BURST = 200
-"""Commands at once: a dashboard that subscribes to its hundred jobs, twice."""
+"""Frames from a client at once, commands and control frames: a dashboard that subscribes to its hundred jobs, twice."""
 
 RATE = 20.0
-"""Commands per second in the long run."""
+"""The same per second in the long run; a browser sends a Pong every 15 s."""
 
 Op = Literal["subscribe", "unsubscribe", "state", "ping"]
 _OPS = ("subscribe", "unsubscribe", "state", "ping")
@@ -85,17 +85,11 @@ def _wish(value: dict[str, Any], ref: Any) -> Wish:
     return Wish.parse(cursor=after, origin=origin, types=",".join(types or []))
 
 
-class Budget:
-    """A token bucket: `BURST` commands at once, `RATE` a second."""
+def spend(due: float, now: float) -> float | None:
+    """Take one from a budget of `BURST` at once and `RATE` a second; None when there is none left.
 
-    __slots__ = ("_at", "_left")
-
-    def __init__(self, now: float) -> None:
-        self._left = float(BURST)
-        self._at = now
-
-    def spend(self, now: float) -> bool:
-        """Take one; False when there is none."""
-        self._left = min(BURST, self._left + (now - self._at) * RATE) - 1
-        self._at = now
-        return self._left >= 0
+    `due` is all there is to remember, 0.0 at first: when the budget is full again, in loop time. (The generic cell rate
+    algorithm, ITU-T I.371: one number per client where a token bucket has two.)
+    """
+    later = max(due, now) + 1 / RATE
+    return later if later - now <= BURST / RATE + 1e-6 else None  # the sums are rounded

@@ -6,7 +6,6 @@ Invariant: each job has a view and a seat of its own on the one wire, so one job
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,36 +51,43 @@ class DashboardSockets:
 
     def __init__(self, transport: WebSocketTransport) -> None:
         self.transport = transport
-        self._wires: dict[AsgiWire, tuple[int, float]] = {}  # writes as last seen, and when they changed
+        self._sessions: dict[_Session, float] = {}  # since when each is silent, in loop time
         transport.dashboards = self
 
     async def serve(self, websocket: WebSocket, user: UserId) -> None:
         """Serve a socket with no job yet; the client subscribes."""
+        hub = self.transport.hub
         await websocket.accept()
-        if self.transport.hub.draining:
+        try:
+            hub.check_open()
+            hub.admission.enter_socket(user)
+        except Overloaded:
             await websocket.close(Reason.OVERLOADED.close_code, Reason.OVERLOADED.words)
             return
-        session = _Session(self.transport, websocket, user)
-        self._wires[session.wire] = (0, asyncio.get_running_loop().time())
+        session = _Session(self.transport, websocket, user, until=hub.stream_end())
+        self._sessions[session] = hub.loop.time()
         try:
             await session.run()
         finally:
-            del self._wires[session.wire]
+            del self._sessions[session]
             session.close()
+            hub.admission.leave_socket(user)
 
     def beat(self, now: float, payload: Messages) -> None:
-        """A heartbeat to every socket that was silent for as long as that takes."""
-        for wire, (writes, since) in self._wires.items():
-            if wire.writes != writes:
-                self._wires[wire] = (wire.writes, now)
-            elif now - since >= self.transport.settings.heartbeat and not wire.paused:
-                wire.write(payload)
+        """A heartbeat to every socket that was silent for as long as that takes; an end to those that are old."""
+        for session, since in self._sessions.items():
+            if now >= session.until:
+                session.wire.finish(None, Reason.AGED)
+            elif session.has_written():
+                self._sessions[session] = now
+            elif now - since >= self.transport.settings.heartbeat and not session.wire.paused:
+                session.wire.write(payload)
 
     def drain(self) -> None:
         """End the sockets that watch nothing; the others end with their seats."""
-        for wire in self._wires:
-            if not wire.seats:
-                wire.finish(None, Reason.RESTART)
+        for session in self._sessions:
+            if not session.wire.seats:
+                session.wire.finish(None, Reason.RESTART)
 
 
 class _Wire(AsgiWire):
@@ -108,9 +114,12 @@ class _Wire(AsgiWire):
 
 
 class _Session:
-    """One connected client: a view of each job it subscribed to, all on one wire."""
+    """One connected client: a view of each job it subscribed to, all on one wire. It ends by age at loop time `until`."""
 
-    def __init__(self, transport: WebSocketTransport, websocket: WebSocket, user: UserId) -> None:
+    def __init__(
+        self, transport: WebSocketTransport, websocket: WebSocket, user: UserId, *, until: float
+    ) -> None:
+        self.until = until
         self.wire = _Wire(
             websocket.send,
             timeout=transport.settings.send_timeout,
@@ -121,6 +130,12 @@ class _Session:
         self._websocket = websocket
         self._user = user
         self._views: dict[JobId, View] = {}
+        self._writes = 0
+
+    def has_written(self) -> bool:
+        """Whether it has since it was last asked."""
+        before, self._writes = self._writes, self.wire.writes
+        return before != self._writes
 
     async def run(self) -> None:
         await self.wire.run(listen(self._websocket, self.wire, self._execute))
@@ -182,7 +197,7 @@ class _Session:
             return
         while self.wire.paused and self.wire.reason is None:  # busy with other jobs' frames
             await self.wire.flush()
-        seat = view.seat(self.wire, fmt)
+        seat = view.share(self.wire, fmt, at=view.position)
         self.wire.seats.append(seat)
         seat.catch_up()  # at once: where the replay ended is the oldest place in the window
 

@@ -9,16 +9,28 @@ seen them. Feature-detected, never assumed: whatever is not exactly the plain ca
 from __future__ import annotations
 
 import asyncio
+from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from hub.transports.commands import spend
 from hub.transports.socket import Handoff, Taken
+from hub.wire import Reason
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
     from websockets.http11 import Request
+
+
+MAX_HEAD = 16 * 1024
+"""Bytes of a request's line and headers: an ALB's own limit, twice the largest token."""
+
+HEAD_TIMEOUT = 10.0
+"""Seconds until a head must be there, from the connection or from its first byte; a browser takes one round trip."""
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class _HttpHandoff:
@@ -74,10 +86,65 @@ class _HttpHandoff:
 
 
 class HandoffHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with the way out in each request's scope."""
+    """uvicorn's HTTP protocol, with the way out in each request's scope, and bounds on a request's head.
+
+    httptools has none: it took 91 MB of headers, and who sends half a head may stay for ever.
+    """
+
+    _head: TimerHandle | None = None  # runs while a head is expected
+    _head_bytes = 0
+    _head_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first head is expected at once."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No head comes any more."""
+        self._have_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, while the head stays within `MAX_HEAD`."""
+        super().data_received(data)
+        if self._head is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+                self._head_refused = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """The next head on a connection that is kept alive."""
+        super().on_message_begin()
+        if self._head is None:
+            self._expect_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn's, or 431 for a head that is too large."""
+        if not self._head_refused:
+            super().send_400_response(msg)
+            return
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
+    def _expect_head(self) -> None:
+        self._head_bytes = 0
+        self._head = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+
+    def _have_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
     def on_headers_complete(self) -> None:
         """uvicorn makes the cycle and its task here; the task first runs after us."""
+        self._have_head()
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
+            self._head_refused = True
+            raise ValueError(
+                "head too large"
+            )  # the parser stops, and uvicorn answers with `send_400_response`
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # else an upgrade to WebSocket
@@ -125,7 +192,9 @@ class _WebSocketHandoff:
 
 
 class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with the way out in the scope."""
+    """uvicorn's WebSocket protocol, with the way out in the scope, and bounds on what a client may send."""
+
+    _due = 0.0  # when its budget of frames is full again
 
     def handle_connect(self, event: Request) -> None:
         """uvicorn makes scope and task here; the task first runs after us."""
@@ -138,10 +207,29 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self.handshake_initiated = True
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            )
+            self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+    def handle_ping(self) -> None:
+        """As uvicorn's, within the budget that a client has for frames."""
+        due = spend(self._due, self.loop.time())
+        if due is None:
+            self.conn.fail(Reason.FLOOD.close_code, Reason.FLOOD.words)
+            self.handle_parser_exception()
+            return
+        self._due = due
+        super().handle_ping()
+
+    def pause_writing(self) -> None:
+        """As uvicorn's; and who does not read us is not read either, or its unread Pongs would pile up here."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """As uvicorn's."""
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
         """As uvicorn's; but it takes a refused handshake for an unfinished one, and would log an error for each."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
-log = logging.getLogger("hub.heartbeat")
+from hub.quiet import quiet_log
+
+log = quiet_log("hub.heartbeat")
 
 
 class Heartbeat:

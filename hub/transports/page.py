@@ -65,7 +65,7 @@ async def read_page(view: View, *, limit: int, wait: float) -> bytes:
     page.read_window()
     if wait and not page.events and not view.feed.log.closed:
         bell = Bell()
-        view.seat(bell, bell, at=page.position)  # the view gives it back at its own end
+        view.share(bell, bell, at=page.position)  # the view gives it back at its own end
         await bell.wait(wait)
         page.read_window()
     return page.text()

@@ -14,8 +14,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Parser
 
+from hub.blocked import Blocked
 from hub.log import Format
-from hub.transports.commands import MAX_BYTES, Budget
+from hub.transports.commands import MAX_BYTES, spend
 from hub.view import View
 from hub.wire import Reason, Seat
 
@@ -41,36 +42,11 @@ MISSED_PONGS = 2
 """Heartbeats without a sign of life until a WebSocket counts as dead."""
 
 
-class Stalled:
-    """Sockets that take no bytes, or were closed and are not gone; `abort` ends them after `timeout` seconds."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._since: dict[SocketWire[Any], float] = {}
-
-    def __len__(self) -> int:
-        return len(self._since)
-
-    def add(self, wire: SocketWire[Any]) -> None:
-        """It has stalled, now."""
-        self._since.setdefault(wire, asyncio.get_running_loop().time())
-
-    def discard(self, wire: SocketWire[Any]) -> None:
-        """It has not, or is gone."""
-        self._since.pop(wire, None)
-
-    def abort(self, now: float) -> None:
-        """`close` would wait for the buffer for ever, so end them hard; a viewer resumes from its cursor."""
-        for wire, since in list(self._since.items()):
-            if now - since > self._timeout:
-                wire.transport.abort()
-
-
 class Side(Protocol):
-    """What all sockets of one transport share, so that each holds one reference: who has stalled, and the last bytes."""
+    """What all sockets of one transport share, so that each holds one reference: who is blocked, and the last bytes."""
 
     @property
-    def stalled(self) -> Stalled: ...
+    def blocked(self) -> Blocked: ...
 
     def closing(self, reason: Reason) -> bytes: ...
 
@@ -116,7 +92,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
             return
         blocked = self.paused
         self.finished = self.paused = True
-        self._side.stalled.add(self)
+        self._side.blocked.add(self)
         if not blocked:
             self.write(self._side.closing(reason))
             self.close(reason)
@@ -125,10 +101,14 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         """The last bytes are written."""
         self.transport.close()
 
+    def abort(self) -> None:
+        """End it hard; what is in its buffer is lost, and the viewer resumes."""
+        self.transport.abort()
+
     def pause_writing(self) -> None:
         """The transport's buffer is over its high-water mark (64 KiB)."""
         self.paused = True
-        self._side.stalled.add(self)
+        self._side.blocked.add(self)
         self.transport.pause_reading()  # who does not read us is not read either
 
     def resume_writing(self) -> None:
@@ -139,7 +119,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
     def _resume(self) -> None:
         if self.finished:
             return
-        self._side.stalled.discard(self)
+        self._side.blocked.discard(self)
         self.paused = False
         self.transport.resume_reading()
         self.seat.catch_up()
@@ -148,7 +128,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         """The socket is gone."""
         self.finished = self.paused = True
         self._connections.discard(self)
-        self._side.stalled.discard(self)
+        self._side.blocked.discard(self)
         self._view.close()
 
     def shutdown(self) -> None:
@@ -172,7 +152,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
     The parser is made when a whole frame is there and dropped when no message is half read, so an idle viewer has none.
     """
 
-    __slots__ = ("_budget", "_fragments", "_parser", "_rest", "_silent")
+    __slots__ = ("_due", "_fragments", "_parser", "_rest", "_silent")
 
     def __init__(self, taken: Taken, view: View, fmt: Format[bytes], side: SpeakingSide) -> None:
         super().__init__(taken, view, fmt, side)
@@ -180,7 +160,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         self._fragments: list[bytes] | None = None
         self._rest = b""  # the beginning of a frame; bound: MAX_BYTES and a header
         self._silent = 0  # pings since the last sign of life
-        self._budget: Budget | None = None
+        self._due = 0.0  # when its budget of frames is full again
 
     def beat(self, payload: bytes) -> None:
         """There is a Ping in it; too many without a sign of life and the peer is dead."""
@@ -207,6 +187,9 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         parser.receive_data(data[:end])
         for frame in parser.events_received():
             assert isinstance(frame, Frame), "the handshake is over"
+            if not self._may_speak():
+                self.finish(None, Reason.FLOOD)
+                break
             self._take(frame)
         self._parser = parser if self._fragments is not None else None
         self._flush(parser)
@@ -218,8 +201,14 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             self.write(output)
         if parser.close_rcvd is not None or parser.parser_exc is not None:
             self.finished = self.paused = True
-            self._side.stalled.add(self)
+            self._side.blocked.add(self)
             self.transport.close()
+
+    def _may_speak(self) -> bool:
+        """Take one frame from its budget. Control frames too: a Pong that nobody asked for costs us a parser."""
+        due = spend(self._due, asyncio.get_running_loop().time())
+        self._due = self._due if due is None else due
+        return due is not None
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) or self.finished:
@@ -230,11 +219,6 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             self._execute(b"".join(fragments))
 
     def _execute(self, data: bytes) -> None:
-        now = asyncio.get_running_loop().time()
-        self._budget = self._budget or Budget(now)
-        if not self._budget.spend(now):
-            self.finish(None, Reason.FLOOD)
-            return
         try:
             text = data.decode()
         except UnicodeDecodeError:
@@ -243,7 +227,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         self.write(self._side.answer(self._view, text))
 
     def close(self, reason: Reason) -> None:
-        """Wait for the client's Close; `Stalled` ends who never sends it (RFC 6455 section 7.1.1)."""
+        """Wait for the client's Close; `Blocked` ends who never sends it (RFC 6455 section 7.1.1)."""
 
 
 def whole_frames(data: bytes) -> int:

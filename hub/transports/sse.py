@@ -18,7 +18,7 @@ from hub.hub import Hub
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Message, Messages
 from hub.transports.heartbeat import Heartbeat
-from hub.transports.socket import Handoff, SseWire, Stalled
+from hub.transports.socket import Handoff, SseWire
 from hub.view import View
 from hub.wire import Reason
 
@@ -82,7 +82,7 @@ class SseTransport:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.settings = hub.settings
-        self.stalled = Stalled(hub.settings.send_timeout)
+        self.blocked = hub.blocked
         self.heartbeat = Heartbeat("sse", self._beat, heartbeat=self.settings.heartbeat)
 
     def retry_ms(self) -> int:
@@ -91,14 +91,20 @@ class SseTransport:
 
     def last_words(self, reason: Reason) -> bytes:
         """What a stream ends with."""
-        return b"" if reason is Reason.ENDED else reconnect(self.retry_ms(), reason)
+        match reason:
+            case Reason.ENDED:
+                return b""
+            case Reason.AGED:  # nothing is wrong, and nobody else goes at the same time
+                return reconnect(self.retry_ms() // 10, reason)
+            case _:
+                return reconnect(self.retry_ms(), reason)
 
     def closing(self, reason: Reason) -> bytes:
         """The same, and the end of a chunked body."""
         return _chunk(self.last_words(reason)) + b"0\r\n\r\n"
 
     async def _beat(self, now: float) -> None:
-        self.stalled.abort(now)
+        self.blocked.abort(now)
         for audience in self.hub.audiences(ASGI_SSE, RAW_SSE):
             if now - audience.last_write >= self.settings.heartbeat:
                 await audience.beat(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)

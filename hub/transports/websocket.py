@@ -19,9 +19,9 @@ from hub.event import JobId, without
 from hub.hub import Hub
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Message, Messages
-from hub.transports.commands import MAX_BYTES, Budget, Command, Malformed, parse
+from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
 from hub.transports.heartbeat import Heartbeat
-from hub.transports.socket import Handoff, Stalled, WebSocketWire
+from hub.transports.socket import Handoff, WebSocketWire
 from hub.view import View
 from hub.wire import Reason
 
@@ -123,7 +123,7 @@ class WebSocketTransport:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.settings = hub.settings
-        self.stalled = Stalled(hub.settings.send_timeout)
+        self.blocked = hub.blocked
         self.heartbeat = Heartbeat("websocket", self._beat, heartbeat=self.settings.heartbeat)
         self.dashboards: Dashboards | None = None
 
@@ -184,13 +184,15 @@ class WebSocketTransport:
 
     def _advice(self, reason: Reason) -> list[bytes]:
         """When to come back, for whoever is moved away."""
-        if reason is not Reason.RESTART:
+        if reason not in (Reason.RESTART, Reason.AGED):
             return []
-        after = int(self.settings.retry * random.uniform(0.2, 1) * 1000)
+        after = int(
+            self.settings.retry * random.uniform(0.2, 1) * (1000 if reason is Reason.RESTART else 100)
+        )
         return [text({"type": "reconnect", "after_ms": after})]
 
     async def _beat(self, now: float) -> None:
-        self.stalled.abort(now)
+        self.blocked.abort(now)
         for audience in self.hub.audiences(ASGI_WEBSOCKET, RAW_WEBSOCKET):
             if now - audience.last_write >= self.settings.heartbeat:
                 await audience.beat(_RAW_BEAT if audience.format is RAW_WEBSOCKET else _ASGI_BEAT, now)
@@ -228,7 +230,7 @@ def state_text(view: View, ref: Any) -> bytes:
 async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
     """Read and execute commands until the client leaves or breaks the rules; why it is to end."""
     loop = asyncio.get_running_loop()
-    budget = Budget(loop.time())
+    due = 0.0
     while True:
         got = await websocket.receive()
         if got["type"] == "websocket.disconnect":
@@ -236,8 +238,10 @@ async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
         data = got.get("text") or ""
         if len(data) > MAX_BYTES or len(got.get("bytes") or b"") > MAX_BYTES:
             return Reason.TOO_BIG
-        if not budget.spend(loop.time()):
+        later = spend(due, loop.time())
+        if later is None:
             return Reason.FLOOD
+        due = later
         await wire.flush()  # who does not read the answers is not asked for more questions
         try:
             await execute(parse(data))

@@ -293,7 +293,7 @@ async def test_a_job_cannot_be_subscribed_twice(live, job):
 
 async def test_a_full_job_is_refused_with_an_error(start_hub):
     """The cap of a user on a job holds here as well, and the socket lives on."""
-    async with start_hub(max_viewers_per_user=1) as live:
+    async with start_hub(max_viewers_per_user_and_job=1) as live:
         job = await producers.job(live)
         async with view(live, "sse", job), dashboard(live) as board:
             refused = await subscribe(board, job)

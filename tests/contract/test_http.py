@@ -191,7 +191,7 @@ async def test_readiness_is_red_while_draining(redis, start_hub):
 
 async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(start_hub):
     """SSE: 200, retry, reconnect, closed (anything but 200 would stop an EventSource for ever); WebSocket: 4013."""
-    async with start_hub(max_viewers_per_user=2) as live:
+    async with start_hub(max_viewers_per_user_and_job=2) as live:
         job, other = await producers.job(live), await producers.job(live)
         async with view(live, "sse", job) as one, view(live, "websocket", job) as two:
             async with view(live, "sse", job) as refused:
@@ -212,7 +212,7 @@ async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(star
 
 async def test_a_place_is_free_again_when_its_viewer_left(start_hub, transport):
     """However often, and however it left."""
-    async with start_hub(max_viewers_per_user=1) as live:
+    async with start_hub(max_viewers_per_user_and_job=1) as live:
         job = await producers.job(live)
         for _ in range(5):
             async with view(live, transport, job):

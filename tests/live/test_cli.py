@@ -124,14 +124,19 @@ async def test_serve_says_when_the_port_is_in_use(redis_server):
     assert_one_clear_line(code, errors, port, "in use")
 
 
-async def test_serve_says_when_redis_is_unreachable():
-    """Where it looked; not with which password."""
+async def test_serve_waits_for_a_redis_that_is_unreachable_and_says_so():
+    """It lives and is not ready; the log says where it looks, and not with which password."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        url = f"redis://:hunter2@127.0.0.1:{closed.getsockname()[1]}/0"
-        code, _, errors = await run("serve", "--port", "0", env=signed(url))
-    assert_one_clear_line(code, errors, "Redis", url.rpartition("@")[2])
-    assert "hunter2" not in errors
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+        async with running("serve", "--port", "0", env=signed(f"redis://:hunter2@{place}/0")) as command:
+            url = (await command.error_line(r"(http://127\.0\.0\.1:\d+)"))[1]
+            said = (await command.error_line(r"(.*no subscription connection to Redis.*)"))[1]
+            assert place.partition(":")[2] in said
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(f"{url}/healthz")).status_code == 200
+                assert (await client.get(f"{url}/readyz")).status_code == 503
+    assert "hunter2" not in command.errors
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "redis://127.0.0.1:notaport/0"])

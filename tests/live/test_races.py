@@ -29,7 +29,9 @@ async def connections(live) -> int:
 async def test_no_viewer_waits_when_joins_race_the_terminal(start_hub, seed, how):
     """60 joins spread around the last event, on both transports: each sees the terminal and the end, and is closed."""
     rng = random.Random(seed)
-    async with start_hub(linger=rng.choice([0, 5]), max_viewers_per_user=100, position_check=0.3) as live:
+    async with start_hub(
+        linger=rng.choice([0, 5]), max_viewers_per_user_and_job=100, position_check=0.3
+    ) as live:
         job = (
             await producers.job(live, events=3) if how == "ours" else await producers.foreign_job(live.client)
         )
@@ -161,7 +163,7 @@ async def test_a_reload_within_linger_costs_no_new_subscription(start_hub):
 async def test_joins_and_leaves_in_any_order_leave_nothing(start_hub, seed):
     """Viewers that come, read a little and go, on few jobs, with no linger: nothing is missed and nothing stays."""
     rng = random.Random(seed)
-    async with start_hub(linger=0, max_viewers_per_user=1000) as live:
+    async with start_hub(linger=0, max_viewers_per_user_and_job=1000) as live:
         jobs = [await producers.job(live, events=5) for _ in range(3)]
 
         async def come_and_go() -> None:

@@ -206,6 +206,9 @@ class ScriptedBroker:
         self.subscribed = self.confirmed = False
         self.flight.clear()
 
+    async def declare_lost(self, job):
+        raise AssertionError("no job here has a lease")
+
     async def aclose(self):
         return
 

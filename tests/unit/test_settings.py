@@ -111,7 +111,8 @@ def test_the_defaults_are_the_designs():
     default = Settings()
     assert (default.heartbeat, default.retry, default.send_timeout, default.linger) == (15, 3, 10, 5)
     assert (default.window_events, default.window_bytes, default.max_event_bytes) == (1000, 1 << 20, 1 << 20)
-    assert (default.max_viewers, default.max_viewers_per_user, default.drain) == (50_000, 50, 20)
+    assert (default.max_viewers, default.max_viewers_per_user_and_job, default.drain) == (50_000, 50, 20)
+    assert default.stream_age == 3600
     assert default.terminal_statuses == {"ready", "failed"}
     assert default.session_cookie == "__session"
 

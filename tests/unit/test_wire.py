@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -315,14 +316,14 @@ class EndsEverybody(Audience):
 class SkipsWhatIsGone(Audience):
     """Its seats jump to the window's start without a word."""
 
-    def seat(self, wire, position):
+    def seat(self, wire, position, *, until=math.inf):
         class Jumping(Seat):
             def catch_up(self):
                 if self.position >= 0:
                     self.position = max(self.position, self.audience.log.start)
                 super().catch_up()
 
-        seat = Jumping(self, wire, position)
+        seat = Jumping(self, wire, position, until)
         self.seats[seat] = None
         return seat
 

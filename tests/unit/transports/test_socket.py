@@ -11,8 +11,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import CLIENT
 from websockets.protocol import Protocol as Parser
 
+from hub.blocked import Blocked
 from hub.transports.commands import BURST, MAX_BYTES
-from hub.transports.socket import Stalled, Taken, WebSocketWire, whole_frames
+from hub.transports.socket import Taken, WebSocketWire, whole_frames
 from hub.transports.websocket import wire_frame
 from hub.wire import Reason
 
@@ -75,7 +76,7 @@ class Client:
         self.view = View()
         self.said: list[str] = []
         self.connections: set = set()
-        self.stalled = Stalled(10)
+        self.blocked = Blocked(10)
         self.wire = WebSocketWire(Taken(self.transport, self.connections), self.view, None, self)
         self.wire.begin()
 
@@ -210,9 +211,9 @@ async def test_who_never_answers_a_close_is_cut_off(client):
     """After the send timeout; `close` alone would wait for ever."""
     client.wire.finish(None, Reason.ENDED)
     now = asyncio.get_running_loop().time()
-    client.stalled.abort(now + 9)
+    client.blocked.abort(now + 9)
     assert not client.transport.aborted
-    client.stalled.abort(now + 11)
+    client.blocked.abort(now + 11)
     assert client.transport.aborted
 
 
@@ -241,11 +242,11 @@ async def test_a_full_buffer_stops_the_reading(client):
     """Who floods pings and reads no pongs is not read either; it is cut off when it stays so."""
     client.wire.pause_writing()
     assert client.transport.reading_paused
-    assert len(client.stalled) == 1
+    assert len(client.blocked) == 1
     client.wire.resume_writing()
     await asyncio.sleep(0)
     assert not client.transport.reading_paused
-    assert len(client.stalled) == 0
+    assert len(client.blocked) == 0
 
 
 async def test_a_lost_connection_gives_everything_back(client):
@@ -254,7 +255,7 @@ async def test_a_lost_connection_gives_everything_back(client):
     client.wire.pause_writing()
     client.wire.connection_lost(None)
     assert not client.connections
-    assert len(client.stalled) == 0
+    assert len(client.blocked) == 0
     assert client.view.closings == 1
 
 

@@ -1,0 +1,127 @@
+"""The judge: knows every event that was published, sees every frame a viewer received, and holds the invariant against it.
+
+For every viewer: the events of its job complete, in order, once each, or a frame (`gap`, `resync`) that says what is missing,
+followed by the current state; the terminal is last, then `end`, then nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from hub.event import EventId
+
+CONTROL = frozenset({"heartbeat", "gap", "resync", "state", "reconnect", "end"})
+
+
+@dataclass
+class Published:
+    """One job's events, as its producers know them: what was acknowledged with which id, and what was tried at all."""
+
+    job: str
+    acknowledged: dict[EventId, str] = field(default_factory=dict)  # id -> body
+    tried: set[str] = field(default_factory=set)
+    terminal: EventId | None = None
+
+
+@dataclass
+class Verdict:
+    """What one viewer got, over all its connections. `problems` is empty when the invariant held."""
+
+    published: Published
+    name: str
+    cursor: EventId | None = None
+    deliveries: int = 0
+    connections: int = 0
+    notices: list[str] = field(default_factory=list)  # "gap redis", "resync lost", ...
+    heartbeats: int = 0
+    ended: str = ""  # the status in `end`
+    problems: list[str] = field(default_factory=list)
+    first: EventId | None = None
+    _owes_state: bool = False
+    _terminal: bool = False
+    _pardon: bool = False  # after a notice the next id may be any later one, or of another epoch
+
+    def connected(self) -> None:
+        """A new connection; it resumes from `cursor`."""
+        self.connections += 1
+
+    def event(self, event_id: EventId | None, body: str) -> None:
+        """A data event with its id."""
+        self.deliveries += 1
+        if self._terminal:
+            self._problem(f"after the terminal came {event_id} {body[:80]}")
+        if self._owes_state:
+            self._problem(f"a notice was followed by {event_id} and not by the state")
+            self._owes_state = False
+        if event_id is None:
+            self._problem(f"an event without an id in a job with a log: {body[:80]}")
+            return
+        self._follows(event_id)
+        known = self.published.acknowledged.get(event_id)
+        if known is None and body not in self.published.tried:
+            self._problem(f"{event_id} was never published: {body[:80]}")
+        elif known is not None and known != body:
+            self._problem(f"{event_id} came with another body: {body[:80]}")
+        self.first = self.first or event_id
+        self.cursor = event_id
+        self._pardon = False
+
+    def control(self, name: str, fields: dict, event_id: EventId | None) -> None:
+        """A control frame; over SSE a `state` carries its position as id, over WebSocket in `position`."""
+        match name:
+            case "heartbeat":
+                self.heartbeats += 1
+            case "gap" | "resync":
+                self.notices.append(f"{name} {fields.get('reason')}")
+                self._owes_state = True
+            case "state":
+                self._owes_state = False
+                self._pardon = True
+                position = event_id or EventId.parse(fields.get("position") or "")
+                if position is not None:
+                    self.cursor = position
+            case "end":
+                if not self._terminal:
+                    self._problem("the end came without a terminal event")
+                self.ended = fields.get("status", "")
+
+    def terminal(self) -> None:
+        """The event that was just told is a terminal one."""
+        self._terminal = True
+
+    def position(self, event_id: EventId) -> None:
+        """The stream's own first id, which is a cursor and no event."""
+        if self.cursor is None:
+            self.cursor = event_id
+
+    def finish(self, *, pardoned: bool = False) -> None:
+        """The viewer's job is over: what it never got, and was not told of, is a problem. `pardoned`: notices were due."""
+        if not self.ended:
+            self._problem("never saw the end")
+        if self.notices and not pardoned:
+            self._problem(f"expected no notice, got {self.notices}")
+        last, terminal = self.cursor, self.published.terminal
+        if terminal is not None and last != terminal and not self.notices:
+            self._problem(f"stopped at {last}, the terminal is {terminal}")
+
+    def _follows(self, event_id: EventId) -> None:
+        last = self.cursor
+        if last is None or event_id == last.next:
+            return
+        if event_id.epoch == last.epoch and event_id <= last:
+            self._problem(f"{event_id} came again, or late, after {last}")
+        elif not self._pardon:
+            self._problem(f"between {last} and {event_id} something is missing, and nothing said so")
+
+    def _problem(self, words: str) -> None:
+        if len(self.problems) < 5:
+            self.problems.append(f"{self.name}: {words}")
+
+
+def terminal_status(body: str) -> str | None:
+    """The terminal status in an event's body, if it ends the job."""
+    if '"status"' not in body:
+        return None
+    status = json.loads(body).get("status")
+    return status if status in ("ready", "failed") else None

@@ -1,0 +1,206 @@
+"""Real processes that can be frozen, thawed, killed and started again: Redis, Sentinels and hubs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.request import urlopen
+
+import redis
+
+from hub.broker.embedded import find_binary
+from tests.support.live import SECRET
+
+ROOT = Path(__file__).parents[3]
+
+
+class Process:
+    """One child, in a directory of its own, its output in a file that is kept for the question what it said."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.command = list(command)
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+        self.directory = tempfile.TemporaryDirectory(prefix="push-hub-faults-")
+        self.output = Path(self.directory.name, "output")
+        self.child: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.child is not None, "started"
+        return self.child.pid
+
+    @property
+    def running(self) -> bool:
+        return self.child is not None and self.child.poll() is None
+
+    @property
+    def said(self) -> str:
+        """Everything it has printed, over all its lives."""
+        return self.output.read_text(errors="replace")
+
+    def start(self) -> None:
+        with self.output.open("ab") as out:
+            self.child = subprocess.Popen(
+                self.command,
+                cwd=self.directory.name,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def signal(self, number: int) -> None:
+        if self.running:
+            os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """At once, frozen or not."""
+        self.signal(signal.SIGKILL)
+        assert self.child is not None, "started"
+        self.child.wait()
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    async def wait(self, timeout: float) -> int:
+        """Its exit code, once it has ended by itself."""
+        assert self.child is not None, "started"
+        return await asyncio.wait_for(asyncio.to_thread(self.child.wait), timeout)
+
+    def close(self) -> None:
+        self.kill()
+        self.directory.cleanup()
+
+
+class RedisProcess(Process):
+    """A redis-server (or one of its replicas, or a Sentinel) on a port that stays the same over restarts.
+
+    `durable`: what it holds survives `kill` (appendonly, every write to disk).
+    """
+
+    def __init__(self, *options: str, port: int | None = None, durable: bool = False) -> None:
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        keep = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        super().__init__([find_binary(), *place, *keep, *options])
+
+    def start(self) -> None:
+        super().start()
+        wait_until(self.answers, "Redis answers")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.command_now("PING"))
+        except redis.RedisError:
+            return False
+
+    def command_now(self, *words: str | int) -> object:
+        """One command on a connection of its own."""
+        with redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=1) as client:
+            return client.execute_command(*words)
+
+
+class Hub(Process):
+    """`push-hub serve` on a port that stays the same over restarts. `portable`: with uvicorn's own protocols, no hand-over."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        port: int | None = None,
+        portable: bool = False,
+        workers: int = 1,
+        **settings: object,
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        settings = {"jwt_secret": SECRET, "log_level": "info", "max_viewers_per_user": 100_000} | settings
+        settings = {"max_viewers_per_user_and_job": 100_000, "redis_url": redis_url} | settings
+        environment = {f"HUB_{name.upper()}": str(value) for name, value in settings.items()}
+        program = ["-m", "tests.faults.rig.portable" if portable else "hub"]
+        more = ["--workers", str(workers)] if workers > 1 else []
+        super().__init__([sys.executable, *program, "serve", "--port", str(self.port), *more], environment)
+
+    def start(self) -> None:
+        super().start()
+        wait_until(lambda: self.get("/healthz")[0] == 200, "the hub answers")
+
+    def get(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
+        """Status and body of a plain GET; status 0 when nobody answers."""
+        try:
+            with urlopen(self.url + path, timeout=timeout) as answer:
+                return answer.status, answer.read().decode()
+        except OSError as error:
+            return getattr(error, "code", 0), ""
+
+    @property
+    def ready(self) -> bool:
+        return self.get("/readyz")[0] == 200
+
+    def metric(self, name: str) -> float:
+        """One of /metrics, without its `hub_`."""
+        found = re.search(rf"^hub_{name} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+        assert found is not None, f"expected a metric hub_{name}"
+        return float(found[1])
+
+    @property
+    def files(self) -> int:
+        """Open file descriptors."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None, "Linux says so"
+        return int(found[1]) * 1024
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(condition, what: str, *, timeout: float = 20) -> None:
+    """Return when `condition()` is true."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"expected that {what} within {timeout} s")
+
+
+async def until(condition, what: str, *, timeout: float = 20) -> float:
+    """The same without stopping the loop; the seconds it took."""
+    began = time.monotonic()
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() - began > timeout:
+            raise AssertionError(f"expected that {what} within {timeout} s")
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began

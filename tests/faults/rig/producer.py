@@ -1,0 +1,73 @@
+"""Workers: publish through the script, again and again until it is acknowledged, and tell the judge what they know."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from hub import JobStateMachine, Publisher
+from hub.broker.connect import close, for_publishing
+from hub.errors import BrokerUnavailable
+from hub.event import EventId, dumps
+from tests.faults.rig.judge import Published
+from tests.support.live import USER
+
+PATIENCE = 60.0
+"""Seconds a worker tries to publish one event."""
+
+
+class Worker:
+    """The producer of some jobs, on one Redis URL. An async context manager."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def __aenter__(self) -> Worker:
+        self.client = for_publishing(self.url)
+        self.publisher = Publisher(self.client, strict=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await close(self.client)
+
+    async def job(self, name: str) -> Published:
+        """A new job of ours."""
+        await JobStateMachine(self.client).create_job(name, user_id=USER)
+        return Published(name)
+
+    async def emit(self, published: Published, **fields: object) -> EventId:
+        """Publish one event of type `step`, and do not give up while Redis is away: the idempotency key makes that safe."""
+        return await self._emit(published, "step", fields)
+
+    async def end(self, published: Published, status: str = "ready") -> EventId:
+        """The job's last event."""
+        kind = "build.stage.started"
+        published.terminal = await self._emit(published, kind, {"stage": status, "status": status})
+        return published.terminal
+
+    async def _emit(self, published: Published, kind: str, fields: dict) -> EventId:
+        body = dumps({"type": kind, **fields, "job_id": published.job})
+        published.tried.add(body)
+        once = f"{published.job}:{json.dumps(fields, sort_keys=True)}"
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    event_id = await self.publisher.emit(published.job, kind, fields, once=once)
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
+                    continue
+                assert event_id is not None, "a strict publisher raises"
+                published.acknowledged[event_id] = body
+                return event_id
+
+    async def stream(
+        self, published: Published, number: int, *, rate: float, start: int = 0, fill: int = 0
+    ) -> None:
+        """`number` events, about `rate` a second, each with its `n` and `fill` bytes of padding."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for n in range(number):
+            await self.emit(published, n=start + n, fill="x" * fill)
+            ahead = began + (n + 1) / rate - loop.time()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
