@@ -25,7 +25,8 @@ class Settings(BaseSettings):
 
     # Redis
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="where jobs live (redis://, rediss://, unix://)"
+        "redis://127.0.0.1:6379/0",
+        description="where jobs live (redis://, rediss://, unix://, redis+sentinel://)",
     )
     key_template: str = Field("job:{id}", description="a job's hash; on Redis Cluster job:{{id}}")
     terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job")
