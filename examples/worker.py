@@ -19,7 +19,8 @@ async def main(job: str) -> None:
     async with Redis.from_url(REDIS_URL) as redis:
         await JobStateMachine(redis).create_job(job, user_id="ada", title="An example")
 
-    async with Publisher.from_url(REDIS_URL) as publisher:
+    # The lease tells viewers when this process dies: one `failed` event, half a minute later.
+    async with Publisher.from_url(REDIS_URL) as publisher, publisher.lease(job):
         for stage in ("scaffold", "code", "deps", "checks"):
             await publisher.stage_started(job, stage, f"Working on {stage}")
             await asyncio.sleep(1)  # the work

@@ -23,11 +23,12 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
 def build(job: str, publisher: SyncPublisher) -> None:
     """The task: one line per event. While Redis is away they are logged and counted, and the work goes on."""
-    publisher.stage_started(job, "code", "Writing the pages")
-    time.sleep(1)  # the work
-    publisher.stage_completed(job, "code", duration=1.0)
-    publisher.emit(job, "tests.counted", {"passed": 41, "failed": 0})  # a type of your own
-    publisher.failed(job, "The disk is full")  # or publisher.ready(job)
+    with publisher.lease(job):  # viewers learn of it if this process dies
+        publisher.stage_started(job, "code", "Writing the pages")
+        time.sleep(1)  # the work
+        publisher.stage_completed(job, "code", duration=1.0)
+        publisher.emit(job, "tests.counted", {"passed": 41, "failed": 0})  # a type of your own
+        publisher.failed(job, "The disk is full")  # or publisher.ready(job)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ SLICE = 5_000
 
 
 class StreamAge:
-    """Ends the seats of `audiences()` whose time is over while `run` runs."""
+    """Ends the seats of `audiences()` whose time is over while `run` runs. `aged` counts them, and dashboards (their own)."""
 
     def __init__(self, settings: Settings, audiences: Callable[[], Iterable[Audience[Any]]]) -> None:
         self.aged = 0
@@ -44,7 +44,6 @@ class StreamAge:
         now = self._loop.time()
         for count, seat in enumerate(list(audience.seats), 1):
             if seat.until <= now:
-                self.aged += 1
-                seat.wire.finish(seat, Reason.AGED)
+                self.aged += seat.send_away(Reason.AGED)
             if count % SLICE == 0:
                 await asyncio.sleep(0)

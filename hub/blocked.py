@@ -12,7 +12,8 @@ from typing import Protocol
 class Blockable(Protocol):
     """A wire on a socket. `finished`: it had its last words, and only the goodbye is missing."""
 
-    finished: bool
+    @property
+    def finished(self) -> bool: ...
 
     def abort(self) -> None: ...
 
@@ -40,6 +41,9 @@ class Blocked:
         """`close` would wait for the buffer for ever, so end them hard; a viewer resumes from its cursor."""
         for wire, since in list(self._since.items()):
             if now - since > self._timeout:
+                del self._since[
+                    wire
+                ]  # or the other transport's heartbeat would count it again before it is gone
                 self.aborted += not wire.finished
                 wire.abort()
 

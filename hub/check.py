@@ -62,15 +62,26 @@ class PositionCheck:
                 self._loop.time() + self._period
             )  # also when Redis does not answer: it is not asked in a spin
         jobs = await self._broker.jobs([feed.id for feed in due])
+        lapsed = []
         for feed, job in zip(due, jobs, strict=True):
             self.found += feed.intake.compare(job)
-            if job is None:
-                continue
-            self.plan(feed, job)
-            if job.lease is not None and _left(job.lease) < 0:
-                await self._broker.declare_lost(job.id)
-                self.lost += 1
-                log.warning("job %s: its worker's lease has lapsed, it is declared failed", job.id)
+            if job is not None:
+                self.plan(feed, job)
+                if job.lease is not None and _left(job.lease) < 0:
+                    lapsed.append(feed)
+        for feed in lapsed:
+            await self._end_lost(feed)
+
+    async def _end_lost(self, feed: Feed) -> None:
+        try:
+            ended = await self._broker.declare_lost(feed.id)
+        except HubError as error:  # no rights to publish, no memory: nothing that a second would change
+            log.warning("job %s: its worker's lease has lapsed, and it was not ended: %s", feed.id, error)
+            feed.due = self._loop.time() + self._period
+            return
+        if ended:
+            self.lost += 1
+            log.warning("job %s: its worker's lease has lapsed, it is declared failed", feed.id)
 
 
 def _left(lease: int) -> float:

@@ -44,6 +44,7 @@ class Beginning:
 
     `position` in the window; or, when `after` is set, the retained log is read from there until it meets the window.
     `resync` is the reason when the cursor could not be honoured; the current state comes first then.
+    `ahead` is a cursor that the window does not reach yet: another process may have been faster, or somebody made it up.
     `over` says that the viewer has everything of a job that has ended.
     """
 
@@ -51,6 +52,7 @@ class Beginning:
     after: EventId | None = None
     resync: str | None = None
     over: bool = False
+    ahead: EventId | None = None
 
 
 def beginning(wish: Wish, log: Log, *, retained: bool) -> Beginning:
@@ -85,6 +87,8 @@ def _resume(cursor: str, log: Log, *, retained: bool) -> Beginning:
     position = log.position_after(seen)
     if position is not None:
         return Beginning(position)
+    if retained and not log.closed and seen.epoch == log.origin.next.epoch and seen > log.seen_at(log.end):
+        return Beginning(log.end, ahead=seen)
     if not retained or seen > log.origin or seen < EventId(log.origin.next.epoch, 0).previous:
         return live(log, resync="unknown")
     return Beginning(log.start, after=seen)

@@ -63,6 +63,7 @@ class Feed:
         self._started = asyncio.Event()
         self._failure: HubError | None = None
         self._holds = 0
+        self._waiters: list[asyncio.Future[None]] = []  # for the next batch
         self._gone: Counter[str] = Counter()  # what audiences that were dismissed had counted
         self._task = asyncio.create_task(self._run(job), name=f"hub-feed-{job.id}")
 
@@ -116,6 +117,16 @@ class Feed:
             raise BrokerUnavailable("expected a hub that stays, got one that is closing")
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
+
+    async def wait_grown(self) -> None:
+        """Return when the window has more in it. Cancel-safe; who ends the wait when nothing comes is the caller."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def audience(self, fmt: Format[Any], types: frozenset[str] | None) -> Audience[Any]:
         """The audience for this format and filter."""
@@ -195,6 +206,10 @@ class Feed:
     async def _deliver(self, frames: list[Frame]) -> None:
         start = self.log.end
         self.log.append(frames)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         now = self._loop.time()
         for audience in self.audiences:
             await audience.deliver(start, frames, now)

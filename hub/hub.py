@@ -28,7 +28,7 @@ from hub.metrics import Totals
 from hub.settings import Settings
 from hub.stall import StallWatch
 from hub.view import View
-from hub.wire import Audience, Reason, Seat
+from hub.wire import Audience, Reason
 
 log = logging.getLogger("hub")
 
@@ -70,11 +70,11 @@ class Hub:
         self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
         self._ended: Counter[str] = Counter()  # what feeds that are gone had counted
         self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()))
-        self._age = StreamAge(settings, self._audiences)
+        self.age = StreamAge(settings, self._audiences)
         self._stall = StallWatch()
         self._rounds = [
             asyncio.create_task(self._check.run(), name="hub-position-check"),
-            asyncio.create_task(self._age.run(), name="hub-stream-age"),
+            asyncio.create_task(self.age.run(), name="hub-stream-age"),
             asyncio.create_task(self._stall.run(), name="hub-stall-watch"),
         ]
 
@@ -152,7 +152,7 @@ class Hub:
 
     def stream_end(self) -> float:
         """When a stream that begins now is to end by its age, in loop time."""
-        return self._age.end()
+        return self.age.end()
 
     # --- feeds
 
@@ -227,22 +227,17 @@ class Hub:
             steps = max(1, int((end - self.loop.time()) / DRAIN_STEP))
             lot = max(1, len(seats) // steps)
             for seat in seats[:lot]:
-                self._move(seat)
-            del seats[:lot]
+                self._moved += seat.send_away(Reason.RESTART)
+            seats = [seat for seat in seats[lot:] if not seat.left]
             if seats:
                 await asyncio.sleep(DRAIN_STEP)
-
-    def _move(self, seat: Seat[Any]) -> None:
-        has_all = seat.audience.log.closed and seat.position == seat.audience.log.end
-        seat.wire.finish(seat, Reason.ENDED if has_all else Reason.RESTART)
-        self._moved += not has_all
 
     async def aclose(self) -> None:
         """End every feed and every task. Viewers that are still there are told to go elsewhere, at once."""
         self.draining = True
         for audience in self._audiences():
             for seat in list(audience.seats):
-                self._move(seat)
+                self._moved += seat.send_away(Reason.RESTART)
         for task in self._rounds:
             task.cancel()
         for timer in self._lingering.values():
@@ -286,7 +281,7 @@ class Hub:
             lagged=self._ended["lagged"] + sum(feed.lagged for feed in feeds),
             blocked=self.blocked.aborted,
             moved=now.moved,
-            aged=self._age.aged,
+            aged=self.age.aged,
             checks_found=self._check.found,
             workers_lost=self._check.lost,
             stalls=self._stall.stalls,

@@ -39,6 +39,10 @@ log = logging.getLogger("hub")
 TCP_USER_TIMEOUT = 45_000
 """Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
 
+NOT_SENT = 128 * 1024
+"""Bytes that may wait in the kernel to be sent. It would take up to 4 MB per socket from a viewer who reads nothing, and we would
+not see that it is blocked. What is on its way on a long line does not count, so a fast far viewer stays fast."""
+
 BACKLOG = 4096
 """Connections that may wait for accept: a reconnect storm after a deploy, until the loop gets to them."""
 
@@ -115,6 +119,10 @@ class Server(uvicorn.Server):
         services = self._context.services
         for service in services:
             service.hub.blocked.abort_all()  # they had the window, and take no bytes
+        if self.force_exit:
+            # uvicorn would leave out the application's own shutdown, and cancel what runs in the middle of it
+            await self._context.aclose()
+            self.force_exit = False
         await super().shutdown(sockets)
         moved = sum(service.hub.statistics().moved for service in services)
         log.info("%d viewers moved away in %.1f s, the process ends", moved, time.monotonic() - began)
@@ -192,6 +200,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from hub.broker.redis import Broker, Entry
+from hub.broker.redis import Broker, Entry, Snapshot
 from hub.cursor import Beginning, Wish, beginning, live
 from hub.event import EventId
 from hub.feed import Feed
@@ -21,6 +21,13 @@ from hub.notices import gap_frame, resync_frame
 from hub.wire import Seat, Wire
 
 P = TypeVar("P")
+
+
+def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
+    """Whether the retained log has given this id."""
+    position = snapshot.job.position if snapshot.job is not None else None
+    return position is not None and position.epoch == event_id.epoch and position >= event_id
+
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
@@ -76,7 +83,7 @@ class View:
         """Decide where this viewer begins, if that is in the window, as for nearly all; else `open` must."""
         log = self.feed.log
         begin = beginning(self.wish, log, retained=self.feed.retained)
-        if begin.after is not None:
+        if begin.after is not None or begin.ahead is not None:
             return False
         self._begin(begin)
         return True
@@ -87,13 +94,28 @@ class View:
         Raises BrokerUnavailable.
         """
         log = self.feed.log
-        begin = beginning(self.wish, log, retained=self.feed.retained)
+        begin = await self._catch_up_with(beginning(self.wish, log, retained=self.feed.retained))
         if begin.after is not None:
             self._page = (await self._broker.since(self.feed.id, begin.after, limit=PAGE)).entries
             first = self._page[0].id if self._page else log.origin.next
             if first != begin.after.next and self.wish.cursor is not None:
                 begin = live(log, resync="trimmed")
         self._begin(begin)
+
+    async def _catch_up_with(self, begin: Beginning) -> Beginning:
+        """Wait until the window reaches a cursor that is ahead of it, if the retained log knows the cursor; else `resync`."""
+        log = self.feed.log
+        while begin.ahead is not None:
+            snapshot = await self._broker.since(self.feed.id, begin.ahead.previous, limit=1)
+            begin = beginning(self.wish, log, retained=self.feed.retained)  # it may have come meanwhile
+            if begin.ahead is None:
+                break
+            if not _knows(snapshot, begin.ahead):
+                return live(log, resync="unknown")
+            self.feed.intake.doubt()
+            await self.feed.wait_grown()
+            begin = beginning(self.wish, log, retained=self.feed.retained)
+        return begin
 
     def _begin(self, begin: Beginning) -> None:
         log = self.feed.log

@@ -82,7 +82,7 @@ class Seat(Generic[P]):
         """Write what the log holds beyond this position, until the wire pauses or the end is reached."""
         log = self.audience.log
         wire = self.wire
-        while not wire.paused and self.position != _LEFT:
+        while not wire.paused and not self.left:
             if self.position < log.start:
                 self.audience.lagged += 1
                 wire.finish(self, Reason.TOO_SLOW)
@@ -96,6 +96,21 @@ class Seat(Generic[P]):
             payload = self.audience.payload(frames)
             if payload is not None:
                 wire.write(payload)
+
+    @property
+    def left(self) -> bool:
+        """Whether it is given back."""
+        return self.position == _LEFT
+
+    def send_away(self, reason: Reason) -> bool:
+        """End the stream, which resumes elsewhere; whether it does. Who has all of a job that has ended is told the end."""
+        if self.left:
+            return False
+        log = self.audience.log
+        over = log.closed and self.position == log.end
+        self.until = math.inf  # it is told once
+        self.wire.finish(self, Reason.ENDED if over else reason)
+        return not over
 
     def leave(self) -> None:
         """No more for this seat, also from a fan-out that is under way. May be called twice."""

@@ -90,6 +90,10 @@ class Workers:
 
     def _forward(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
         self._ending = True
+        for sock in (
+            self._sockets
+        ):  # nobody is replaced any more, and what would be accepted by nobody is to be refused
+            sock.close()
         for pid in list(self._born):
             try:
                 os.kill(pid, sig)

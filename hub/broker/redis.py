@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from hub.broker.script import SCRIPT, Publication
+from hub.broker.script import SCRIPT, Publication, is_published
 from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
 from hub.errors import BrokerUnavailable
 from hub.event import EventId, JobId, UserId
@@ -66,7 +66,7 @@ class Broker(Protocol):
 
     def unsubscribe(self, job: JobId, sink: Sink) -> None: ...
 
-    async def declare_lost(self, job: JobId) -> None: ...
+    async def declare_lost(self, job: JobId) -> bool: ...
 
 
 class RedisBroker:
@@ -104,11 +104,12 @@ class RedisBroker:
         """Stop that, unless another sink has taken its place; does not wait."""
         self.subscriber.unsubscribe(self.keys.events(job), sink)
 
-    async def declare_lost(self, job: JobId) -> None:
-        """Publish the terminal event of a job whose lease has lapsed; nothing when it has not, or another process was first."""
+    async def declare_lost(self, job: JobId) -> bool:
+        """Publish the terminal event of a job whose lease has lapsed. False when it has not, or another process was first."""
         keys, args = self._publication.prepare_lost(job)
         async with _available():
-            await self._lost(keys=keys, args=args)
+            answer = await self._lost(keys=keys, args=args)
+        return is_published(answer)
 
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers."""

@@ -105,6 +105,11 @@ def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
     return event_id
 
 
+def is_published(reply: Iterable[bytes | str]) -> bool:
+    """Whether publish.lua published anything."""
+    return _words(reply)[0] == "ok"
+
+
 def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> None:
     """Raises JobEnded and JobNotFound, as lease.lua answers."""
     verdict, value = _words(reply)

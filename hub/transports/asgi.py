@@ -13,6 +13,7 @@ from typing import Any
 from starlette.types import Send
 from starlette.websockets import WebSocketDisconnect
 
+from hub.blocked import Blocked
 from hub.wire import Reason, Seat
 
 Message = MutableMapping[str, Any]
@@ -20,27 +21,44 @@ Messages = list[Message]
 
 
 class AsgiWire:
-    """A `Wire` on an ASGI `send`. `last_words` gives the messages that end the connection for a reason."""
+    """A `Wire` on an ASGI `send`. `last_words` gives the messages that end the connection for a reason.
+
+    A send that takes longer than `blocked` allows is broken off: by `cut`, which resets the connection where the server below
+    lets us, else by cancelling the send.
+    """
 
     __slots__ = (
+        "_blocked",
+        "_broken_off",
+        "_cut",
         "_flushed",
         "_last_words",
         "_pending",
         "_send",
         "_sending",
-        "_timeout",
+        "_task",
         "_wake",
         "reason",
         "seats",
         "writes",
     )
 
-    def __init__(self, send: Send, *, timeout: float, last_words: Callable[[Reason], Messages]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        blocked: Blocked,
+        *,
+        last_words: Callable[[Reason], Messages],
+        cut: Callable[[], None] | None = None,
+    ) -> None:
         self.seats: list[Seat[Messages]] = []
         self.reason: Reason | None = None
         self.writes = 0
         self._send = send
-        self._timeout = timeout
+        self._blocked = blocked
+        self._broken_off = False
+        self._cut = cut
+        self._task: asyncio.Task[Any] | None = None  # that sends
         self._last_words = last_words
         self._pending: Messages = []
         self._sending = False
@@ -51,6 +69,11 @@ class AsgiWire:
     def paused(self) -> bool:
         """Whether something still waits to be sent, or nothing ever will."""
         return self._sending or bool(self._pending) or self.reason is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether only the last words are missing."""
+        return self.reason is not None
 
     def write(self, payload: Messages) -> None:
         """Send these as soon as possible."""
@@ -78,10 +101,12 @@ class AsgiWire:
 
     async def send_now(self, messages: Messages) -> None:
         """Send before `run`: what a viewer is given at the beginning. Raises OSError when it is gone or too slow."""
+        self._task = asyncio.current_task()
         await self._send_all(messages)
 
     async def run(self, listen: Coroutine[Any, Any, Reason]) -> None:
         """Send until there is a reason to end; `listen` reads the client and returns why it is to end."""
+        self._task = asyncio.current_task()
         listener = asyncio.create_task(listen)
         listener.add_done_callback(self._heard)
         try:
@@ -108,8 +133,9 @@ class AsgiWire:
 
     async def _run(self) -> None:
         while True:
-            for seat in list(self.seats):
-                seat.catch_up()
+            if not self._pending:
+                for seat in list(self.seats):
+                    seat.catch_up()
             if self._pending:
                 pending, self._pending = self._pending, []
                 self._sending = True
@@ -124,11 +150,24 @@ class AsgiWire:
         if self.reason is not Reason.LEFT:
             await self._send_all(self._last_words(self.reason))
 
+    def abort(self) -> None:
+        """The viewer takes nothing; break off the send that waits for it."""
+        if self._cut is not None:
+            self._cut()
+        elif self._task is not None and not self._broken_off:
+            self._broken_off = True
+            self._task.cancel()
+
     async def _send_all(self, messages: Messages) -> None:
-        # The one bound on a viewer that does not read: the server's own back-pressure holds `send` here.
+        # The one bound on a viewer that does not read: the server's own back-pressure holds `send` here. Not asyncio.timeout, which
+        # is two timers made and cancelled for each delivery; the heartbeat looks at who is blocked once a second.
+        self._blocked.add(self)
         try:
-            async with asyncio.timeout(self._timeout):
-                for message in messages:
-                    await self._send(message)
-        except TimeoutError as error:
-            raise ConnectionAbortedError(f"blocked for {self._timeout} s") from error
+            for message in messages:
+                await self._send(message)
+        except asyncio.CancelledError:
+            if self._broken_off and self._task is not None and self._task.uncancel() == 0:
+                raise ConnectionAbortedError("blocked for the send timeout") from None
+            raise
+        finally:
+            self._blocked.discard(self)

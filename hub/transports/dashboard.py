@@ -13,11 +13,13 @@ from typing import Any
 from starlette.types import Send
 from starlette.websockets import WebSocket
 
+from hub.blocked import Blocked
 from hub.errors import HubError, JobNotFound, Overloaded
 from hub.event import JobId, UserId
 from hub.log import Frame
 from hub.transports.asgi import AsgiWire, Messages
 from hub.transports.commands import Command
+from hub.transports.socket import Handoff
 from hub.transports.websocket import (
     WebSocketTransport,
     answer_text,
@@ -75,12 +77,14 @@ class DashboardSockets:
 
     def beat(self, now: float, payload: Messages) -> None:
         """A heartbeat to every socket that was silent for as long as that takes; an end to those that are old."""
+        hub = self.transport.hub
         for session, since in self._sessions.items():
             if now >= session.until:
+                hub.age.aged += session.wire.reason is None
                 session.wire.finish(None, Reason.AGED)
             elif session.has_written():
                 self._sessions[session] = now
-            elif now - since >= self.transport.settings.heartbeat and not session.wire.paused:
+            elif now - since >= hub.settings.heartbeat and not session.wire.paused:
                 session.wire.write(payload)
 
     def drain(self) -> None:
@@ -98,12 +102,13 @@ class _Wire(AsgiWire):
     def __init__(
         self,
         send: Send,
+        blocked: Blocked,
         *,
-        timeout: float,
         last_words: Callable[[Reason], Messages],
+        cut: Callable[[], None] | None,
         done: Callable[[Seat[Any], Reason], None],
     ) -> None:
-        super().__init__(send, timeout=timeout, last_words=last_words)
+        super().__init__(send, blocked, last_words=last_words, cut=cut)
         self._done = done
 
     def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
@@ -120,9 +125,11 @@ class _Session:
         self, transport: WebSocketTransport, websocket: WebSocket, user: UserId, *, until: float
     ) -> None:
         self.until = until
+        handoff = Handoff.of(websocket.scope)
         self.wire = _Wire(
             websocket.send,
-            timeout=transport.settings.send_timeout,
+            transport.blocked,
+            cut=None if handoff is None else handoff.cut,
             last_words=transport.last_words,
             done=self._done,
         )

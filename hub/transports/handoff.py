@@ -51,6 +51,10 @@ class _HttpHandoff:
         if message["type"] == "http.response.body":
             self._last = message.get("body")
 
+    def cut(self) -> None:
+        if self._protocol is not None:
+            self._protocol.transport.abort()
+
     def take(self, last: bytes | None) -> Taken | None:
         protocol, cycle = self._protocol, self._cycle
         assert protocol is not None, "a response is sent once"
@@ -163,6 +167,10 @@ class _WebSocketHandoff:
 
     def __init__(self, protocol: HandoffWebSocketProtocol) -> None:
         self._protocol: HandoffWebSocketProtocol | None = protocol
+
+    def cut(self) -> None:
+        if self._protocol is not None:
+            self._protocol.transport.abort()
 
     def take(self, last: bytes | None) -> Taken | None:  # noqa: ARG002  # SSE needs it
         protocol = self._protocol

@@ -7,6 +7,7 @@ seat waits in the log. What one idle viewer costs is listed in docs/decisions.md
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -34,8 +35,17 @@ class Handoff(Protocol):
 
     NAME: ClassVar[str] = "push_hub.handoff"
 
+    @staticmethod
+    def of(scope: Mapping[str, Any]) -> Handoff | None:
+        """The one of this connection, where the server below has it."""
+        found: Handoff | None = scope.get("extensions", {}).get(Handoff.NAME)
+        return found
+
     def take(self, last: bytes | None) -> Taken | None:
         """The socket, or None when it is not to be had. `last` is the very body object that was sent last (SSE)."""
+
+    def cut(self) -> None:
+        """Reset the connection: closing it would wait for a buffer that nobody reads."""
 
 
 MISSED_PONGS = 2

@@ -137,7 +137,9 @@ class EventStream(Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> bool:
         view, transport = self._view, self._transport
-        wire = AsgiWire(send, timeout=transport.settings.send_timeout, last_words=self._last_words)
+        handoff = Handoff.of(scope)
+        cut = None if handoff is None else handoff.cut
+        wire = AsgiWire(send, transport.blocked, last_words=self._last_words, cut=cut)
         last = self._head()
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -150,7 +152,6 @@ class EventStream(Response):
         except OSError:
             return False
         else:
-            handoff: Handoff | None = scope.get("extensions", {}).get(Handoff.NAME)
             if handoff is not None and (taken := handoff.take(last)) is not None:
                 SseWire(taken, view, RAW_SSE, transport).begin()
                 return True

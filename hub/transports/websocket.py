@@ -140,7 +140,9 @@ class WebSocketTransport:
                 view.close()
 
     async def _serve(self, websocket: WebSocket, view: View) -> bool:
-        wire = AsgiWire(websocket.send, timeout=self.settings.send_timeout, last_words=self.last_words)
+        handoff = Handoff.of(websocket.scope)
+        cut = None if handoff is None else handoff.cut
+        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, cut=cut)
         try:
             await wire.send_now(ASGI_WEBSOCKET.join([encode(frame) for frame in view.preamble]))
             async for frames in view.replay():
@@ -151,7 +153,6 @@ class WebSocketTransport:
         except OSError:
             return False
         else:
-            handoff: Handoff | None = websocket.scope.get("extensions", {}).get(Handoff.NAME)
             if handoff is not None and (taken := handoff.take(None)) is not None:
                 WebSocketWire(taken, view, RAW_WEBSOCKET, self).begin()
                 return True

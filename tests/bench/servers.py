@@ -22,6 +22,7 @@ from hub.bench.target import Target, Transport, masked
 from hub.broker.embedded import EmbeddedServer
 
 PEERS = Path(__file__).parent / "peers"
+PORTABLE = PEERS.parents[1] / "faults" / "rig" / "portable.py"
 SSE, WEBSOCKET = Transport.SSE, Transport.WEBSOCKET
 BOTH = (SSE, WEBSOCKET)
 PREFIX = "bench"
@@ -65,6 +66,13 @@ def _nginx() -> str | None:
 @contextmanager
 def _hub(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
     with private_hub(load, transport, cores) as rig:
+        yield rig
+
+
+@contextmanager
+def _portable(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
+    """With uvicorn's own protocols, as in an application that mounts the hub and runs it by plain uvicorn."""
+    with private_hub(load, transport, cores, program=(str(PORTABLE),)) as rig:
         yield rig
 
 
@@ -139,6 +147,7 @@ def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
 
 SERVERS = [
     Server("hub", BOTH, _hub, _nothing),
+    Server("hub, portable wire", BOTH, _portable, _nothing),
     Server("nginx + nchan", BOTH, _nchan, _no_nchan),
     Server("node", BOTH, _node("node_push.cjs"), _no_node),
     Server("Socket.IO", (WEBSOCKET,), _socketio, _no_node),

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from hub.blocked import Blocked
 from hub.transports.asgi import AsgiWire
 from hub.wire import Reason
 
@@ -37,8 +38,17 @@ def message(n: str) -> dict:
     return {"n": n}
 
 
-def made(server: Server, timeout: float = 10.0) -> AsgiWire:
-    return AsgiWire(server.send, timeout=timeout, last_words=lambda reason: [message(reason.name)])
+def made(server: Server, blocked: Blocked | None = None) -> AsgiWire:
+    bound = Blocked(10) if blocked is None else blocked  # an empty one is false
+    return AsgiWire(server.send, bound, last_words=lambda reason: [message(reason.name)])
+
+
+async def looked_at(blocked: Blocked) -> None:
+    """What the heartbeats do, once a second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(1)
+        blocked.abort(loop.time())
 
 
 async def turns() -> None:
@@ -86,16 +96,35 @@ async def test_a_client_that_left_is_sent_nothing_more():
 
 
 async def test_a_blocked_client_is_closed_after_the_timeout():
-    """Seconds of loop time, neither fewer nor more."""
+    """Seconds of loop time and at most a tick; it is counted, and nobody is blocked afterwards."""
     server = Server()
     server.free.clear()
-    wire = made(server, timeout=7)
+    blocked = Blocked(7)
+    wire = made(server, blocked)
+    looking = asyncio.create_task(looked_at(blocked))
     wire.write([message("a")])
     began = asyncio.get_running_loop().time()
     await wire.run(server.listen())
-    assert asyncio.get_running_loop().time() - began == pytest.approx(7, abs=0.1)
+    assert 7 < asyncio.get_running_loop().time() - began <= 8.1
     assert wire.reason is Reason.LEFT
     assert server.sent == []
+    assert (blocked.aborted, len(blocked)) == (1, 0)
+    looking.cancel()
+
+
+async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
+    """Breaking off is ours alone; who cancels the task means the task."""
+    server = Server()
+    server.free.clear()
+    blocked = Blocked(7)
+    wire = made(server, blocked)
+    running = asyncio.create_task(wire.run(server.listen()))
+    wire.write([message("a")])
+    await turns()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (blocked.aborted, len(blocked)) == (0, 0)
 
 
 @pytest.mark.parametrize("error", [OSError, ConnectionResetError, BrokenPipeError])
@@ -154,11 +183,14 @@ async def test_flush_returns_when_nothing_ever_will_be_sent():
     """The wire ended by timeout while somebody waited."""
     server = Server()
     server.free.clear()
-    wire = made(server, timeout=1)
+    blocked = Blocked(1)
+    wire = made(server, blocked)
+    looking = asyncio.create_task(looked_at(blocked))
     wire.write([message("a")])
     flushing = asyncio.create_task(wire.flush())
     await wire.run(server.listen())
     await asyncio.wait_for(flushing, 1)
+    looking.cancel()
 
 
 async def test_a_cancelled_run_leaves_no_task():
