@@ -28,7 +28,7 @@ from hub.metrics import Totals
 from hub.settings import Settings
 from hub.stall import StallWatch
 from hub.view import View
-from hub.wire import Audience, Reason
+from hub.wire import Audience, Reason, Seat
 
 log = logging.getLogger("hub")
 
@@ -150,6 +150,14 @@ class Hub:
         if self.draining:
             raise self.admission.refuse("expected a hub that stays, got one that is shutting down")
 
+    def seated(self, seat: Seat[Any]) -> None:
+        """A viewer has its seat. It may have been on its way in when the drain began, and is in nobody's list then."""
+        if self.draining:
+            self.loop.call_soon(self._send_away, seat)  # not at once: its wire is being made ready
+
+    def _send_away(self, seat: Seat[Any]) -> None:
+        self._moved += seat.send_away(Reason.RESTART)
+
     def stream_end(self) -> float:
         """When a stream that begins now is to end by its age, in loop time."""
         return self.age.end()
@@ -227,7 +235,7 @@ class Hub:
             steps = max(1, int((end - self.loop.time()) / DRAIN_STEP))
             lot = max(1, len(seats) // steps)
             for seat in seats[:lot]:
-                self._moved += seat.send_away(Reason.RESTART)
+                self._send_away(seat)
             seats = [seat for seat in seats[lot:] if not seat.left]
             if seats:
                 await asyncio.sleep(DRAIN_STEP)
@@ -237,7 +245,7 @@ class Hub:
         self.draining = True
         for audience in self._audiences():
             for seat in list(audience.seats):
-                self._moved += seat.send_away(Reason.RESTART)
+                self._send_away(seat)
         for task in self._rounds:
             task.cancel()
         for timer in self._lingering.values():

@@ -23,6 +23,9 @@ TTL = 30.0
 RENEWALS = 3
 """Renewals within a lease's time."""
 
+RETRY = 1.0
+"""Seconds until the next try after a renewal that failed, or a tenth of the lease: an outage that ends in time costs nothing."""
+
 
 class Lease:
     """The lease of one job. `lost` is true once the job has ended without this worker's doing: it may stop."""
@@ -34,7 +37,17 @@ class Lease:
         self.ttl = ttl
         self.lost = False
 
-    def failed(self, error: HubError) -> None:
+    @property
+    def pause(self) -> float:
+        """Seconds between two renewals."""
+        return self.ttl / RENEWALS
+
+    @property
+    def retry(self) -> float:
+        """Seconds between two tries."""
+        return min(RETRY, self.ttl / 10)
+
+    def failed(self, error: HubError | TimeoutError) -> None:
         """Take note of a renewal that failed: the job is over, or Redis is away and the next one may do."""
         if isinstance(error, JobEnded | JobNotFound):
             self.lost = True
@@ -71,12 +84,18 @@ async def held(
 
 
 async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]]) -> None:
+    pause = lease.pause
     while not lease.lost:
-        await asyncio.sleep(lease.ttl / RENEWALS)
+        await asyncio.sleep(pause)
+        pause = lease.pause
         try:
-            await renew(lease.ttl)
-        except HubError as error:
+            async with asyncio.timeout(
+                lease.pause
+            ):  # or a Redis that is frozen would eat the lease in one try
+                await renew(lease.ttl)
+        except (HubError, TimeoutError) as error:
             lease.failed(error)
+            pause = lease.retry
 
 
 @contextmanager
@@ -104,8 +123,11 @@ def held_sync(lease: Lease, renew: Callable[[float], None], *, strict: bool) -> 
 
 
 def _renew_sync(lease: Lease, renew: Callable[[float], None], over: threading.Event) -> None:
-    while not lease.lost and not over.wait(lease.ttl / RENEWALS):
+    pause = lease.pause
+    while not lease.lost and not over.wait(pause):
+        pause = lease.pause
         try:
             renew(lease.ttl)
         except HubError as error:
             lease.failed(error)
+            pause = lease.retry

@@ -43,6 +43,8 @@ class Host(Protocol):
 
     def stream_end(self) -> float: ...
 
+    def seated(self, seat: Seat[Any]) -> None: ...
+
 
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`."""
@@ -178,7 +180,9 @@ class View:
 
     def share(self, wire: Wire[P], fmt: Format[P], *, at: int, until: float = math.inf) -> Seat[P]:
         """Take a seat at `at` on a wire that has an end, or an age, of its own."""
+        assert self._host is not None, "a view that is closed takes no seat"
         self._seat = seat = self.feed.audience(fmt, self.wish.types).seat(wire, at, until=until)
+        self._host.seated(seat)
         return seat
 
     def settle(self) -> None:

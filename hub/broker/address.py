@@ -25,12 +25,13 @@ _SENTINEL_PORT = 26379
 class Address:
     """`service` is the name the Sentinels at `sentinels` know the primary by, "" for a single server.
 
-    `options` are redis-py's arguments for a connection to the primary, `sentinel_password` the Sentinels' own.
+    `options` are redis-py's arguments for a connection to the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
     """
 
     service: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
     options: dict[str, Any] = field(default_factory=dict, repr=False)
+    tls: bool = False
     sentinel_password: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -64,10 +65,9 @@ def _sentinel(url: str) -> Address:
         options["username"] = unquote(user)
     if password:
         options["password"] = unquote(password)
-    if parts.scheme == "rediss+sentinel":
-        options["ssl"] = True
     sentinels = tuple(_place(place) for place in places.split(","))
-    return Address(unquote(service), sentinels, options, sentinel_password)
+    tls = parts.scheme == "rediss+sentinel"
+    return Address(unquote(service), sentinels, options, tls, sentinel_password)
 
 
 def _place(text: str) -> tuple[str, int]:

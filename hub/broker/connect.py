@@ -13,12 +13,11 @@ import redis
 import redis.asyncio
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel as SyncSentinel
 
 from hub.broker.address import Address
+from hub.broker.sentinel import close_sentinels, primary, primary_sync
 
 AsyncRedis = redis.asyncio.Redis
 """The async client; other packages name it through here, so that redis is imported in broker/ only."""
@@ -30,10 +29,6 @@ REQUEST_TIMEOUT = 2.0
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds a producer's command may take: a worker has time, and an event is worth a retry."""
-
-
-SENTINEL_TIMEOUT = 1.0
-"""Seconds one Sentinel may take to say who the primary is; there are others."""
 
 DRIVER = redis.DriverInfo()
 """What a connection says it is (CLIENT SETINFO). Made once: redis-py reads its package's metadata for it from the disk, 0.4 to
@@ -51,7 +46,7 @@ def for_requests(url: str) -> AsyncRedis:
     }
     place = Address.parse(url)
     if place.service:
-        return _primary(place, options)
+        return primary(place, options)
     # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest waits.
     pool = BlockingConnectionPool.from_url(url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
     return AsyncRedis.from_pool(pool)
@@ -67,7 +62,7 @@ def for_publishing(url: str) -> AsyncRedis:
         "driver_info": DRIVER,
     }
     place = Address.parse(url)
-    return _primary(place, options) if place.service else AsyncRedis.from_url(url, **options)
+    return primary(place, options) if place.service else AsyncRedis.from_url(url, **options)
 
 
 def for_publishing_sync(url: str) -> SyncRedis:
@@ -82,39 +77,13 @@ def for_publishing_sync(url: str) -> SyncRedis:
     place = Address.parse(url)
     if not place.service:
         return SyncRedis.from_url(url, **options)
-    asking = _asking(place, Retry(NoBackoff(), 0))
-    sentinel = SyncSentinel(list(place.sentinels), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    client: SyncRedis = sentinel.master_for(  # type: ignore[no-untyped-call]
-        place.service, **place.options, **options
-    )
-    return client
-
-
-def _primary(place: Address, options: dict[str, Any]) -> AsyncRedis:
-    """A client of whichever server the Sentinels call the primary; each new connection asks them again."""
-    asking = _asking(place, AsyncRetry(NoBackoff(), 0))
-    sentinel = Sentinel(list(place.sentinels), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    client: AsyncRedis = sentinel.master_for(place.service, **place.options, **options, max_connections=500)
-    return client
-
-
-def _asking(place: Address, retry: AsyncRetry | Retry) -> dict[str, Any]:
-    # A Sentinel that is frozen must not keep us from asking the next one.
-    return {
-        "socket_timeout": SENTINEL_TIMEOUT,
-        "socket_connect_timeout": SENTINEL_TIMEOUT,
-        "password": place.sentinel_password,
-        "retry": retry,
-        "driver_info": DRIVER,
-    }
+    return primary_sync(place, options)
 
 
 async def close(client: AsyncRedis) -> None:
     """Close a client that was made here, and what it has open to Sentinels."""
     await client.aclose()
-    manager = getattr(client.connection_pool, "sentinel_manager", None)
-    if manager is not None:
-        await manager.aclose()
+    await close_sentinels(client)
 
 
 class Script:

@@ -19,6 +19,9 @@ from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
 from hub.errors import BrokerUnavailable
 from hub.event import EventId, JobId, UserId
 
+GRACE = 5.0
+"""Seconds that Redis must have been there before a worker counts as lost; a worker tries to renew each second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -105,7 +108,12 @@ class RedisBroker:
         self.subscriber.unsubscribe(self.keys.events(job), sink)
 
     async def declare_lost(self, job: JobId) -> bool:
-        """Publish the terminal event of a job whose lease has lapsed. False when it has not, or another process was first."""
+        """Publish the terminal event of a job whose lease has lapsed. False when it has not, or another process was first.
+
+        Also for `GRACE` seconds after Redis was away: workers that live could not renew, and need a moment to say so.
+        """
+        if self.subscriber.connected_for() < GRACE:
+            return False
         keys, args = self._publication.prepare_lost(job)
         async with _available():
             answer = await self._lost(keys=keys, args=args)

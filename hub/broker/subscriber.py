@@ -5,8 +5,8 @@ It is told when a connection was lost, which is the only thing Redis Pub/Sub can
 
 We drive redis-py's `Connection` and not its `PubSub`: that one reconnects silently inside a read (what passed in
 between is gone without a sign but a second confirmation), must not be touched by two tasks, and does not notice a
-frozen server. Here one supervisor task connects; below it one coroutine only reads and one only writes, and when
-either fails both end and the supervisor begins again.
+frozen server. Here one supervisor task connects; below it one coroutine only reads, one only writes and one asks the Sentinels,
+if there are any; when one fails all end and the supervisor begins again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from hub.broker.keys import CONTROL_CHANNEL
+from hub.broker.sentinel import has_moved
 from hub.errors import BrokerUnavailable
 from hub.quiet import quiet_log
 
@@ -80,11 +81,16 @@ class Subscriber:
         self._messages = 0
         self._reconnects = 0
         self._down: float | None = None  # since when, in loop time
+        self._up = 0.0  # the same
 
     @property
     def connected(self) -> bool:
         """Whether Redis confirmed the control channel on the present connection."""
         return self._connected
+
+    def connected_for(self) -> float:
+        """Seconds since it did, 0 while it has not."""
+        return asyncio.get_running_loop().time() - self._up if self._connected else 0.0
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -175,14 +181,15 @@ class Subscriber:
         self._serving = True  # from here on who subscribes is queued behind the list that is made now
         for command in list(_in_bulk("SUBSCRIBE", [CONTROL_CHANNEL, *self._sinks])):
             await self._send(connection, *command)
-        reader = asyncio.create_task(self._read(connection))
-        writer = asyncio.create_task(self._write(connection))
+        parts = [
+            asyncio.create_task(part(connection)) for part in (self._read, self._write, self._watch_primary)
+        ]
         try:
-            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reader.cancel()
-            writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
         for task in done:
             task.result()
 
@@ -206,6 +213,7 @@ class Subscriber:
     def _confirm(self, channel: str) -> None:
         if channel == CONTROL_CHANNEL:
             self._connected = True
+            self._up = asyncio.get_running_loop().time()
             if self._down is not None:
                 log.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
                 self._down = None
@@ -237,6 +245,12 @@ class Subscriber:
                     next_ping = now + PING_INTERVAL
                 else:
                     next_ping = pinged + SILENCE
+
+    async def _watch_primary(self, connection: AbstractConnection) -> None:
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            if await has_moved(self._pool, connection):
+                raise _Lost("the Sentinels name another primary")
 
     async def _send(self, connection: AbstractConnection, *command: str) -> None:
         async with asyncio.timeout(SILENCE):

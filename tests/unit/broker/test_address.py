@@ -30,7 +30,7 @@ def test_a_single_server_is_left_to_redis_py(url):
         ),
         (
             "rediss+sentinel://a,b/main?sentinel_password=s",
-            Address("main", (("a", 26379), ("b", 26379)), {"db": 0, "ssl": True}, "s"),
+            Address("main", (("a", 26379), ("b", 26379)), {"db": 0}, True, "s"),
         ),
     ],
 )
