@@ -57,10 +57,8 @@ class PositionCheck:
                     log.warning("the position check failed: %s", error)
 
     async def _check(self, due: list[Feed]) -> None:
-        for feed in due:
-            feed.due = (
-                self._loop.time() + self._period
-            )  # also when Redis does not answer: it is not asked in a spin
+        for feed in due:  # also when Redis does not answer: it is not asked in a spin
+            feed.due = self._loop.time() + self._period
         jobs = await self._broker.jobs([feed.id for feed in due])
         lapsed = []
         for feed, job in zip(due, jobs, strict=True):

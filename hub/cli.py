@@ -99,9 +99,8 @@ def demo(
     from hub.server import listen
     from hub.server import serve as run
 
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # until the server has its own: the private Redis must end
+    # Until the server has its own handler: the private Redis must end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         sock = listen(host, port)
         actual = sock.getsockname()[1]

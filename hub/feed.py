@@ -172,9 +172,8 @@ class Feed:
         subscribed = False
         try:
             try:
-                if (
-                    job.status not in self._settings.terminal_statuses
-                ):  # one that has ended has nothing to say
+                # One that has ended has nothing to say.
+                if job.status not in self._settings.terminal_statuses:
                     subscribed = True
                     await self._broker.subscribe(self.id, self.intake)
                 await self.intake.begin(

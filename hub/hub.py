@@ -86,14 +86,11 @@ class Hub:
         if feed is not None and feed.ready:
             return feed.job
         reading = self._reading.get(job)
-        if (
-            reading is None
-        ):  # one read for all who ask at the same time, so that a storm costs Redis one command
+        if reading is None:
+            # One read for all who ask at the same time, so that a storm costs Redis one command.
             reading = self._reading[job] = asyncio.create_task(self.broker.jobs([job]), name="hub-job-read")
             reading.add_done_callback(lambda done: self._read_done(job, done))
-        await asyncio.wait(
-            [reading]
-        )  # and not on the task itself, which would die with the first who is cancelled
+        await asyncio.wait([reading])  # not the task itself, which would die with the first who is cancelled
         (found,) = reading.result()
         if found is None:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")

@@ -89,9 +89,7 @@ async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]]) -> Non
         await asyncio.sleep(pause)
         pause = lease.pause
         try:
-            async with asyncio.timeout(
-                lease.pause
-            ):  # or a Redis that is frozen would eat the lease in one try
+            async with asyncio.timeout(lease.pause):  # or a frozen Redis would eat the lease in one try
                 await renew(lease.ttl)
         except (HubError, TimeoutError) as error:
             lease.failed(error)

@@ -101,9 +101,8 @@ class Server(uvicorn.Server):
         if counter % 10 == 0:
             self._context.report()
             if self._parent is not None and os.getppid() != self._parent:
-                self.should_exit = (
-                    True  # who would end and replace us is gone; whoever starts the hub anew needs the port
-                )
+                # Who would end and replace us is gone; whoever starts the hub anew needs the port.
+                self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

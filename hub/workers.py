@@ -90,9 +90,8 @@ class Workers:
 
     def _forward(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
         self._ending = True
-        for sock in (
-            self._sockets
-        ):  # nobody is replaced any more, and what would be accepted by nobody is to be refused
+        # Nobody is replaced any more, so what would be accepted by nobody is to be refused.
+        for sock in self._sockets:
             sock.close()
         for pid in list(self._born):
             try:

@@ -111,10 +111,8 @@ class AsgiWire:
         listener.add_done_callback(self._heard)
         try:
             await self._run()
-        except (
-            OSError,
-            WebSocketDisconnect,
-        ):  # the client is gone: uvicorn says it one way, starlette the other
+        except (OSError, WebSocketDisconnect):
+            # The client is gone: uvicorn says it one way, starlette the other.
             self.reason = Reason.LEFT
         finally:
             self._flushed.set()

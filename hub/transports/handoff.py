@@ -146,9 +146,7 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         self._have_head()
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
             self._head_refused = True
-            raise ValueError(
-                "head too large"
-            )  # the parser stops, and uvicorn answers with `send_400_response`
+            raise ValueError("head too large")  # the parser stops, uvicorn calls `send_400_response`
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # else an upgrade to WebSocket

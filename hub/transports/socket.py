@@ -189,11 +189,8 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         if not end:
             return
         parser = self._parser or Parser(SERVER, max_size=MAX_BYTES)
-        if self.finished:
-            parser.state, parser.close_sent = (
-                State.CLOSING,
-                Close(1000, ""),
-            )  # what it would have noted itself
+        if self.finished:  # what it would have noted itself
+            parser.state, parser.close_sent = State.CLOSING, Close(1000, "")
         parser.receive_data(data[:end])
         for frame in parser.events_received():
             assert isinstance(frame, Frame), "the handshake is over"
