@@ -1,0 +1,238 @@
+"""Ways to break the engine, each a small edit of the real source, and the law that must find it out."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hub.check import PositionCheck
+from hub.feed import Feed
+from hub.hub import Hub
+from hub.intake import Intake
+from hub.log import Log
+from hub.view import View
+from hub.wire import Audience, Seat
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace `old`, which stands exactly once in the source of `owner.name`, by `new`."""
+
+    owner: type
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`edits`, the scenario that must find them out, and words of the law that is broken then."""
+
+    scenario: str
+    law: str
+    edits: tuple[Edit, ...]
+
+
+def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) -> Mutant:
+    return Mutant(scenario, law, (Edit(owner, name, old, new),))
+
+
+_SUBSCRIBE = "await self._broker.subscribe(self.id, self.intake)"
+_LATEST = "await self._broker.latest(self.id, limit=self._settings.window_events)"
+
+MUTANTS = {
+    "subscribe-after-read": Mutant(
+        "attach",
+        "nobody waits for ever",
+        (
+            Edit(Feed, "_run", _SUBSCRIBE, f"early = {_LATEST}; {_SUBSCRIBE}"),
+            Edit(Feed, "_run", f"{_LATEST}\n", f"early if subscribed else {_LATEST}\n"),
+        ),
+    ),
+    "confirmation-not-awaited": mutant(
+        "attach",
+        "nobody waits for ever",
+        Feed,
+        "_run",
+        _SUBSCRIBE,
+        "self._early = self._loop.create_task(self._broker.subscribe(self.id, self.intake))",
+    ),
+    "no-healing": mutant(
+        "cut",
+        "told of a loss where there is none",
+        Intake,
+        "_look",
+        "while await self._look_at_page():",
+        "while False:",
+    ),
+    "deaf-to-reconnects": mutant(
+        "cut", "nobody waits for ever", Intake, "missed", "self._mark(Mark.LOST)", "pass"
+    ),
+    "terminal-not-remembered": mutant(
+        "hash-end",
+        "nobody waits for ever",
+        Intake,
+        "_close_if_ended",
+        "if job is None",
+        "if True or job is None",
+    ),
+    "position-check-finds-nothing": mutant(
+        "drop", "reached nobody", Intake, "compare", "if self._differs(job):", "if False:"
+    ),
+    "wake-up-dropped": mutant(
+        "attach",
+        "nobody waits for ever",
+        Intake,
+        "wait",
+        "await self._wake.wait()",
+        "self._wake.clear(); await self._wake.wait()",
+    ),
+    "mark-does-not-wake": mutant("cut", "nobody waits for ever", Intake, "_mark", "self._wake.set()", "pass"),
+    "heal-skips-one": mutant(
+        "cut",
+        "told of a loss where there is none",
+        Intake,
+        "_look_at_page",
+        "if entry.id > self._last]",
+        "if entry.id > self._last.next]",
+    ),
+    "resume-one-too-late": mutant(
+        "resume",
+        "a hole without a word",
+        Log,
+        "position_after",
+        "return position if",
+        "return position + 1 if",
+    ),
+    "resume-one-too-early": mutant(
+        "resume",
+        "once each and in order",
+        Log,
+        "position_after",
+        "return position if",
+        "return position - 1 if",
+    ),
+    "gap-without-state": mutant(
+        "trim",
+        "comes the state",
+        Intake,
+        "_gap",
+        "[gap_frame(reason, first, last), self.state.frame(last)]",
+        "[gap_frame(reason, first, last)]",
+    ),
+    "resync-without-need": mutant(
+        "resume",
+        "told of a loss where there is none",
+        Log,
+        "position_after",
+        "return position if",
+        "return None if",
+    ),
+    "seat-written-twice": mutant(
+        "fan-out", "once each and in order", Audience, "deliver", "if seat.position == start and", "if"
+    ),
+    "paused-seat-written": mutant(
+        "slow", "who cannot take it", Audience, "deliver", "and not seat.wire.paused", ""
+    ),
+    "end-tells-nobody": mutant(
+        "attach",
+        "nobody waits for ever",
+        Audience,
+        "finish",
+        "if seat.position == self.log.end:",
+        "if False:",
+    ),
+    "lagging-seat-jumps": mutant(
+        "slow",
+        "a hole without a word",
+        Seat,
+        "catch_up",
+        "if self.position < log.start:",
+        "self.position = max(self.position, log.start)\n        if False:",
+    ),
+    "replay-forgets-what-was-trimmed": mutant(
+        "replay-trimmed",
+        "a hole without a word",
+        View,
+        "replay",
+        "if entry.id != after.next:",
+        "if False:",
+    ),
+    "linger-ends-a-held-feed": mutant("linger", "reached nobody", Hub, "_feed", "timer.cancel()", "pass"),
+    "feed-per-viewer": mutant(
+        "first-viewers", "one subscription", Hub, "_feed", "feed is None or feed.failed", "True"
+    ),
+    "hash-read-per-viewer": mutant(
+        "first-viewers",
+        "one read of the hash",
+        Hub,
+        "job",
+        "await asyncio.wait(",
+        "await self.broker.jobs([job]); await asyncio.wait(",
+    ),
+    "shared-read-dies-with-the-first": mutant(
+        "first-leaves",
+        "cancelled by nobody but itself",
+        Hub,
+        "job",
+        "reading.add_done_callback(lambda done: self._read_done(job, done))",
+        "reading.add_done_callback(lambda done: self._read_done(job, done)); await reading",
+    ),
+    "drain-forgets-one": mutant(
+        "drain", "forgotten by a hub", Hub, "drain", "for seat in seats[:lot]:", "for seat in seats[1:lot]:"
+    ),
+    "drain-says-ended": mutant(
+        "drain",
+        "says whether the end was told",
+        Seat,
+        "send_away",
+        "Reason.ENDED if over else reason",
+        "Reason.ENDED",
+    ),
+    "aged-though-it-ended": mutant(
+        "age-slow",
+        "says whether the end was told",
+        Seat,
+        "send_away",
+        "Reason.ENDED if over else reason",
+        "reason",
+    ),
+    "check-never-asks-for-the-lease": mutant(
+        "lease-renewed",
+        "a worker that is lost ends its job",
+        PositionCheck,
+        "_check",
+        "lapsed.append(feed)",
+        "pass",
+    ),
+}
+
+
+@contextmanager
+def applied(name: str) -> Iterator[None]:
+    """The engine with this mutant's edits, until the block is left."""
+    before = []
+    try:
+        for edit in MUTANTS[name].edits:
+            before.append((edit.owner, edit.name, edit.owner.__dict__[edit.name]))
+            setattr(edit.owner, edit.name, _edited(edit, before))
+        yield
+    finally:
+        for owner, attribute, value in reversed(before):
+            setattr(owner, attribute, value)
+
+
+def _edited(edit: Edit, before: list) -> object:
+    function = edit.owner.__dict__[edit.name]
+    source = getattr(function, "source", None) or textwrap.dedent(inspect.getsource(function))
+    assert source.count(edit.old) == 1, (
+        f"expected {edit.old!r} once in {edit.owner.__name__}.{edit.name}:\n{source}"
+    )
+    source = source.replace(edit.old, edit.new)
+    made: dict = {}
+    exec("from __future__ import annotations\n" + source, function.__globals__, made)
+    made[edit.name].source = source
+    return made[edit.name]

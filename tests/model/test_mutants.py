@@ -1,0 +1,56 @@
+"""The interleavings find a broken engine out: each mutant (mutants.py) breaks the law it names, in a schedule of its scenario."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.explore import Listed, explained, following, run
+from tests.model.mutants import MUTANTS, applied
+from tests.model.scenarios import ALL
+from tests.unit.scripted import Violation
+
+
+def broken_laws(scenario: str, *, until: str) -> list[str]:
+    """The laws that schedules break, up to the first whose words contain `until`."""
+    laws: list[str] = []
+    choices: list[int] | None = []
+    while choices is not None and not any(until in words for words in laws):
+        listed = Listed(choices)
+        try:
+            run(ALL[scenario], listed, preempt=ALL[scenario].preempt)
+        except Violation as error:
+            laws.append(str(error))
+        choices = following(listed)
+    return laws
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_engine_breaks_a_law(name):
+    """Each way of being wrong is seen, and by the law that is meant for it."""
+    mutant = MUTANTS[name]
+    with applied(name):
+        laws = broken_laws(mutant.scenario, until=mutant.law)
+    assert any(mutant.law in words for words in laws), laws[:3]
+
+
+def test_a_mutant_leaves_nothing_behind():
+    """What was edited is as it was."""
+    for name, mutant in MUTANTS.items():
+        before = [edit.owner.__dict__[edit.name] for edit in mutant.edits]
+        with applied(name):
+            assert [edit.owner.__dict__[edit.name] for edit in mutant.edits] != before
+        assert [edit.owner.__dict__[edit.name] for edit in mutant.edits] == before
+
+
+def test_a_broken_law_is_printed_with_a_schedule_that_breaks_it():
+    """Short, and good for playing it again."""
+    scenario = ALL["cut"]
+    with applied("deaf-to-reconnects"):
+        with pytest.raises(Violation) as caught:
+            run(scenario, Listed([1, 0, 0, 0, 1]), preempt=0)
+        *_, command = explained(scenario, caught.value, preempt=0).split()
+        choices = [int(choice) for choice in command.split(",")]
+        assert len(choices) <= 5
+        with pytest.raises(Violation):
+            run(scenario, Listed(choices), preempt=0)
+    run(scenario, Listed(choices), preempt=0)  # the sound engine keeps the laws there
