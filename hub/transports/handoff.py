@@ -226,6 +226,17 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         self._due = due
         super().handle_ping()
 
+    def send_receive_event_to_app(self) -> None:
+        """As uvicorn's; but it logs a traceback for each text that is not UTF-8, which any client can send."""
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.conn.fail(Reason.NOT_TEXT.close_code, Reason.NOT_TEXT.words)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
     def pause_writing(self) -> None:
         """As uvicorn's; and who does not read us is not read either, or its unread Pongs would pile up here."""
         super().pause_writing()

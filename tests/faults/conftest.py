@@ -18,7 +18,7 @@ def processes() -> Iterator[list[Process]]:
     for process in reversed(started):
         process.close()
     for text in said:
-        assert "Traceback" not in text, text[-4000:]
+        assert "Traceback" not in text, text[max(0, text.find("Traceback") - 1000) :][:6000]
 
 
 @pytest.fixture

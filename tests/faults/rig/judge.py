@@ -22,6 +22,7 @@ class Published:
     acknowledged: dict[EventId, str] = field(default_factory=dict)  # id -> body
     tried: set[str] = field(default_factory=set)
     terminal: EventId | None = None
+    superseded: set[tuple[EventId, str]] = field(default_factory=set)  # acknowledged, and lost by a failover
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Verdict:
         known = self.published.acknowledged.get(event_id)
         if known is None and body not in self.published.tried:
             self._problem(f"{event_id} was never published: {body[:80]}")
-        elif known is not None and known != body:
+        elif known is not None and known != body and (event_id, body) not in self.published.superseded:
             self._problem(f"{event_id} came with another body: {body[:80]}")
         self.first = self.first or event_id
         self.cursor = event_id

@@ -119,7 +119,10 @@ class RedisProcess(Process):
 
 
 class Hub(Process):
-    """`push-hub serve` on a port that stays the same over restarts. `portable`: with uvicorn's own protocols, no hand-over."""
+    """`push-hub serve` on a port that stays the same over restarts. `portable`: with uvicorn's own protocols, no hand-over.
+
+    `program` is another module to run in its place; `prefix` are words before the command, which must replace themselves by it.
+    """
 
     def __init__(
         self,
@@ -128,6 +131,9 @@ class Hub(Process):
         port: int | None = None,
         portable: bool = False,
         workers: int = 1,
+        program: str = "",
+        prefix: Sequence[str] = (),
+        host: str = "",
         **settings: object,
     ) -> None:
         self.port = port or free_port()
@@ -135,9 +141,11 @@ class Hub(Process):
         settings = {"jwt_secret": SECRET, "log_level": "info", "max_viewers_per_user": 100_000} | settings
         settings = {"max_viewers_per_user_and_job": 100_000, "redis_url": redis_url} | settings
         environment = {f"HUB_{name.upper()}": str(value) for name, value in settings.items()}
-        program = ["-m", "tests.faults.rig.portable" if portable else "hub"]
+        module = program or ("tests.faults.rig.portable" if portable else "hub")
         more = ["--workers", str(workers)] if workers > 1 else []
-        super().__init__([sys.executable, *program, "serve", "--port", str(self.port), *more], environment)
+        more += ["--host", host] if host else []
+        serve = [sys.executable, "-m", module, "serve", "--port", str(self.port), *more]
+        super().__init__([*prefix, *serve], environment)
 
     def start(self) -> None:
         super().start()

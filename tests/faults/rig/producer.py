@@ -57,6 +57,9 @@ class Worker:
                     await asyncio.sleep(0.05)
                     continue
                 assert event_id is not None, "a strict publisher raises"
+                before = published.acknowledged.get(event_id, body)
+                if before != body:
+                    published.superseded.add((event_id, before))
                 published.acknowledged[event_id] = body
                 return event_id
 

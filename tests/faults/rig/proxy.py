@@ -13,8 +13,8 @@ class Proxy:
     """Listens on `port` and forwards to `target` (host, port). Attributes may be changed at any time.
 
     `latency` seconds each way; `slices` bytes per write at most (0: as they come); `bandwidth` bytes a second and direction
-    (0: all there is); `half_open` swallows what comes and keeps connections open, as a dead middlebox does; `refuse` lets
-    nobody in.
+    (0: all there is); `half_open` swallows what comes and keeps connections open, as a dead middlebox does; `mute` swallows
+    only what the target answers; `refuse` lets nobody in.
     """
 
     def __init__(self, host: str, port: int, *, seed: int = 0) -> None:
@@ -24,6 +24,7 @@ class Proxy:
         self.slices = 0
         self.bandwidth = 0
         self.half_open = False
+        self.mute = False
         self.refuse = False
         self.connections = 0
         self._random = random.Random(seed)
@@ -62,7 +63,7 @@ class Proxy:
             self._open.add(other)
             ways = [
                 asyncio.ensure_future(self._pump(reader, other)),
-                asyncio.ensure_future(self._pump(there, writer)),
+                asyncio.ensure_future(self._pump(there, writer, answers=True)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -79,12 +80,14 @@ class Proxy:
                     one.transport.abort()
             self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 if self.latency:
                     await asyncio.sleep(self.latency)
-                if self.half_open:
+                if self.half_open or (answers and self.mute):
                     continue
                 for piece in self._pieces(data):
                     writer.write(piece)

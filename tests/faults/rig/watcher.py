@@ -7,16 +7,18 @@ here. The strict reader of event streams is tests/support/sse.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import json
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 
 from hub.event import EventId
 from tests.faults.rig.judge import CONTROL, Published, Verdict, terminal_status
+from tests.faults.rig.report import count
 from tests.support.live import token
 
 RETRY = 0.05
@@ -24,6 +26,14 @@ RETRY = 0.05
 
 SILENCE = 60.0
 """Seconds without a byte until a viewer complains that it waits for ever."""
+
+
+class Told(NamedTuple):
+    """A `reconnect` frame: when it came (loop time), and what it said. A WebSocket has the reason in its close frame."""
+
+    at: float
+    after_ms: int
+    reason: str
 
 
 class Watcher:
@@ -43,6 +53,9 @@ class Watcher:
         self.attempts = 0
         self.connected = asyncio.Event()  # at least once
         self.statuses: list[int] = []  # HTTP answers that were no stream
+        self.begins: list[float] = []  # when each connection began, in loop time
+        self.told: list[Told] = []
+        self.closes: list[int] = []  # close codes of its WebSockets; 1006 for one that was cut
         self._where = where
         self._job = published.job
         self._after = after
@@ -77,10 +90,21 @@ class Watcher:
     async def _run(self) -> None:
         while not self._over:
             self.attempts += 1
-            with contextlib.suppress(OSError, EOFError, ConnectionClosed, InvalidHandshake, InvalidMessage):
+            try:
                 await (self._sse() if self.transport == "sse" else self._websocket())
+            except ConnectionClosed as closed:
+                self.closes.append(closed.rcvd.code if closed.rcvd is not None else 1006)
+            except InvalidStatus as refused:
+                self.statuses.append(refused.response.status_code)
+            except (OSError, EOFError, InvalidHandshake, InvalidMessage):
+                pass
             if not self._over:
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
+
+    def _connected(self) -> None:
+        self.begins.append(asyncio.get_running_loop().time())
+        self.verdict.connected()
+        self.connected.set()
 
     # --- Server-Sent Events
 
@@ -105,41 +129,33 @@ class Watcher:
                 return
             if "content-length" in answer:
                 return  # a polite "come back later"
-            self.verdict.connected()
-            self.connected.set()
+            self._connected()
             await self._read_stream(reader)
         finally:
             writer.transport.abort()
 
     async def _read_stream(self, reader: asyncio.StreamReader) -> None:
-        rest = b""
-        while True:
+        raw, text = b"", b""  # chunks, and what is in them
+        while not self._over:
             async with asyncio.timeout(SILENCE):
-                size = int(await reader.readline() or b"0", 16)
-                data = rest + (await reader.readexactly(size + 2))[:-2]
-            *blocks, rest = data.split(b"\n\n")
+                data = await reader.read(1 << 18)
+            if not data:
+                return
+            chunks, raw = whole_chunks(raw + data)
+            *blocks, text = b"".join([text, *chunks]).split(b"\n\n")
             for block in blocks:
-                self._take_block(block.decode())
-            if size == 0 or self._over:
+                self._take_block(block)
+            if b"" in chunks:  # the end of the body; the connection may stay
                 return
 
-    def _take_block(self, block: str) -> None:
-        name, body, event_id = "", None, None
-        for line in block.split("\n"):
-            field, _, value = line.partition(": ")
-            if field == "data":
-                body = value if body is None else f"{body}\n{value}"
-            elif field == "id":
-                event_id = EventId.parse(value)
-            elif field == "event":
-                name = value
-        if body is None:
-            if event_id is not None:
-                self.verdict.position(event_id)
-        elif name:
-            self._take_control(name, json.loads(body), event_id)
-        else:
+    def _take_block(self, block: bytes) -> None:
+        name, event_id, body, fields = parse_block(block)
+        if fields is not None:
+            self._take_control(name, fields, event_id)
+        elif body is not None:
             self._take_event(event_id, body)
+        elif event_id is not None:
+            self.verdict.position(event_id)
 
     # --- WebSocket
 
@@ -156,32 +172,83 @@ class Watcher:
             open_timeout=30,
             ping_interval=None,
         ) as socket:
-            self.verdict.connected()
-            self.connected.set()
+            self._connected()
             while not self._over:
                 async with asyncio.timeout(SILENCE):
                     self._take_text(await socket.recv())
 
     def _take_text(self, text: str) -> None:
-        frame = json.loads(text)
-        if "id" not in frame and frame["type"] in CONTROL:
-            self._take_control(frame["type"], frame, None)
-            return
-        event_id = EventId.parse(frame.get("id", ""))
-        # the id stands first, so what follows is the body as its producer wrote it
-        body = "{" + text.partition(",")[2] if event_id is not None else text
-        self._take_event(event_id, body)
+        name, event_id, body, fields = parse_text(text)
+        if fields is not None:
+            self._take_control(name, fields, None)
+        else:
+            self._take_event(event_id, body or "")
 
     # --- both
 
     def _take_event(self, event_id: EventId | None, body: str) -> None:
         self.verdict.event(event_id, body)
-        if terminal_status(body):
+        if is_terminal(body):
             self.verdict.terminal()
 
     def _take_control(self, name: str, fields: dict, event_id: EventId | None) -> None:
         self.verdict.control(name, fields, event_id)
+        if name == "reconnect":
+            now = asyncio.get_running_loop().time()
+            self.told.append(Told(now, fields["after_ms"], fields.get("reason", "")))
         self._over = name == "end"
+
+
+Parsed = tuple[str, EventId | None, str | None, dict | None]
+"""A control frame's name, an id, the body of a data event, the fields of a control frame."""
+
+# All viewers of a job get the same bytes, so what they mean is worked out once; each viewer is judged on its own.
+_once = functools.lru_cache(maxsize=1 << 14)
+
+
+def whole_chunks(raw: bytes) -> tuple[list[bytes], bytes]:
+    """The whole chunks at the beginning of `raw` (RFC 9112, 7.1), and the rest of it. An empty chunk is the last."""
+    pieces, at = [], 0
+    while (line := raw.find(b"\r\n", at)) > 0:
+        begin = line + 2
+        end = begin + int(raw[at:line], 16)
+        if len(raw) < end + 2:
+            break
+        assert raw[end : end + 2] == b"\r\n", "a chunk ends with a line end"
+        pieces.append(raw[begin:end])
+        at = end + 2
+    return pieces, raw[at:]
+
+
+@_once
+def parse_block(block: bytes) -> Parsed:
+    """A block of an event stream. One with an id alone is a position."""
+    name, body, event_id = "", None, None
+    for line in block.decode().split("\n"):
+        field, _, value = line.partition(": ")
+        if field == "data":
+            body = value if body is None else f"{body}\n{value}"
+        elif field == "id":
+            event_id = EventId.parse(value)
+        elif field == "event":
+            name = value
+    if name and body is not None:
+        return name, event_id, None, json.loads(body)
+    return name, event_id, body, None
+
+
+@_once
+def parse_text(text: str) -> Parsed:
+    """A text frame of a WebSocket."""
+    frame = json.loads(text)
+    if "id" not in frame and frame["type"] in CONTROL:
+        return frame["type"], None, None, frame
+    event_id = EventId.parse(frame.get("id", ""))
+    # the id stands first, so what follows is the body as its producer wrote it
+    return "", event_id, "{" + text.partition(",")[2] if event_id is not None else text, None
+
+
+is_terminal = functools.lru_cache(maxsize=1 << 14)(terminal_status)
 
 
 class Crowd:
@@ -207,6 +274,7 @@ class Crowd:
         verdicts = await asyncio.gather(*(watcher.wait(timeout) for watcher in self.watchers))
         for verdict in verdicts:
             verdict.finish(pardoned=pardoned)
+        count(self.deliveries)
         problems = [problem for verdict in verdicts for problem in verdict.problems]
         assert not problems, f"{len(problems)} problems, the first: " + "; ".join(problems[:5])
         return verdicts

@@ -1,0 +1,23 @@
+"""`push-hub serve` with shorter constants, for tests that wait until one has run out.
+
+Set like settings: `start_hub(url, program=IMPATIENT, impatient_tcp=3000)` in milliseconds, `impatient_head` in seconds,
+`impatient_portable=1` as in portable.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import hub.server
+from hub.cli import main
+from hub.transports import handoff
+from tests.faults.rig.portable import portable
+
+IMPATIENT = "tests.faults.rig.impatient"
+
+if __name__ == "__main__":
+    hub.server.TCP_USER_TIMEOUT = int(os.environ.get("HUB_IMPATIENT_TCP", hub.server.TCP_USER_TIMEOUT))
+    handoff.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", handoff.HEAD_TIMEOUT))
+    if os.environ.get("HUB_IMPATIENT_PORTABLE"):
+        hub.server.config = portable
+    main()

@@ -1,0 +1,102 @@
+"""Two network namespaces and a cable between them, which can be cut. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.rig.process import Hub
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def available() -> bool:
+    """Whether this machine and this user can have them."""
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=10)
+
+
+class Cable:
+    """Namespaces `hub` and `viewers`; the hub's address on the cable is `address`. A context manager."""
+
+    def __init__(self) -> None:
+        self.hub, self.viewers = f"hub{os.getpid()}", f"viewers{os.getpid()}"
+        self.address = "10.213.7.1"
+
+    def __enter__(self) -> Cable:
+        _ip("netns", "add", self.hub)
+        _ip("netns", "add", self.viewers)
+        _ip(
+            "-n",
+            self.hub,
+            "link",
+            "add",
+            "cable",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            self.viewers,
+        )
+        for where, address in ((self.hub, self.address), (self.viewers, "10.213.7.2")):
+            _ip("-n", where, "address", "add", f"{address}/24", "dev", "cable")
+            _ip("-n", where, "link", "set", "lo", "up")
+            _ip("-n", where, "link", "set", "cable", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in (self.hub, self.viewers):
+            with contextlib.suppress(subprocess.SubprocessError):
+                _ip("netns", "delete", name)
+
+    def cut(self) -> None:
+        _ip("-n", self.viewers, "link", "set", "cable", "down")
+
+    def mend(self) -> None:
+        _ip("-n", self.viewers, "link", "set", "cable", "up")
+
+    def viewer_socket(self) -> socket.socket:
+        """A socket at the viewers' end; it stays there wherever it is used."""
+        with inside(self.viewers):
+            return socket.socket()
+
+
+@contextlib.contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Sockets that this thread makes in the block belong to the namespace. Nothing may be awaited in it."""
+    with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", name).open() as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
+
+
+def _enter(file: int) -> None:
+    if _libc.setns(file, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class FarHub(Hub):
+    """A hub in a namespace; it must reach its Redis by a socket in the file system."""
+
+    def __init__(self, namespace: str, redis_url: str, **more) -> None:
+        self.namespace = namespace
+        prefix = ("ip", "netns", "exec", namespace)
+        super().__init__(redis_url, prefix=prefix, host="0.0.0.0", **more)
+
+    def get(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
+        with inside(self.namespace):
+            return super().get(path, timeout=timeout)
