@@ -167,5 +167,10 @@ class AsgiWire:
             if self._broken_off and self._task is not None and self._task.uncancel() == 0:
                 raise ConnectionAbortedError("blocked for the send timeout") from None
             raise
+        except RuntimeError as error:
+            # uvicorn takes the accept of a client who is just leaving for nothing, and then complains of what follows.
+            if "websocket.accept" not in str(error):
+                raise
+            raise ConnectionAbortedError("left during the handshake") from error
         finally:
             self._blocked.discard(self)
