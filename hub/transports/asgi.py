@@ -168,9 +168,10 @@ class AsgiWire:
                 raise ConnectionAbortedError("blocked for the send timeout") from None
             raise
         except RuntimeError as error:
-            # uvicorn takes the accept of a client who is just leaving for nothing, and then complains of what follows.
-            if "websocket.accept" not in str(error):
+            # uvicorn complains of what follows when it took the accept of a client who was just leaving for nothing, or has closed
+            # the socket itself for what the client had sent.
+            if "'websocket." not in str(error):
                 raise
-            raise ConnectionAbortedError("left during the handshake") from error
+            raise ConnectionAbortedError("closed by the server below") from error
         finally:
             self._blocked.discard(self)

@@ -21,6 +21,7 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.over = False  # ends `stream`; cancelling it could be swallowed in the middle of a command
 
     async def __aenter__(self) -> Worker:
         self.client = for_publishing(self.url)
@@ -66,10 +67,12 @@ class Worker:
     async def stream(
         self, published: Published, number: int, *, rate: float, start: int = 0, fill: int = 0
     ) -> None:
-        """`number` events, about `rate` a second, each with its `n` and `fill` bytes of padding."""
+        """`number` events, about `rate` a second, each with its `n` and `fill` bytes of padding; fewer when `over` is set."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         for n in range(number):
+            if self.over:
+                return
             await self.emit(published, n=start + n, fill="x" * fill)
             ahead = began + (n + 1) / rate - loop.time()
             if ahead > 0:

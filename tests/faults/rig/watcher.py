@@ -83,6 +83,7 @@ class Watcher:
         return self.verdict
 
     async def stop(self) -> None:
+        self._over = True  # also when the cancellation is swallowed on its way
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
