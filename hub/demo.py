@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
 from hub.app import create_app
+from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, JobExists
 from hub.event import EventId
 from hub.jobs import JobStateMachine
@@ -201,8 +202,7 @@ def create_demo(
             try:
                 yield state or {}
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                await end_tasks(running)
 
     app.router.lifespan_context = lifespan
     _pages(app, simulation, token(secret), settings.session_cookie)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub.broker.redis import Broker, Entry, Job
+from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, HubError
 from hub.event import FINAL, Event
 from hub.intake import Intake
@@ -150,8 +151,7 @@ class Feed:
 
     async def aclose(self) -> None:
         """End the task and the subscription."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end_tasks(self._task)
 
     def statistics(self) -> FeedStatistics:
         """What this feed holds."""

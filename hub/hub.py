@@ -21,6 +21,7 @@ from hub.broker.redis import Job, RedisBroker
 from hub.broker.subscriber import SubscriberStatistics
 from hub.check import PositionCheck
 from hub.cursor import Wish
+from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.event import JobId, UserId
 from hub.feed import Feed, FeedStatistics
@@ -243,13 +244,13 @@ class Hub:
         for audience in self._audiences():
             for seat in list(audience.seats):
                 self._send_away(seat)
-        for task in self._rounds:
-            task.cancel()
         for timer in self._lingering.values():
             timer.cancel()
         for feed in list(self._feeds.values()):
             self._end(feed)
-        await asyncio.wait([*self._rounds, *self._closing, *self._reading.values()])
+        await end_tasks(*self._rounds)
+        if still := [*self._closing, *self._reading.values()]:
+            await asyncio.wait(still)
         await self.broker.aclose()
 
     def statistics(self) -> HubStatistics:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from hub.ending import end_tasks
 from hub.errors import HubError, JobEnded, JobNotFound
 from hub.quiet import quiet_log
 
@@ -74,8 +75,7 @@ async def held(
     try:
         yield lease
     finally:
-        renewing.cancel()
-        await asyncio.wait([renewing])
+        await end_tasks(renewing)
     if not lease.lost:  # not reached by an exception, which lets it lapse
         try:
             await renew(0)

@@ -27,6 +27,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hub.api.context import Context
+from hub.ending import end_tasks
 from hub.errors import InvalidSettings
 from hub.metrics import Board
 from hub.settings import Settings
@@ -113,8 +114,7 @@ class Server(uvicorn.Server):
         draining = asyncio.create_task(self._context.drain(), name="hub-drain")
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
-        draining.cancel()
-        await asyncio.wait([draining])
+        await end_tasks(draining)
         services = self._context.services
         for service in services:
             service.hub.blocked.abort_all()  # they had the window, and take no bytes

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.broker.sentinel import has_moved
+from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable
 from hub.quiet import quiet_log
 
@@ -101,8 +102,7 @@ class Subscriber:
         """End the task and the connection. Cancel-safe."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            await end_tasks(task)
 
     async def subscribe(self, channel: str, sink: Sink, *, deadline: float) -> None:
         """Send what `channel` brings to `sink`; returns once Redis has confirmed.
@@ -187,9 +187,7 @@ class Subscriber:
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            await end_tasks(*parts)
         for task in done:
             task.result()
 

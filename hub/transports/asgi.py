@@ -14,6 +14,7 @@ from starlette.types import Send
 from starlette.websockets import WebSocketDisconnect
 
 from hub.blocked import Blocked
+from hub.ending import end_tasks
 from hub.wire import Reason, Seat
 
 Message = MutableMapping[str, Any]
@@ -118,8 +119,7 @@ class AsgiWire:
             self._flushed.set()
             if self.reason is None:
                 self.reason = Reason.LEFT
-            listener.cancel()
-            await asyncio.wait([listener])
+            await end_tasks(listener)
 
     def _heard(self, listener: asyncio.Task[Reason]) -> None:
         if listener.cancelled():

@@ -102,6 +102,7 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     _head: TimerHandle | None = None  # runs while a head is expected
     _head_bytes = 0
     _head_refused = False
+    _read = b""  # what is being parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is expected at once."""
@@ -115,7 +116,9 @@ class HandoffHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, while the head stays within `MAX_HEAD`."""
+        self._read = data
         super().data_received(data)
+        self._read = b""
         if self._head is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
@@ -157,8 +160,15 @@ class HandoffHttpProtocol(HttpToolsProtocol):
             cast(Any, self.scope)["extensions"] = {Handoff.NAME: _HttpHandoff(self, self.cycle)}
 
     def handle_websocket_upgrade(self) -> None:
-        """uvicorn gives the transport to another protocol here; this one and its parser hold each other, as above."""
+        """uvicorn gives the transport to another protocol here, but not what the client has said already.
+
+        This one and its parser hold each other, as above.
+        """
         super().handle_websocket_upgrade()
+        _, _, early = self._read.partition(b"\r\n\r\n")
+        if early:
+            protocol = cast(HandoffWebSocketProtocol, self.transport.get_protocol())
+            protocol.data_received(early)
         self.parser = None  # type: ignore[assignment]
 
 
@@ -280,7 +290,13 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's; but it takes a refused handshake for an unfinished one, and would log an error for each."""
+        """As uvicorn's; but it would log an error for who leaves during the handshake, and for each one that is refused."""
+        if not self.handshake_complete and self.transport.is_closing():
+            self.handshake_complete = True
+            self.disconnected = True
+        refuses = message["type"].startswith("websocket.http.response.")
+        if refuses and self.disconnected:
+            return
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True

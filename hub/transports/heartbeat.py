@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from hub.ending import end_tasks
 from hub.quiet import quiet_log
 
 log = quiet_log("hub.heartbeat")
@@ -26,8 +27,7 @@ class Heartbeat:
     async def aclose(self) -> None:
         """Stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_tasks(self._task)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from hub.transports.socket import SseWire, WebSocketWire
+from tests.faults.rig.rude import CLOSE, TEXT, frame, request
 from tests.support.live import frames, token
 
 
@@ -125,3 +126,20 @@ async def test_a_command_on_a_handed_over_socket_is_answered(start_hub):
             seen = await frames(socket)
     assert [one["type"] for one in seen] == ["pong", "state", "error", "build.stage.started", "end"]
     assert (seen[0]["ref"], seen[1]["ref"]) == (1, 2)
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/a/events/ws", "/api/events/ws"])
+async def test_what_a_client_says_together_with_its_handshake_is_heard(start_hub, path):
+    """uvicorn drops it. RFC 6455 has clients wait for the answer, but not all do, and a lost Close would be waited for."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(request(path) + frame(TEXT, b'{"op":"ping","ref":7}'))
+            await reader.readuntil(b'{"type":"pong","ref":7}')
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(request(path) + frame(CLOSE, b"\x03\xe8"))
+            await reader.read()
+            writer.close()
+        await live.until(lambda: not live.server.server_state.connections)

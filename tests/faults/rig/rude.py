@@ -116,7 +116,8 @@ class Rude:
                     parts.append(chunk)
         except ConnectionError:
             pass
-        self.got = b"".join(parts)
+        finally:
+            self.got = b"".join(parts)
         return self.got
 
     async def read_close(self, timeout: float = 20) -> int | None:
