@@ -1,0 +1,34 @@
+"""`push-hub serve` that says at SIGUSR1 how many asyncio tasks it has. `HUB_TELLING_PORTABLE=1` as in portable.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+
+import hub.server
+from hub.cli import main
+from tests.faults.rig.portable import portable
+from tests.faults.rig.process import Hub, until
+
+TELLING = "tests.faults.rig.telling"
+
+
+async def tasks(hub: Hub) -> int:
+    """How many it has now, once it has been asked."""
+    before = len(_told(hub))
+    hub.signal(signal.SIGUSR1)
+    await until(lambda: len(_told(hub)) > before, "the hub counts its tasks")
+    return int(_told(hub)[-1])
+
+
+def _told(hub: Hub) -> list[str]:
+    return re.findall(r"^tasks: (\d+)$", hub.said, re.MULTILINE)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks: {len(asyncio.all_tasks())}", flush=True))
+    if os.environ.get("HUB_TELLING_PORTABLE"):
+        hub.server.config = portable
+    main()
