@@ -41,9 +41,8 @@ class Blocked:
         """`close` would wait for the buffer for ever, so end them hard; a viewer resumes from its cursor."""
         for wire, since in list(self._since.items()):
             if now - since > self._timeout:
-                del self._since[
-                    wire
-                ]  # or the other transport's heartbeat would count it again before it is gone
+                # Or the other transport's heartbeat would count it again before it is gone.
+                del self._since[wire]
                 self.aborted += not wire.finished
                 wire.abort()
 

@@ -150,8 +150,14 @@ class Feed:
             self._audiences.pop((audience.format, audience.types), None)
 
     async def aclose(self) -> None:
-        """End the task and the subscription."""
+        """End the task and the subscription. Called once.
+
+        Feed, task and intake hold each other. Apart they are freed at once: a window may be a megabyte, and the garbage collector,
+        which the server has made slow, would come after a thousand of them.
+        """
         await end_tasks(self._task)
+        del self._task
+        self.intake.close()
 
     def statistics(self) -> FeedStatistics:
         """What this feed holds."""

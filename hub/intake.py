@@ -112,6 +112,10 @@ class Intake:
             return self.numbering.shared
         return not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self._last
 
+    def close(self) -> None:
+        """Nobody is there any more to hand on to."""
+        self._deliver_frames = _drop
+
     # --- what the feed's task does with it
 
     async def wait(self) -> None:
@@ -334,6 +338,10 @@ class Intake:
     @property
     def _last(self) -> EventId:
         return self.log.seen_at(self.log.end)
+
+
+async def _drop(frames: list[Frame]) -> None:
+    """What comes after the end."""
 
 
 def _now_ms() -> int:

@@ -75,9 +75,10 @@ class View:
         host, self._host = self._host, None
         if host is None:
             return
-        if self._seat is not None:
-            self._seat.leave()
-            self.feed.dismiss(self._seat.audience)
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            seat.leave()
+            self.feed.dismiss(seat.audience)
         self.feed.release()
         host.leave(self)
 

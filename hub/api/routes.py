@@ -130,6 +130,7 @@ async def get_job_events(
     user: Caller,
     job_id: JobPath,
     service: Here,
+    request: Request,
     after: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="events at the most")] = 100,
     wait: Annotated[
@@ -142,7 +143,7 @@ async def get_job_events(
     with view:
         try:
             async with asyncio.timeout(35):  # the wait, and the reads before it
-                page = await read_page(view, limit=limit, wait=wait)
+                page = await read_page(view, limit=limit, wait=wait, receive=request.receive)
         except HubError as error:
             raise refusal(error) from error
         return Response(page, media_type="application/json")

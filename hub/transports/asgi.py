@@ -120,6 +120,7 @@ class AsgiWire:
             if self.reason is None:
                 self.reason = Reason.LEFT
             await end_tasks(listener)
+            self.seats.clear()  # they hold this
 
     def _heard(self, listener: asyncio.Task[Reason]) -> None:
         if listener.cancelled():

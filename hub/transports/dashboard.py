@@ -6,14 +6,11 @@ Invariant: each job has a view and a seat of its own on the one wire, so one job
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Send
 from starlette.websockets import WebSocket
 
-from hub.blocked import Blocked
 from hub.errors import HubError, JobNotFound, Overloaded
 from hub.event import JobId, UserId
 from hub.log import Frame
@@ -69,10 +66,9 @@ class DashboardSockets:
         session = _Session(self.transport, websocket, user, until=hub.stream_end())
         self._sessions[session] = hub.loop.time()
         try:
-            await session.run()
+            await session.serve()
         finally:
             del self._sessions[session]
-            session.close()
             hub.admission.leave_socket(user)
 
     def beat(self, now: float, payload: Messages) -> None:
@@ -80,59 +76,34 @@ class DashboardSockets:
         hub = self.transport.hub
         for session, since in self._sessions.items():
             if now >= session.until:
-                hub.age.aged += session.wire.reason is None
-                session.wire.finish(None, Reason.AGED)
+                hub.age.aged += session.reason is None
+                session.finish(None, Reason.AGED)
             elif session.has_written():
                 self._sessions[session] = now
-            elif now - since >= hub.settings.heartbeat and not session.wire.paused:
-                session.wire.write(payload)
+            elif now - since >= hub.settings.heartbeat and not session.paused:
+                session.write(payload)
 
     def drain(self) -> None:
         """End the sockets that watch nothing; the others end with their seats."""
         for session in self._sessions:
-            if not session.wire.seats:
-                session.wire.finish(None, Reason.RESTART)
+            if not session.seats:
+                session.finish(None, Reason.RESTART)
 
 
-class _Wire(AsgiWire):
-    """A wire with many seats: the end of one job is not the end of the connection."""
-
-    __slots__ = ("_done",)
-
-    def __init__(
-        self,
-        send: Send,
-        blocked: Blocked,
-        *,
-        last_words: Callable[[Reason], Messages],
-        cut: Callable[[], None] | None,
-        done: Callable[[Seat[Any], Reason], None],
-    ) -> None:
-        super().__init__(send, blocked, last_words=last_words, cut=cut)
-        self._done = done
-
-    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
-        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW):
-            self._done(seat, reason)
-        else:
-            super().finish(seat, reason)
-
-
-class _Session:
-    """One connected client: a view of each job it subscribed to, all on one wire. It ends by age at loop time `until`."""
+class _Session(AsgiWire):
+    """One connected client: a view of each job it subscribed to, all on this one wire. It ends by age at loop time `until`."""
 
     def __init__(
         self, transport: WebSocketTransport, websocket: WebSocket, user: UserId, *, until: float
     ) -> None:
-        self.until = until
         handoff = Handoff.of(websocket.scope)
-        self.wire = _Wire(
+        super().__init__(
             websocket.send,
             transport.blocked,
             cut=None if handoff is None else handoff.cut,
             last_words=transport.last_words,
-            done=self._done,
         )
+        self.until = until
         self._hub = transport.hub
         self._websocket = websocket
         self._user = user
@@ -141,17 +112,24 @@ class _Session:
 
     def has_written(self) -> bool:
         """Whether it has since it was last asked."""
-        before, self._writes = self._writes, self.wire.writes
+        before, self._writes = self._writes, self.writes
         return before != self._writes
 
-    async def run(self) -> None:
-        await self.wire.run(listen(self._websocket, self.wire, self._execute))
+    async def serve(self) -> None:
+        """Until it ends. Then it leaves every job."""
+        try:
+            await self.run(listen(self._websocket, self, self._execute))
+        finally:
+            for view in self._views.values():
+                view.close()
+            self._views.clear()
 
-    def close(self) -> None:
-        """Leave every job."""
-        for view in self._views.values():
-            view.close()
-        self._views.clear()
+    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
+        """The end of one job is not the end of the connection."""
+        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW):
+            self._done(seat, reason)
+        else:
+            super().finish(seat, reason)
 
     async def _execute(self, command: Command) -> None:
         job, ref = command.job, command.ref
@@ -193,23 +171,23 @@ class _Session:
     async def _begin(self, job: JobId, view: View, ref: Any) -> None:
         fmt = AsgiDashboard(job)
         self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
-        self.wire.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
+        self.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
         try:
             async for frames in view.replay():
-                self.wire.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
-                await self.wire.flush()
+                self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
+                await self.flush()
         except HubError as error:
             self._leave(job)
             self._say(error_text(_code(error), error.detail, ref, job_id=job))
             return
-        while self.wire.paused and self.wire.reason is None:  # busy with other jobs' frames
-            await self.wire.flush()
-        seat = view.share(self.wire, fmt, at=view.position)
-        self.wire.seats.append(seat)
+        while self.paused and self.reason is None:  # busy with other jobs' frames
+            await self.flush()
+        seat = view.share(self, fmt, at=view.position)
+        self.seats.append(seat)
         seat.catch_up()  # at once: where the replay ended is the oldest place in the window
 
     def _say(self, data: bytes) -> None:
-        self.wire.write([message(data)])
+        self.write([message(data)])
 
     def _done(self, seat: Seat[Any], reason: Reason) -> None:
         """One job is over for this socket; its `end` frame went out with the log."""
@@ -222,7 +200,7 @@ class _Session:
 
     def _leave(self, job: JobId) -> None:
         view = self._views.pop(job)
-        self.wire.seats = [seat for seat in self.wire.seats if seat.audience.log is not view.feed.log]
+        self.seats = [seat for seat in self.seats if seat.audience.log is not view.feed.log]
         view.close()
 
 

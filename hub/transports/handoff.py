@@ -61,8 +61,8 @@ class _HttpHandoff:
 
     def take(self, last: bytes | None) -> Taken | None:
         protocol, cycle = self._protocol, self._cycle
-        assert protocol is not None, "a response is sent once"
-        assert cycle is not None, "a response is sent once"
+        if protocol is None or cycle is None:
+            return None
         plain = (
             asyncio.current_task() in protocol.tasks  # else a middleware stands between (BaseHTTPMiddleware)
             and self._last is last  # else one has rewritten the body (compression)
@@ -84,13 +84,17 @@ class _HttpHandoff:
         protocol.connections.discard(protocol)
         protocol._unset_keepalive_if_required()  # noqa: SLF001  # ours: we subclass it
         protocol.flow.resume_reading()
-        # Parser, protocol, cycle, scope and this hold each other; apart they are freed at once and not by the garbage collector.
         protocol.parser = None  # type: ignore[assignment]
         protocol.cycle = None  # type: ignore[assignment]
+        self.let_go()
+        return taken
+
+    def let_go(self) -> None:
+        """Protocol, cycle, scope and this hold each other; apart they are freed at once and not by the garbage collector."""
+        if self._cycle is not None:
+            del self._cycle.send
         self._protocol = self._cycle = None
         self._send = _say_nothing
-        del cycle.send
-        return taken
 
 
 class HandoffHttpProtocol(HttpToolsProtocol):
@@ -103,6 +107,7 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_refused = False
     _read = b""  # what is being parsed
+    _way_out: _HttpHandoff | None = None  # of the latest request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is expected at once."""
@@ -113,6 +118,10 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         """No head comes any more."""
         self._have_head()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn keeps it, and all this with it, after a reset
+        self.cycle = None  # type: ignore[assignment]  # its `on_response` holds this
+        if self._way_out is not None:
+            self._way_out.let_go()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, while the head stays within `MAX_HEAD`."""
@@ -157,7 +166,8 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # else an upgrade to WebSocket
-            cast(Any, self.scope)["extensions"] = {Handoff.NAME: _HttpHandoff(self, self.cycle)}
+            self._way_out = _HttpHandoff(self, self.cycle)
+            cast(Any, self.scope)["extensions"] = {Handoff.NAME: self._way_out}
 
     def handle_websocket_upgrade(self) -> None:
         """uvicorn gives the transport to another protocol here, but not what the client has said already.
@@ -186,7 +196,8 @@ class _WebSocketHandoff:
 
     def take(self, last: bytes | None) -> Taken | None:  # noqa: ARG002  # SSE needs it
         protocol = self._protocol
-        assert protocol is not None, "a socket is handed over once"
+        if protocol is None:
+            return None
         plain = (
             protocol.handshake_complete
             and not protocol.close_sent
@@ -205,22 +216,39 @@ class _WebSocketHandoff:
         protocol.connections.discard(protocol)
         protocol.disconnected = True
         protocol.transport = _Gone()
-        protocol.conn.parser.close()  # its generator holds it, as above
+        protocol.let_go()
         protocol.conn = None  # type: ignore[assignment]
-        self._protocol = None
         return taken
+
+    def let_go(self) -> None:
+        """The protocol's scope holds this, as above."""
+        self._protocol = None
 
 
 class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, with the way out in the scope, and bounds on what a client may send."""
 
     _due = 0.0  # when its budget of frames is full again
+    _is_deaf = False  # it has said too much, and is not read any more
+    _way_out: _WebSocketHandoff | None = None
 
     def handle_connect(self, event: Request) -> None:
         """uvicorn makes scope and task here; the task first runs after us."""
         super().handle_connect(event)
         if hasattr(self, "scope"):  # else the handshake was refused
-            cast(Any, self.scope)["extensions"][Handoff.NAME] = _WebSocketHandoff(self)
+            self._way_out = _WebSocketHandoff(self)
+            cast(Any, self.scope)["extensions"][Handoff.NAME] = self._way_out
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's."""
+        super().connection_lost(exc)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The parser's generator holds `conn`, which holds it; and see above."""
+        self.conn.parser.close()
+        if self._way_out is not None:
+            self._way_out.let_go()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, piece by piece: one read can bring 40,000 frames, half a second of parsing.
@@ -228,7 +256,7 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         uvicorn says nothing, for ever, to a handshake that the `websockets` library cannot read.
         """
         for start in range(0, len(data), _PIECE):
-            if self.transport.is_closing():
+            if self._is_deaf or self.transport.is_closing():
                 return
             super().data_received(data[start : start + _PIECE])
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
@@ -259,24 +287,31 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                self._fail(Reason.NOT_TEXT)
+                self.conn.fail(Reason.NOT_TEXT.close_code, Reason.NOT_TEXT.words)
+                self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
 
     def _may_speak(self) -> bool:
         due = spend(self._due, self.loop.time())
-        if due is None:
-            self._fail(Reason.FLOOD)
-            return False
-        self._due = due
-        return True
-
-    def _fail(self, reason: Reason) -> None:
-        if self.close_sent:
+        if due is not None:
+            self._due = due
+        elif self.close_sent:
             self.transport.close()
-            return
-        self.conn.fail(reason.close_code, reason.words)
-        self.handle_parser_exception()
+        else:
+            self._stop_listening()
+        return due is not None
+
+    def _stop_listening(self) -> None:
+        # Not closed at once: what the client has sent meanwhile would make that a reset, and it would never read why.
+        code, reason = Reason.FLOOD.close_code, Reason.FLOOD.words
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = self._is_deaf = True
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.read_paused = False  # so that nobody resumes it
+        self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """As uvicorn's; and who does not read us is not read either, or its unread Pongs would pile up here."""
@@ -286,7 +321,7 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         """As uvicorn's."""
         super().resume_writing()
-        if not self.read_paused:
+        if not self.read_paused and not self._is_deaf:
             self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:

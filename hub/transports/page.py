@@ -6,9 +6,11 @@ Invariant: `position` in the answer is the cursor after the last event in it, so
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
+from starlette.types import Receive
+
+from hub.ending import end_tasks
 from hub.event import EventId
 from hub.log import Frame
 from hub.transports.websocket import encode
@@ -43,14 +45,25 @@ class Bell:
         """The job ended, or the hub drains: the page is made of what there is."""
         self._rung.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when it rings, or after `seconds`."""
-        with contextlib.suppress(TimeoutError):
+    async def wait(self, seconds: float, receive: Receive) -> None:
+        """Return when it rings, after `seconds`, or when the client has left."""
+        leaving = asyncio.create_task(_wait_until_left(receive))
+        leaving.add_done_callback(lambda _: self._rung.set())
+        try:
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await end_tasks(leaving)
 
 
-async def read_page(view: View, *, limit: int, wait: float) -> bytes:
+async def _wait_until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_page(view: View, *, limit: int, wait: float, receive: Receive) -> bytes:
     """The JSON text of one page: at most `limit` events after the view's cursor; waits `wait` seconds for the first.
 
     `{"events": [...], "notices": [...], "position": "epoch-seq", "ended": bool}`: events as on a WebSocket; notices
@@ -66,7 +79,7 @@ async def read_page(view: View, *, limit: int, wait: float) -> bytes:
     if wait and not page.events and not view.feed.log.closed:
         bell = Bell()
         view.share(bell, bell, at=page.position)  # the view gives it back at its own end
-        await bell.wait(wait)
+        await bell.wait(wait, receive)
         page.read_window()
     return page.text()
 

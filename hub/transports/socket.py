@@ -140,6 +140,8 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self._connections.discard(self)
         self._side.blocked.discard(self)
         self._view.close()
+        # They and this hold each other; apart they are freed at once and not by the garbage collector.
+        del self.seat, self.transport, self.write
 
     def shutdown(self) -> None:
         """uvicorn calls this on every connection at SIGTERM, before it waits for anything: here the drain begins."""

@@ -130,6 +130,15 @@ async def test_a_long_poll_gives_up_after_its_wait(live, job):
     assert one["position"]
 
 
+async def test_who_abandons_a_long_poll_gives_its_place_back(live, job):
+    """At once, and not when the wait would be over."""
+    polling = asyncio.create_task(page(live, job, wait=30))
+    await live.until(lambda: live.hub.statistics().viewers == 1)
+    polling.cancel()
+    await asyncio.wait([polling])
+    await live.until(lambda: live.hub.statistics().viewers == 0, timeout=5)
+
+
 @pytest.mark.parametrize(
     "params", [{"limit": 0}, {"limit": 1001}, {"wait": 31}, {"wait": -1}, {"limit": "x"}]
 )

@@ -81,10 +81,12 @@ async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_re
     """Tasks, files, subscriptions and memory are back where they were. (A few thousand, in the usual run.)"""
     redis = start_redis()
     more = {"telling_portable": 1} if wire == "portable" else {}
-    hub = start_hub(redis.url, program=TELLING, linger=0.1, send_timeout=2, log_level="warning", **more)
+    hub = start_hub(redis.url, program=TELLING, linger=0.1, send_timeout=2, window_events=50, **more)
     rng = random.Random(33)
     count = number(2000, 100_000)
-    async with Worker(redis.url) as worker:
+    async with Worker(
+        redis.url, kept=50
+    ) as worker:  # or what there is to know would grow, and memory with it
         jobs = [await worker.job(f"j{place}") for place in range(20)]
         names = [job.job for job in jobs]
         for job in jobs[:3]:
@@ -104,7 +106,7 @@ async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_re
     assert tasks_now == base[1]
     assert files < base[2] + 8, "the pool of connections to Redis may have grown a little"
     assert redis.command_now("PUBSUB", "CHANNELS") == [b"push-hub:control"]
-    assert memory - base[0] < 4 * MIB + count * 40, f"{(memory - base[0]) / count:.0f} bytes a visit"
+    assert memory - base[0] < 10 * MIB, f"{(memory - base[0]) / count:.0f} bytes a visit"
 
 
 async def work(worker: Worker, jobs: list[Published]) -> None:

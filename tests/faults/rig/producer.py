@@ -7,6 +7,7 @@ import json
 
 from hub import JobStateMachine, Publisher
 from hub.broker.connect import close, for_publishing
+from hub.broker.script import Publication, Retention
 from hub.errors import BrokerUnavailable
 from hub.event import EventId, dumps
 from tests.faults.rig.judge import Published
@@ -17,15 +18,16 @@ PATIENCE = 60.0
 
 
 class Worker:
-    """The producer of some jobs, on one Redis URL. An async context manager."""
+    """The producer of some jobs, on one Redis URL, which keeps `kept` events of each. An async context manager."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, kept: int = 1000) -> None:
         self.url = url
+        self.publication = Publication(retention=Retention(events=kept))
         self.over = False  # ends `stream`; cancelling it could be swallowed in the middle of a command
 
     async def __aenter__(self) -> Worker:
         self.client = for_publishing(self.url)
-        self.publisher = Publisher(self.client, strict=True)
+        self.publisher = Publisher(self.client, publication=self.publication, strict=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
