@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hub"
 
 FLOORS = [
-    {"hub", "hub.errors", "hub.event", "hub.pictures", "hub.quiet", "hub.stall"},
+    {"hub", "hub.ending", "hub.errors", "hub.event", "hub.pictures", "hub.quiet", "hub.stall"},
     {"hub.log", "hub.wire", "hub.metrics", "hub.settings", "hub.cursor", "hub.blocked", "hub.admission"},
     {
         "hub.hub",
