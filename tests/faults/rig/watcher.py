@@ -60,6 +60,7 @@ class Watcher:
         self._job = published.job
         self._after = after
         self._over = False  # the end, a 204, or a close code that says so
+        self._left = False  # stopped
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -67,6 +68,7 @@ class Watcher:
         return str(self.verdict.cursor) if self.verdict.cursor is not None else self._after
 
     def start(self) -> Watcher:
+        self._left = False
         self.task = asyncio.create_task(self._run(), name=self.verdict.name)
         return self
 
@@ -83,13 +85,13 @@ class Watcher:
         return self.verdict
 
     async def stop(self) -> None:
-        self._over = True  # also when the cancellation is swallowed on its way
+        self._left = True  # also when the cancellation is swallowed on its way
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
 
     async def _run(self) -> None:
-        while not self._over:
+        while not self._over and not self._left:
             self.attempts += 1
             try:
                 await (self._sse() if self.transport == "sse" else self._websocket())
@@ -99,7 +101,7 @@ class Watcher:
                 self.statuses.append(refused.response.status_code)
             except (OSError, EOFError, InvalidHandshake, InvalidMessage):
                 pass
-            if not self._over:
+            if not self._over and not self._left:
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
 
     def _connected(self) -> None:
