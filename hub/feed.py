@@ -20,6 +20,7 @@ from hub.broker.redis import Broker, Entry, Job
 from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, HubError
 from hub.event import FINAL, Event
+from hub.inbox import Inbox
 from hub.intake import Intake
 from hub.log import Format, Frame, Log, LogStatistics
 from hub.notices import gap_frame
@@ -53,7 +54,10 @@ class Feed:
         self.id = job.id
         self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
         self.state = State(job.id, settings.public_fields)
-        self.intake = Intake(job.id, broker, settings, log=self.log, state=self.state, deliver=self._deliver)
+        self.inbox = Inbox()
+        self.intake = Intake(
+            job.id, broker, settings, inbox=self.inbox, log=self.log, state=self.state, deliver=self._deliver
+        )
         self.closing = False  # the hub has let go of it
         self.due = 0.0  # loop time of the next position check; the hub's to set
         self._broker = broker
@@ -165,7 +169,7 @@ class Feed:
             holds=self._holds,
             viewers=sum(len(audience.seats) for audience in self._audiences.values()),
             log=self.log.statistics(),
-            inbox=len(self.intake),
+            inbox=len(self.inbox),
             heals=self.intake.heals,
             gaps=self.intake.gaps,
             resyncs=self.intake.resyncs,
@@ -181,7 +185,7 @@ class Feed:
                 # One that has ended has nothing to say.
                 if job.status not in self._settings.terminal_statuses:
                     subscribed = True
-                    await self._broker.subscribe(self.id, self.intake)
+                    await self._broker.subscribe(self.id, self.inbox)
                 await self.intake.begin(
                     await self._broker.latest(self.id, limit=self._settings.window_events)
                 )
@@ -194,7 +198,7 @@ class Feed:
             finally:
                 self._started.set()
             while not self.log.closed:
-                await self.intake.wait()
+                await self.inbox.wait()
                 await self.intake.take_all()
             for audience in self.audiences:
                 await audience.finish()
@@ -206,7 +210,7 @@ class Feed:
                     seat.wire.finish(seat, Reason.GAP)
         finally:
             if subscribed:
-                self._broker.unsubscribe(self.id, self.intake)
+                self._broker.unsubscribe(self.id, self.inbox)
 
     async def _deliver(self, frames: list[Frame]) -> None:
         start = self.log.end

@@ -7,24 +7,20 @@ current state stands between them. What both the channel and the log bring has t
 from __future__ import annotations
 
 import asyncio
-import enum
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from hub.broker.redis import Broker, Entry, Job, Snapshot
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.event import FINAL, Event, EventId, JobId
+from hub.inbox import Inbox, Mark
 from hub.log import Frame, Log
 from hub.notices import end_frame, final_event, gap_frame, resync_frame
 from hub.numbering import Numbering
 from hub.settings import Settings
 from hub.state import State
 from hub.wire import CHUNK
-
-INBOX = 10_000
-"""Messages that may wait for the feed's task; a burst of a second. Beyond it the inbox is dropped and healed."""
 
 PAGE = 500
 """Entries per read of the retained log: about 100 KB of small events."""
@@ -33,15 +29,8 @@ RETRY = 0.5
 """Seconds, jittered, between tries to read the log while Redis is away."""
 
 
-class Mark(enum.Enum):
-    """Stands in the inbox where something may be missing; in its place, so that a notice comes neither early nor late."""
-
-    LOOK = "look into the log: something may be there that no message brought"
-    LOST = "messages are gone; those without a number are in no log"
-
-
 class Intake:
-    """The inbox of one job. `receive`, `missed` and `compare` never wait; `begin` and `take_all` are the feed's."""
+    """One job's. `compare` never waits; `begin` and `take_all` are the feed's task's."""
 
     def __init__(
         self,
@@ -49,11 +38,13 @@ class Intake:
         broker: Broker,
         settings: Settings,
         *,
+        inbox: Inbox,
         log: Log,
         state: State,
         deliver: Callable[[list[Frame]], Awaitable[None]],
     ) -> None:
         self.id = job
+        self.inbox = inbox
         self.log = log
         self.state = state
         self.numbering = Numbering()
@@ -63,42 +54,14 @@ class Intake:
         self._broker = broker
         self._settings = settings
         self._deliver_frames = deliver
-        self._inbox: deque[bytes | Mark] = deque()
         self._unnumbered = False  # messages without an id came, which no log can bring back
-        self._wake = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._inbox)
-
-    # --- what comes in
-
-    def receive(self, data: bytes) -> None:
-        """A message on the job's channel."""
-        if len(self._inbox) >= INBOX:
-            self._inbox.clear()
-            self.missed()
-        self._inbox.append(data)
-        self._wake.set()
-
-    def missed(self) -> None:
-        """The subscription was interrupted: messages may be gone."""
-        self._mark(Mark.LOST)
-
-    def doubt(self) -> None:
-        """Something may be in the retained log that no message brought."""
-        self._mark(Mark.LOOK)
-
-    def _mark(self, mark: Mark) -> None:
-        if not self._inbox or self._inbox[-1] is not mark:
-            self._inbox.append(mark)
-        self._wake.set()
 
     def compare(self, job: Job | None) -> bool:
         """Hold what the position check read against what this feed has; whether there is a difference to look into."""
-        if self.log.closed or self._inbox:  # what waits in the inbox may be the difference
+        if self.log.closed or self.inbox:  # what waits in the inbox may be the difference
             return False
         if self._differs(job):
-            self.doubt()
+            self.inbox.doubt()
             return True
         self.state.job = job or self.state.job
         return False
@@ -116,13 +79,6 @@ class Intake:
         """Nobody is there any more to hand on to."""
         self._deliver_frames = _drop
 
-    # --- what the feed's task does with it
-
-    async def wait(self) -> None:
-        """Return when there is something to take. Cancel-safe."""
-        await self._wake.wait()
-        self._wake.clear()
-
     async def begin(self, snapshot: Snapshot) -> None:
         """Fill the window from what was read after the subscription. Raises JobNotFound."""
         job, entries = snapshot.job, snapshot.entries
@@ -138,11 +94,11 @@ class Intake:
 
     async def take_all(self) -> None:
         """Take everything that waits, in batches that fit one write."""
-        while self._inbox and not self.log.closed:
+        while self.inbox and not self.log.closed:
             if frames := self._in_order():
                 await self._deliver(frames)
-            elif self._inbox:
-                data = self._inbox.popleft()
+            elif self.inbox:
+                data = self.inbox.take()
                 await (self._look(data) if isinstance(data, Mark) else self._heal(data))
 
     def _in_order(self) -> list[Frame]:
@@ -150,20 +106,20 @@ class Intake:
         frames: list[Frame] = []
         size = 0
         last = self._last
-        while self._inbox and size < CHUNK:
-            data = self._inbox[0]
+        while self.inbox and size < CHUNK:
+            data = self.inbox.first
             if isinstance(data, Mark) or len(data) > self._settings.max_event_bytes:
                 break
             event = Event.from_message(data)
             if event.id is not None:
                 if event.id != last.next or not self.numbering.shared:
                     if self.numbering.shared and event.id.epoch == last.next.epoch and event.id <= last:
-                        self._inbox.popleft()  # read from the log before
+                        self.inbox.take()  # read from the log before
                         continue
                     break
             elif not self.numbering.shared:
                 event = Event(last.next, event.body, event.fields)
-            self._inbox.popleft()
+            self.inbox.take()
             size += len(data)
             last = event.id or last
             frames.append(self._frame(event))
@@ -178,10 +134,10 @@ class Intake:
             return
         event = Event.from_message(data)
         self.heals += 1
-        self._inbox.appendleft(data)  # so that the look stops before it
+        self.inbox.put_back(data)  # so that the look stops before it
         await self._look(Mark.LOOK)
-        if self._inbox and self._inbox[0] is data:
-            self._inbox.popleft()
+        if self.inbox and self.inbox.first is data:
+            self.inbox.take()
         last = self._last
         if self.log.closed or self.numbering.is_over(event.id):
             return  # a straggler of a numbering that is over
@@ -204,7 +160,7 @@ class Intake:
             return
         event_id = numbered or (None if self.numbering.shared else last.next)
         await self._deliver(self._gap("oversize", event_id, event_id))
-        self._inbox.appendleft(Mark.LOOK)
+        self.inbox.put_back(Mark.LOOK)
 
     async def _look(self, mark: Mark) -> None:
         """Read hash and log, and deliver what no message brought. Waits for a Redis that is away."""
@@ -221,12 +177,7 @@ class Intake:
     def _waiting(self) -> EventId | None:
         """The first id that waits in the inbox. What follows it in the log also follows it there, among messages without
         one, so the log is read up to it and no further."""
-        first = self._last.next
-        for data in self._inbox:
-            event_id = None if isinstance(data, Mark) else Event.from_message(data).id
-            if event_id is not None and event_id.epoch == first.epoch and event_id >= first:
-                return event_id
-        return None
+        return self.inbox.first_after(self._last)
 
     async def _look_at_page(self) -> bool:
         """Read and deliver a page of the log; whether there may be more."""
@@ -299,9 +250,7 @@ class Intake:
         self.resyncs += 1
         self.numbering.begin_anew(reason, self._last)
         # The new log has whatever is worth having; what waits with a number has an old one.
-        self._inbox = deque(
-            data for data in self._inbox if isinstance(data, Mark) or Event.from_message(data).id is None
-        )
+        self.inbox.drop_numbered()
         self.log.forget()
         self.log.renumber(last)
         self.state.forget(job)

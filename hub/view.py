@@ -115,7 +115,7 @@ class View:
                 break
             if not _knows(snapshot, begin.ahead):
                 return live(log, resync="unknown")
-            self.feed.intake.doubt()
+            self.feed.inbox.doubt()
             await self.feed.wait_grown()
             begin = beginning(self.wish, log, retained=self.feed.retained)
         return begin

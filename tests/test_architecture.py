@@ -23,6 +23,7 @@ FLOORS = [
         "hub.check",
         "hub.lease",
         "hub.feed",
+        "hub.inbox",
         "hub.intake",
         "hub.notices",
         "hub.numbering",

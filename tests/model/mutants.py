@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hub.check import PositionCheck
 from hub.feed import Feed
 from hub.hub import Hub
+from hub.inbox import Inbox
 from hub.intake import Intake
 from hub.log import Log
 from hub.view import View
@@ -40,7 +41,7 @@ def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) 
     return Mutant(scenario, law, (Edit(owner, name, old, new),))
 
 
-_SUBSCRIBE = "await self._broker.subscribe(self.id, self.intake)"
+_SUBSCRIBE = "await self._broker.subscribe(self.id, self.inbox)"
 _LATEST = "await self._broker.latest(self.id, limit=self._settings.window_events)"
 
 MUTANTS = {
@@ -58,7 +59,7 @@ MUTANTS = {
         Feed,
         "_run",
         _SUBSCRIBE,
-        "self._early = self._loop.create_task(self._broker.subscribe(self.id, self.intake))",
+        "self._early = self._loop.create_task(self._broker.subscribe(self.id, self.inbox))",
     ),
     "no-healing": mutant(
         "cut",
@@ -69,7 +70,7 @@ MUTANTS = {
         "while False:",
     ),
     "deaf-to-reconnects": mutant(
-        "cut", "nobody waits for ever", Intake, "missed", "self._mark(Mark.LOST)", "pass"
+        "cut", "nobody waits for ever", Inbox, "missed", "self._mark(Mark.LOST)", "pass"
     ),
     "terminal-not-remembered": mutant(
         "hash-end",
@@ -85,12 +86,12 @@ MUTANTS = {
     "wake-up-dropped": mutant(
         "attach",
         "nobody waits for ever",
-        Intake,
+        Inbox,
         "wait",
         "await self._wake.wait()",
         "self._wake.clear(); await self._wake.wait()",
     ),
-    "mark-does-not-wake": mutant("cut", "nobody waits for ever", Intake, "_mark", "self._wake.set()", "pass"),
+    "mark-does-not-wake": mutant("cut", "nobody waits for ever", Inbox, "_mark", "self._wake.set()", "pass"),
     "heal-skips-one": mutant(
         "cut",
         "told of a loss where there is none",

@@ -13,6 +13,7 @@ from hub import feed as feed_module
 from hub import intake as intake_module
 from hub.cursor import Wish
 from hub.hub import Hub
+from hub.inbox import Inbox
 from hub.intake import Intake
 from hub.settings import Settings
 from hub.wire import Reason
@@ -290,17 +291,17 @@ def deaf(self, *args):
 
 
 MUTANTS = {
-    "no healing": ("_look", no_look),
-    "terminal not remembered": ("_close_if_ended", no_look),
-    "deaf to reconnects": ("missed", deaf),
-    "no position check": ("compare", deaf),
+    "no healing": (Intake, "_look", no_look),
+    "terminal not remembered": (Intake, "_close_if_ended", no_look),
+    "deaf to reconnects": (Inbox, "missed", deaf),
+    "no position check": (Intake, "compare", deaf),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 async def test_a_broken_intake_fails_the_schedules(name, monkeypatch):
     """The checker sees each way of being wrong."""
-    monkeypatch.setattr(Intake, *MUTANTS[name])
+    monkeypatch.setattr(*MUTANTS[name])
     failed = 0
     for seed in range(100):
         try:
