@@ -32,7 +32,8 @@ from hub.errors import InvalidSettings
 from hub.metrics import Board
 from hub.settings import Settings
 from hub.transports.commands import MAX_BYTES
-from hub.transports.handoff import HandoffHttpProtocol, HandoffWebSocketProtocol
+from hub.transports.http_protocol import HandoffHttpProtocol
+from hub.transports.websocket_protocol import HandoffWebSocketProtocol
 from hub.workers import Workers
 
 log = logging.getLogger("hub")

@@ -43,7 +43,7 @@ HOMES = {
     "fakeredis": {"hub.broker"},
     "starlette": {"hub.transports", "hub.api", "hub.app", "hub.demo"},
     "fastapi": {"hub.transports", "hub.api", "hub.app", "hub.server", "hub.demo"},
-    "uvicorn": {"hub.transports.handoff", "hub.server"},
+    "uvicorn": {"hub.transports.http_protocol", "hub.transports.websocket_protocol", "hub.server"},
     "websockets": {"hub.transports", "hub.client"},
     "jwt": {"hub.api", "hub.demo", "hub.cli"},
     "prometheus_client": {"hub.metrics", "hub.app"},

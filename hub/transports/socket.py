@@ -48,6 +48,11 @@ class Handoff(Protocol):
         """Reset the connection: closing it would wait for a buffer that nobody reads."""
 
 
+def is_plain(transport: asyncio.Transport) -> bool:
+    """Whether what is written to `transport` goes to the kernel as it is."""
+    return not transport.is_closing() and transport.get_extra_info("ssl_object") is None
+
+
 MISSED_PONGS = 2
 """Heartbeats without a sign of life until a WebSocket counts as dead."""
 

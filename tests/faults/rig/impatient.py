@@ -10,14 +10,14 @@ import os
 
 import hub.server
 from hub.cli import main
-from hub.transports import handoff
+from hub.transports import http_protocol
 from tests.faults.rig.portable import portable
 
 IMPATIENT = "tests.faults.rig.impatient"
 
 if __name__ == "__main__":
     hub.server.TCP_USER_TIMEOUT = int(os.environ.get("HUB_IMPATIENT_TCP", hub.server.TCP_USER_TIMEOUT))
-    handoff.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", handoff.HEAD_TIMEOUT))
+    http_protocol.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", http_protocol.HEAD_TIMEOUT))
     if os.environ.get("HUB_IMPATIENT_PORTABLE"):
         hub.server.config = portable
     main()
