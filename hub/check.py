@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Iterable
 
 from hub.broker.redis import Broker, Job
@@ -23,7 +22,7 @@ TICK = 1.0
 """Seconds between looks for what is due, or a quarter of the check's own period."""
 
 SLACK = 0.2
-"""Seconds after a lease's end: Redis's clock decides, and a question too early is asked twice."""
+"""Seconds after a lease's end: a question too early is asked twice."""
 
 
 class PositionCheck:
@@ -41,7 +40,7 @@ class PositionCheck:
         """Set when `feed` is due: jittered, and sooner when the job's lease ends before that."""
         wait = self._period * random.uniform(0.8, 1)
         if job.lease is not None:
-            wait = min(wait, max(TICK, _left(job.lease) + SLACK))
+            wait = min(wait, max(TICK, job.lease + SLACK))
         feed.due = self._loop.time() + wait
 
     async def run(self) -> None:
@@ -55,6 +54,8 @@ class PositionCheck:
                     await self._check(due)
                 except HubError as error:
                     log.warning("the position check failed: %s", error)
+                except Exception:
+                    log.exception("the position check failed")
 
     async def _check(self, due: list[Feed]) -> None:
         for feed in due:  # also when Redis does not answer: it is not asked in a spin
@@ -65,7 +66,7 @@ class PositionCheck:
             self.found += feed.intake.compare(job)
             if job is not None:
                 self.plan(feed, job)
-                if job.lease is not None and _left(job.lease) < 0:
+                if job.lease is not None and job.lease < 0:
                     lapsed.append(feed)
         for feed in lapsed:
             await self._end_lost(feed)
@@ -80,8 +81,3 @@ class PositionCheck:
         if ended:
             self.lost += 1
             log.warning("job %s: its worker's lease has lapsed, it is declared failed", feed.id)
-
-
-def _left(lease: int) -> float:
-    """Seconds until `lease` ends, by our wall clock: that only says when to ask, Redis's own says whether it is over."""
-    return lease / 1000 - time.time()

@@ -22,6 +22,9 @@ UserId = NewType("UserId", str)
 TERMINAL = frozenset({"ready", "failed"})
 """Statuses that end a job, unless `HUB_TERMINAL_STATUSES` says otherwise."""
 
+LOST = "failed"
+"""How a job ends whose worker is lost; it ends a job whatever other statuses do."""
+
 MAX_EVENT_BYTES = 1 << 20
 """1 MiB: a page of documentation fits a hundred times, a viewer's write buffer is not drowned."""
 
@@ -56,6 +59,11 @@ class EventId(NamedTuple):
         if self.seq < _MAX_SEQ:
             return EventId(self.epoch, self.seq + 1)
         return EventId(self.epoch + 1, 0)
+
+    @classmethod
+    def of_message(cls, data: bytes) -> EventId | None:
+        """The id in a Pub/Sub message, without a look at the rest of it."""
+        return _numbered(data)[0]
 
     @classmethod
     def parse(cls, text: str) -> EventId | None:
@@ -102,18 +110,28 @@ class Event:
 
     @classmethod
     def from_message(cls, data: bytes) -> Event:
-        """Read a Pub/Sub message. Ours begin with the id, exactly as the publish script writes it."""
-        numbered = _NUMBERED.match(data)
-        event_id = EventId.parse(numbered[1].decode()) if numbered is not None else None
-        if numbered is None or event_id is None:
-            return cls.from_body(None, data)
-        return cls.from_body(event_id, b"{" + data[numbered.end() :])
+        """Read a Pub/Sub message."""
+        event_id, start = _numbered(data)
+        return cls.from_body(event_id, data if event_id is None else b"{" + data[start:])
 
     @classmethod
     def from_body(cls, event_id: EventId | None, data: bytes) -> Event:
         """Read a body without an id. Never raises: what is not a JSON object has `fields` None."""
         text = data.decode("utf-8", "replace")
         return cls(event_id, text, _parse_object(text))
+
+
+def _numbered(data: bytes) -> tuple[EventId | None, int]:
+    """The id of a message, and where its own fields begin. Ours begin with the id, exactly as the publish script writes it."""
+    found = _NUMBERED.match(data)
+    event_id = EventId.parse(found[1].decode()) if found is not None else None
+    return event_id, 0 if found is None else found.end()
+
+
+def body_size(data: bytes) -> int:
+    """Bytes of a message's body: without the id that the publish script wrote into it."""
+    event_id, start = _numbered(data)
+    return len(data) if event_id is None else len(data) - start + 1
 
 
 def _refuse_constant(name: str) -> None:

@@ -179,24 +179,10 @@ class Feed:
     # --- the task
 
     async def _run(self, job: Job) -> None:
-        subscribed = False
+        has_ended = job.status in self._settings.terminal_statuses
         try:
-            try:
-                # One that has ended has nothing to say.
-                if job.status not in self._settings.terminal_statuses:
-                    subscribed = True
-                    await self._broker.subscribe(self.id, self.inbox)
-                await self.intake.begin(
-                    await self._broker.latest(self.id, limit=self._settings.window_events)
-                )
-            except HubError as error:
-                self._failure = error
+            if not await self._begin(has_ended=has_ended):
                 return
-            except asyncio.CancelledError:
-                self._failure = BrokerUnavailable("expected a hub that stays, got one that is closing")
-                raise
-            finally:
-                self._started.set()
             while not self.log.closed:
                 await self.inbox.wait()
                 await self.intake.take_all()
@@ -209,8 +195,29 @@ class Feed:
                 for seat in list(audience.seats):
                     seat.wire.finish(seat, Reason.GAP)
         finally:
-            if subscribed:
+            if not has_ended:
                 self._broker.unsubscribe(self.id, self.inbox)
+
+    async def _begin(self, *, has_ended: bool) -> bool:
+        """Subscribe, then fill the window; whether it worked. A job that has ended has nothing to say."""
+        try:
+            if not has_ended:
+                await self._broker.subscribe(self.id, self.inbox)
+            await self.intake.begin(await self._broker.latest(self.id, limit=self._settings.window_events))
+            if not has_ended:
+                self.intake.end_soon()
+                return True
+            await self.intake.close_if_ended()
+            if not self.log.closed:
+                self._failure = BrokerUnavailable("expected a job that has ended, got one that began anew")
+        except HubError as error:
+            self._failure = error
+        except asyncio.CancelledError:
+            self._failure = BrokerUnavailable("expected a hub that stays, got one that is closing")
+            raise
+        finally:
+            self._started.set()
+        return self._failure is None
 
     async def _deliver(self, frames: list[Frame]) -> None:
         start = self.log.end

@@ -9,7 +9,7 @@ import asyncio
 import enum
 from collections import deque
 
-from hub.event import Event, EventId
+from hub.event import EventId
 
 LIMIT = 10_000
 """Messages that may wait for the feed's task; a burst of a second. Beyond it all are dropped, and the log is looked into."""
@@ -20,14 +20,17 @@ class Mark(enum.Enum):
 
     LOOK = "look into the log: something may be there that no message brought"
     LOST = "messages are gone; those without a number are in no log"
+    OVER = "the hash says that the job has ended; what was published before that stands before this"
 
 
 class Inbox:
     """The `Sink` of one job's channel."""
 
-    __slots__ = ("_queue", "_wake")
+    __slots__ = ("_queue", "_wake", "received", "taken")
 
     def __init__(self) -> None:
+        self.received = 0  # messages so far
+        self.taken = 0  # of them: taken, or dropped
         self._queue: deque[bytes | Mark] = deque()
         self._wake = asyncio.Event()
 
@@ -38,7 +41,9 @@ class Inbox:
         """A message on the job's channel."""
         if len(self._queue) >= LIMIT:
             self._queue.clear()
+            self.taken = self.received
             self.missed()
+        self.received += 1
         self._queue.append(data)
         self._wake.set()
 
@@ -49,6 +54,10 @@ class Inbox:
     def doubt(self) -> None:
         """Something may be in the retained log that no message brought."""
         self._mark(Mark.LOOK)
+
+    def end(self) -> None:
+        """The job has ended, and who published its events had time to send the last of them."""
+        self._mark(Mark.OVER)
 
     def _mark(self, mark: Mark) -> None:
         if not self._queue or self._queue[-1] is not mark:
@@ -67,22 +76,25 @@ class Inbox:
 
     def take(self) -> bytes | Mark:
         """Take it."""
-        return self._queue.popleft()
+        what = self._queue.popleft()
+        self.taken += not isinstance(what, Mark)
+        return what
 
     def put_back(self, what: bytes | Mark) -> None:
-        """Let it be the first."""
+        """Let it be the first again."""
+        self.taken -= not isinstance(what, Mark)
         self._queue.appendleft(what)
 
     def first_after(self, last: EventId) -> EventId | None:
         """The first id in here that is after `last` in its epoch."""
         for what in self._queue:
-            event_id = None if isinstance(what, Mark) else Event.from_message(what).id
+            event_id = None if isinstance(what, Mark) else EventId.of_message(what)
             if event_id is not None and event_id.epoch == last.next.epoch and event_id >= last.next:
                 return event_id
         return None
 
     def drop_numbered(self) -> None:
         """Drop the messages that have a number; the numbering they belong to is over."""
-        self._queue = deque(
-            what for what in self._queue if isinstance(what, Mark) or Event.from_message(what).id is None
-        )
+        kept = [what for what in self._queue if isinstance(what, Mark) or EventId.of_message(what) is None]
+        self.taken += len(self._queue) - len(kept)
+        self._queue = deque(kept)

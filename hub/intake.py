@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from hub.broker.redis import Broker, Entry, Job, Snapshot
 from hub.errors import BrokerUnavailable, JobNotFound
-from hub.event import FINAL, Event, EventId, JobId
+from hub.event import FINAL, Event, EventId, JobId, body_size
 from hub.inbox import Inbox, Mark
 from hub.log import Frame, Log
 from hub.notices import end_frame, final_event, gap_frame, resync_frame
@@ -24,6 +24,10 @@ from hub.wire import CHUNK
 
 PAGE = 500
 """Entries per read of the retained log: about 100 KB of small events."""
+
+SETTLE = 0.25
+"""Seconds between the hash that says a job has ended and the end, if no event brings it: its producer writes the one and then
+publishes the other, and they come on two connections."""
 
 RETRY = 0.5
 """Seconds, jittered, between tries to read the log while Redis is away."""
@@ -54,6 +58,8 @@ class Intake:
         self._broker = broker
         self._settings = settings
         self._deliver_frames = deliver
+        self._ending: asyncio.TimerHandle | None = None
+        self._looked = 0  # messages that had come when the log was last looked into for one of them
         self._unnumbered = False  # messages without an id came, which no log can bring back
 
     def compare(self, job: Job | None) -> bool:
@@ -78,6 +84,8 @@ class Intake:
     def close(self) -> None:
         """Nobody is there any more to hand on to."""
         self._deliver_frames = _drop
+        if self._ending is not None:
+            self._ending.cancel()
 
     async def begin(self, snapshot: Snapshot) -> None:
         """Fill the window from what was read after the subscription. Raises JobNotFound."""
@@ -90,7 +98,6 @@ class Intake:
         first = EventId(job.epoch if job.epoch is not None else _now_ms(), 0)
         self.log.renumber(entries[0].id.previous if entries else first.previous)
         await self._deliver_entries(entries)
-        await self._close_if_ended()
 
     async def take_all(self) -> None:
         """Take everything that waits, in batches that fit one write."""
@@ -98,8 +105,17 @@ class Intake:
             if frames := self._in_order():
                 await self._deliver(frames)
             elif self.inbox:
-                data = self.inbox.take()
-                await (self._look(data) if isinstance(data, Mark) else self._heal(data))
+                await self._take_one(self.inbox.take())
+
+    async def _take_one(self, what: bytes | Mark) -> None:
+        if what is Mark.OVER:
+            await self.close_if_ended()
+        elif isinstance(what, Mark):
+            await self._look(what)
+        elif self._is_oversize(what):
+            await self._refuse(what)
+        else:
+            await self._heal(what)
 
     def _in_order(self) -> list[Frame]:
         """Frames of the messages that follow what the log has; stops before one that does not."""
@@ -108,17 +124,15 @@ class Intake:
         last = self._last
         while self.inbox and size < CHUNK:
             data = self.inbox.first
-            if isinstance(data, Mark) or len(data) > self._settings.max_event_bytes:
+            if isinstance(data, Mark) or self._is_oversize(data):
                 break
-            event = Event.from_message(data)
-            if event.id is not None:
-                if event.id != last.next or not self.numbering.shared:
-                    if self.numbering.shared and event.id.epoch == last.next.epoch and event.id <= last:
-                        self.inbox.take()  # read from the log before
-                        continue
-                    break
-            elif not self.numbering.shared:
-                event = Event(last.next, event.body, event.fields)
+            event_id = EventId.of_message(data)
+            if event_id is not None and self._is_past(event_id, last):
+                self.inbox.take()
+                continue
+            if event_id is not None and self._is_unclear(event_id, last):
+                break
+            event = self._event(data, event_id, last)
             self.inbox.take()
             size += len(data)
             last = event.id or last
@@ -127,38 +141,51 @@ class Intake:
                 break
         return frames
 
+    def _is_past(self, event_id: EventId, last: EventId) -> bool:
+        """Whether it was read from the log before, or is a straggler of a numbering that is over."""
+        return event_id <= last if self._is_ours(event_id, last) else self.numbering.is_over(event_id)
+
+    def _is_unclear(self, event_id: EventId, last: EventId) -> bool:
+        """Whether the log must be looked into first: there is a hole before it, or it may be of a log that we do not know yet."""
+        return event_id > last.next if self._is_ours(event_id, last) else self.inbox.taken >= self._looked
+
+    def _event(self, data: bytes, event_id: EventId | None, last: EventId) -> Event:
+        if event_id is not None and self._is_ours(event_id, last):
+            return Event.from_message(data)
+        # Without a number, or it only looks like one of ours: it gets one of its own where it can have one.
+        return Event.from_body(None if self.numbering.shared else last.next, data)
+
+    def _is_ours(self, event_id: EventId, last: EventId) -> bool:
+        return self.numbering.shared and event_id.epoch == last.next.epoch
+
+    def _is_oversize(self, data: bytes) -> bool:
+        limit = self._settings.max_event_bytes
+        return len(data) > limit and body_size(data) > limit
+
     async def _heal(self, data: bytes) -> None:
-        """A message that does not follow: too large, after a hole, or numbered by a log we have not seen yet."""
-        if len(data) > self._settings.max_event_bytes:
-            await self._refuse(data)
-            return
-        event = Event.from_message(data)
+        """A message that does not follow: there is a hole before it, or its number is of a log that is not ours, or not yet."""
         self.heals += 1
+        known = self.inbox.received
         self.inbox.put_back(data)  # so that the look stops before it
         await self._look(Mark.LOOK)
-        if self.inbox and self.inbox.first is data:
-            self.inbox.take()
-        last = self._last
-        if self.log.closed or self.numbering.is_over(event.id):
-            return  # a straggler of a numbering that is over
-        if event.id is None or not self.numbering.shared or event.id.epoch != last.next.epoch:
-            # what only looks like one of ours: it gets a number of its own where it can have one
-            event_id = None if self.numbering.shared else last.next
-            await self._deliver([self._frame(Event.from_body(event_id, data))])
-        elif event.id > last:
-            hole = [] if event.id == last.next else self._gap("trimmed", last.next, event.id.previous)
-            await self._deliver([*hole, self._frame(event)])
+        self._looked = known
+        event_id, last = EventId.of_message(data), self._last
+        if event_id is None or not self.inbox or self.inbox.first is not data:
+            return
+        if self._is_ours(event_id, last) and event_id > last.next:
+            await self._deliver(self._gap("trimmed", last.next, event_id.previous))
 
     async def _refuse(self, data: bytes) -> None:
         """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
         last = self._last
-        numbered = Event.from_message(data[:64] + b"}").id if self.numbering.shared else None
-        if numbered is not None and numbered.epoch != last.next.epoch:
-            numbered = None  # it only looks like one of ours
-        if numbered is not None and numbered != last.next:
+        event_id = EventId.of_message(data)
+        if event_id is not None and not self._is_ours(event_id, last):
+            event_id = None  # it only looks like one of ours
+        if event_id is not None and event_id != last.next:
             await self._look(Mark.LOOK)  # the log has it as well, and what came before it
             return
-        event_id = numbered or (None if self.numbering.shared else last.next)
+        if event_id is None and not self.numbering.shared:
+            event_id = last.next
         await self._deliver(self._gap("oversize", event_id, event_id))
         self.inbox.put_back(Mark.LOOK)
 
@@ -171,8 +198,7 @@ class Intake:
         if mark is Mark.LOST and unnumbered and not self.log.closed:
             # Where ids are ours the notice takes one, so that a cursor from before it is told as well.
             await self._deliver(self._gap("redis", None, None if self.numbering.shared else self._last.next))
-        if self._waiting() is None:
-            await self._close_if_ended()
+        self.end_soon()
 
     def _waiting(self) -> EventId | None:
         """The first id that waits in the inbox. What follows it in the log also follows it there, among messages without
@@ -212,13 +238,9 @@ class Intake:
         self.state.job = job or self.state.job
 
     async def _read(self) -> Snapshot:
-        while True:
-            try:
-                after = self.numbering.read_after(self._last)
-                return await self._broker.since(self.id, after, limit=PAGE)
-            except BrokerUnavailable:
-                # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
-                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
+        return await _patiently(
+            lambda: self._broker.since(self.id, self.numbering.read_after(self._last), limit=PAGE)
+        )
 
     async def _deliver_entries(self, entries: list[Entry]) -> None:
         batch: list[Frame] = []
@@ -236,13 +258,11 @@ class Intake:
             await self._deliver(batch)
 
     def _entry_frames(self, entry: Entry, last: EventId | None) -> list[Frame]:
+        hole = []
+        if last is not None and entry.id != last.next:
+            hole = self._gap("trimmed", last.next, entry.id.previous)
         if len(entry.body) > self._settings.max_event_bytes:
-            return self._gap("oversize", entry.id, entry.id)
-        hole = (
-            []
-            if last is None or entry.id == last.next
-            else self._gap("trimmed", last.next, entry.id.previous)
-        )
+            return [*hole, *self._gap("oversize", entry.id, entry.id)]
         return [*hole, self._frame(Event.from_body(entry.id, entry.body))]
 
     async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
@@ -254,14 +274,33 @@ class Intake:
         self.log.forget()
         self.log.renumber(last)
         self.state.forget(job)
+        if reason == "rolled back":
+            await self._remember(last)
         await self._deliver([resync_frame(reason), self.state.frame(last)])
 
-    async def _close_if_ended(self) -> None:
-        """The hash says the job has ended, and no event did: the final status stands for it."""
+    async def _remember(self, last: EventId) -> None:
+        """What the log still has up to `last` was delivered before, and is part of the state all the same."""
+        limit = self._settings.window_events
+        snapshot = await _patiently(lambda: self._broker.latest(self.id, limit=limit))
+        for entry in snapshot.entries:
+            if entry.id <= last:
+                self.state.take(Event.from_body(entry.id, entry.body))
+
+    def end_soon(self) -> None:
+        """The hash may say that the job has ended, and no event did. Its last events may be on their way, on another connection."""
+        if self._has_ended and self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(SETTLE, self.inbox.end)
+
+    async def close_if_ended(self) -> None:
+        """They are not: the final status stands for them."""
+        if self._has_ended:
+            assert self.state.job is not None, "or it would not have ended"
+            await self._deliver([self._frame(final_event(self.id, self.state.job.status))])
+
+    @property
+    def _has_ended(self) -> bool:
         job = self.state.job
-        if job is None or self.log.closed or job.status not in self._settings.terminal_statuses:
-            return
-        await self._deliver([self._frame(final_event(self.id, job.status))])
+        return job is not None and not self.log.closed and job.status in self._settings.terminal_statuses
 
     async def _deliver(self, frames: list[Frame]) -> None:
         """Hand on. A terminal event takes the end along."""
@@ -287,6 +326,15 @@ class Intake:
     @property
     def _last(self) -> EventId:
         return self.log.seen_at(self.log.end)
+
+
+async def _patiently(read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
+    while True:
+        try:
+            return await read()
+        except BrokerUnavailable:
+            # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
+            await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
 
 
 async def _drop(frames: list[Frame]) -> None:

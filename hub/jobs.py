@@ -6,13 +6,10 @@ of it at once and in order. For applications that keep their jobs elsewhere: wri
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from hub.broker.connect import OUTAGE, AsyncRedis
+from hub.broker.connect import OUTAGE, AsyncRedis, Script
 from hub.broker.redis import Job, RedisBroker
-from hub.broker.script import Publication
-from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobExists, JobNotFound
+from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
+from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
 from hub.event import EventId, checked_job_id
 from hub.publisher import Publisher
 
@@ -21,7 +18,7 @@ class JobStateMachine:
     """Jobs on `client`, which stays the caller's to close. Every call raises BrokerUnavailable without Redis."""
 
     def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
-        self._client = client
+        self._script = Script(client, CREATE_SCRIPT)
         self._publication = publication or Publication()
         self._broker = RedisBroker(client, self._publication)
         self._publisher = Publisher(client, publication=self._publication, strict=True)
@@ -29,25 +26,16 @@ class JobStateMachine:
     async def create_job(
         self, job: str, *, user_id: str, project_id: str = "", status: str = "queued", **fields: str
     ) -> Job:
-        """Make the job's hash. Only `user_id` may watch it. Raises JobExists, and InvalidEvent for a bad id."""
+        """Make the job's hash. Only `user_id` may watch it. Raises JobExists, and InvalidEvent for a bad id or field."""
         known = checked_job_id(job)
         if status in self._publication.terminal:
             raise InvalidEvent(f"expected a status to begin with, got {status!r}, which is terminal")
-        now = time.time()
-        key = self._publication.keys.job(known)
-        values: dict[Any, Any] = {
-            **fields,
-            "status": status,
-            "user_id": user_id,
-            "project_id": project_id,
-            "created_at": str(int(now)),
-            "epoch": str(int(now * 1000)),  # so that a viewer has a cursor before the first event
-        }
+        values = {**fields, "status": status, "user_id": user_id, "project_id": project_id}
+        for name, value in values.items():
+            if not isinstance(value, str):
+                raise InvalidEvent(f"expected text as {name}, got {value!r}")
         try:
-            # Whoever sets the owner first has made the job; the others see that it exists.
-            if not await self._client.hsetnx(key, "user_id", user_id):
-                raise JobExists(f"expected a new id, got {job!r}, which is taken")
-            await self._client.hset(key, mapping=values)
+            interpret_job(known, await self._script.run(*self._publication.prepare_job(known, values)))
         except OUTAGE as error:
             raise BrokerUnavailable(f"job {job} was not created: {error!r}") from error
         return await self.get_job(known)

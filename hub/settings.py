@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from hub.event import MAX_EVENT_BYTES, TERMINAL
+from hub.event import LOST, MAX_EVENT_BYTES, TERMINAL
 
 Words = Annotated[frozenset[str], NoDecode]
 """A set of words; in the environment they are separated by commas."""
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         description="where jobs live (redis://, rediss://, unix://, redis+sentinel://)",
     )
     key_template: str = Field("job:{id}", description="a job's hash; on Redis Cluster job:{{id}}")
-    terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job")
+    terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job; failed always does")
     public_fields: Words = Field(
         frozenset({"status", "project_id", "title", "message", "created_at"}),
         description="fields of a job's hash that its owner may see",
@@ -99,6 +99,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return frozenset(word.strip() for word in value.split(",") if word.strip())
         return value
+
+    @field_validator("terminal_statuses")
+    @classmethod
+    def _with_lost(cls, value: frozenset[str]) -> frozenset[str]:
+        return value | {LOST}
 
     @field_validator("jwt_secret")
     @classmethod

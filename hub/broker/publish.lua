@@ -1,7 +1,8 @@
--- Publish one event of one job: guard, number, retain, remember, announce. All of it or nothing.
+-- Publish one event of one job: guard, number, retain, remember, announce.
 --
 -- One script and not a pipeline, because XADD can fail (out of memory, a replica) where PUBLISH succeeds, and viewers
--- must never see an event that the log does not have. Needs Redis >= 7 for `XADD <epoch>-*`.
+-- must never see an event that the log does not have. Without the right to PUBLISH the event is in the log, and whoever watches
+-- finds it at the position check. Needs Redis >= 7 for `XADD <epoch>-*`.
 --
 -- KEYS  1 job hash   2 log stream   3 channel   4 idempotency key
 -- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events   4 seconds the log lives
@@ -33,13 +34,24 @@ if ARGV[7] == 'lapsed' and not (known[4] and tonumber(known[4]) < now) then
 end
 
 -- The epoch is when the log began. A log that is gone (deleted, expired, evicted) took its numbers with it: begin a
--- later epoch, so that no id is ever given twice and every old cursor is recognised as old.
-local epoch = known[2]
-if redis.call('EXISTS', log) == 0 and (not epoch or known[3]) then
-  if epoch and now <= tonumber(epoch) then
-    now = tonumber(epoch) + 1
+-- later epoch, so that no id is ever given twice and every old cursor is recognised as old. A log whose last position the hash
+-- does not know is that of an earlier job of this name, whose hash was deleted: it belongs to whom that job belonged to.
+local epoch, position = known[2], known[3]
+local before = epoch and tonumber(epoch) or 0
+if redis.call('EXISTS', log) == 0 then
+  if position then
+    epoch = false
   end
-  epoch = string.format('%.0f', now)
+elseif not epoch or not position then
+  local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local theirs = newest and tonumber(string.match(newest[1], '%d+')) or 0
+  redis.call('DEL', log)
+  if theirs >= before then
+    epoch, before = false, theirs
+  end
+end
+if not epoch then
+  epoch = string.format('%.0f', math.max(now, before + 1))
 end
 
 local id = redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], epoch .. '-*', 'data', body)

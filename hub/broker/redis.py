@@ -20,13 +20,16 @@ from hub.errors import BrokerUnavailable
 from hub.event import EventId, JobId, UserId
 
 GRACE = 5.0
-"""Seconds that Redis must have been there before a worker counts as lost; a worker tries to renew each second."""
+"""Seconds that Redis must have been there before a worker counts as lost; one that could not renew tries again each second."""
+
+MAX_DIGITS = 20
+"""Of a number in a hash: 64 bits. Anybody who may write there could write more than Python likes to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and until when its
-    worker has promised to be heard of (ms since 1970, Redis's clock)."""
+    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and for how many seconds
+    from the read its worker had promised to be heard of (by Redis's clock; negative when that is over)."""
 
     id: JobId
     status: str
@@ -34,7 +37,7 @@ class Job:
     epoch: int | None = None
     position: EventId | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
-    lease: int | None = None
+    lease: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,13 @@ class RedisBroker:
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]:
         """The hashes of `jobs`, in one round trip; None for a job that does not exist."""
         async with _available(), self.client.pipeline(transaction=False) as pipe:
+            pipe.time()
             for job in jobs:
                 pipe.hgetall(self.keys.job(job))
-            replies = await pipe.execute(raise_on_error=False)
-            return [_job(job, reply) for job, reply in zip(jobs, replies, strict=True)]
+            time, *replies = await pipe.execute(raise_on_error=False)
+            seconds, micros = _readable(time)
+            now = seconds + micros / 1e6
+            return [_job(job, reply, now) for job, reply in zip(jobs, replies, strict=True)]
 
     async def latest(self, job: JobId, *, limit: int) -> Snapshot:
         """The hash and the last `limit` retained events."""
@@ -137,8 +143,10 @@ class RedisBroker:
             pipe.hgetall(self.keys.job(job))
             pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
             fields, rows = await pipe.execute(raise_on_error=False)
-            entries = [_entry(row) for row in _readable(rows) or []]
             found = _job(job, fields)
+            entries = [_entry(row) for row in _readable(rows) or []]
+            # What has another epoch is of an earlier job of this name, and not for this one's viewers.
+            entries = [entry for entry in entries if found is not None and entry.id.epoch == found.epoch]
         if command == "XREVRANGE":
             entries.reverse()
         return Snapshot(found, entries)
@@ -165,18 +173,18 @@ def _readable(reply: Any) -> Any:
     return reply
 
 
-def _job(job: JobId, reply: Any) -> Job | None:
+def _job(job: JobId, reply: Any, now: float | None = None) -> Job | None:
     if not (found := _readable(reply)):
         return None
     fields = {_text(name): _text(value) for name, value in found.items()}
-    epoch, lease = fields.pop("epoch", ""), fields.pop("lease", "")
+    epoch, lease = _number(fields.pop("epoch", "")), _number(fields.pop("lease", ""))
     return Job(
         id=job,
         status=fields.get("status", ""),
         user_id=UserId(fields.get("user_id", "")),
-        epoch=_number(epoch),
+        epoch=epoch,
         position=EventId.parse(fields.pop("position", "")),
-        lease=_number(lease),
+        lease=None if lease is None or now is None else lease / 1000 - now,
         fields=fields,
     )
 
@@ -195,4 +203,4 @@ def _text(value: bytes | str) -> str:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None

@@ -1,26 +1,24 @@
-"""The two Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
+"""The Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
 
-The rules themselves are publish.lua and lease.lua. Every publish carries an idempotency key, made up here when the caller has none:
+The rules themselves are publish.lua, lease.lua and create.lua. Every publish carries an idempotency key, made up here when the caller has none:
 redis-py repeats a write whose answer was lost, and without the key one event would become two.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 from hub.broker.keys import Keys
-from hub.errors import JobEnded, JobNotFound
-from hub.event import MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
+from hub.errors import JobEnded, JobExists, JobNotFound
+from hub.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
 from hub.settings import Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()
 LEASE_SCRIPT = files("hub.broker").joinpath("lease.lua").read_text()
-
-LOST_STATUS = "failed"
-"""How a job ends whose worker is lost. Fixed, whatever other terminal statuses there are (docs/protocol.md)."""
+CREATE_SCRIPT = files("hub.broker").joinpath("create.lua").read_text()
 
 _DAY = 24 * 3600
 
@@ -65,13 +63,20 @@ class Publication:
         """The same for the event that stands for a worker which is lost; published only if its lease has lapsed."""
         fields = {
             "type": StageStarted.kind(),
-            "stage": LOST_STATUS,
+            "stage": LOST,
             "narration": "The worker is not heard of any more.",
-            "status": LOST_STATUS,
+            "status": LOST,
             "reason": "producer_lost",
             "job_id": str(job),
         }
-        return self._prepare(job, dumps(fields), status=LOST_STATUS, once=None, only_if="lapsed")
+        return self._prepare(job, dumps(fields), status=LOST, once=None, only_if="lapsed")
+
+    def prepare_job(self, job: JobId, fields: Mapping[str, str]) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of create.lua."""
+        keys = self.keys
+        pairs = [text for pair in fields.items() for text in pair]
+        once = keys.once(job, uuid.uuid4().hex)
+        return [keys.job(job), keys.log(job), once], [self.retention.retry, *pairs]
 
     def prepare_lease(self, job: JobId, ttl: float) -> tuple[list[str], list[str | int]]:
         """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back."""
@@ -91,7 +96,7 @@ class Publication:
             kept.ended,
             once_lives,
             only_if,
-            *sorted(self.terminal),
+            *sorted(self.terminal | {LOST}),
         ]
 
 
@@ -108,6 +113,13 @@ def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
 def is_published(reply: Iterable[bytes | str]) -> bool:
     """Whether publish.lua published anything."""
     return _words(reply)[0] == "ok"
+
+
+def interpret_job(job: JobId, reply: Iterable[bytes | str]) -> None:
+    """Raises JobExists, as create.lua answers."""
+    verdict, _ = _words(reply)
+    if verdict == "exists":
+        raise JobExists(f"expected a new id, got {job!r}, which is taken")
 
 
 def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> None:

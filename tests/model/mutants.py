@@ -49,15 +49,15 @@ MUTANTS = {
         "attach",
         "nobody waits for ever",
         (
-            Edit(Feed, "_run", _SUBSCRIBE, f"early = {_LATEST}; {_SUBSCRIBE}"),
-            Edit(Feed, "_run", f"{_LATEST}\n", f"early if subscribed else {_LATEST}\n"),
+            Edit(Feed, "_begin", _SUBSCRIBE, f"early = {_LATEST}; {_SUBSCRIBE}"),
+            Edit(Feed, "_begin", f"begin({_LATEST})", f"begin({_LATEST} if has_ended else early)"),
         ),
     ),
     "confirmation-not-awaited": mutant(
         "attach",
         "nobody waits for ever",
         Feed,
-        "_run",
+        "_begin",
         _SUBSCRIBE,
         "self._early = self._loop.create_task(self._broker.subscribe(self.id, self.inbox))",
     ),
@@ -76,9 +76,9 @@ MUTANTS = {
         "hash-end",
         "nobody waits for ever",
         Intake,
-        "_close_if_ended",
-        "if job is None",
-        "if True or job is None",
+        "end_soon",
+        "if self._has_ended",
+        "if False and self._has_ended",
     ),
     "position-check-finds-nothing": mutant(
         "drop", "reached nobody", Intake, "compare", "if self._differs(job):", "if False:"

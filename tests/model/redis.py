@@ -53,7 +53,7 @@ class Server(ScriptedBroker):
         )
 
     def job(self) -> Job:
-        lease = None if self.lease is None else int(self.lease * 1000)
+        lease = None if self.lease is None else self.lease - self.time()
         return replace(super().job(), lease=lease)
 
 

@@ -155,7 +155,6 @@ class World:
     def open(self) -> None:
         """Set everything up, and do what comes before the choices."""
         scenario = self.scenario
-        check_module.time = types.SimpleNamespace(time=self.loop.time)
         self.server = Server(self.loop.time)
         self.server.epoch = 1000 if scenario.log else None
         for _ in range(scenario.hubs):
@@ -500,10 +499,10 @@ def on_its_own(scenario: Scenario) -> Iterator[World]:
     patches = [
         (scripted, "Recording", lambda: ONE_FORMAT),
         (intake_module, "PAGE", 3),
+        (intake_module, "SETTLE", 0),
         (view_module, "PAGE", 3),
         (intake_module, "_now_ms", lambda: next(epochs)),
         (check_module, "TICK", NEVER),
-        (check_module, "time", None),
         (check_module, "log", types.SimpleNamespace(warning=lambda *words: None)),
         (age_module, "TICK", NEVER),
         (stall_module, "PERIOD", NEVER),

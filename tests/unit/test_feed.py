@@ -28,6 +28,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for a clock: retries are at once, and local epochs are never given twice."""
     numbers = itertools.count(10**12, 1000)
     monkeypatch.setattr(intake_module, "RETRY", 0)
+    monkeypatch.setattr(intake_module, "SETTLE", 0)
     monkeypatch.setattr(intake_module, "_now_ms", lambda: next(numbers))
 
 
@@ -292,7 +293,7 @@ def deaf(self, *args):
 
 MUTANTS = {
     "no healing": (Intake, "_look", no_look),
-    "terminal not remembered": (Intake, "_close_if_ended", no_look),
+    "terminal not remembered": (Intake, "end_soon", deaf),
     "deaf to reconnects": (Inbox, "missed", deaf),
     "no position check": (Intake, "compare", deaf),
 }
