@@ -1,4 +1,4 @@
-"""Who may come in: caps per process, per job, per user, and per user on one job. Pure.
+"""Who may come in: caps per process, per job, per user, and per user on one job.
 
 Invariant: at a cap the new one is refused and nobody who is in is evicted; what `enter` counted, `leave` takes back.
 """
@@ -11,7 +11,10 @@ from typing import TypeVar
 
 from hub.errors import Overloaded
 from hub.event import JobId
+from hub.quiet import quiet_log
 from hub.settings import Settings
+
+log = quiet_log("hub.admission")
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ class Admission:
     def refuse(self, words: str) -> Overloaded:
         """Count a refusal; the error to raise."""
         self._refused += 1
+        log.warning("a viewer was refused: %s", words)
         return Overloaded(words)
 
     def statistics(self) -> AdmissionStatistics:

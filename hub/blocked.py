@@ -8,6 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from hub.quiet import quiet_log
+
+log = quiet_log("hub.blocked")
+
 
 class Blockable(Protocol):
     """A wire on a socket. `finished`: it had its last words, and only the goodbye is missing."""
@@ -43,7 +47,9 @@ class Blocked:
             if now - since > self._timeout:
                 # Or the other transport's heartbeat would count it again before it is gone.
                 del self._since[wire]
-                self.aborted += not wire.finished
+                if not wire.finished:
+                    self.aborted += 1
+                    log.warning("a viewer took no bytes for %.0f s and is cut off", now - since)
                 wire.abort()
 
     def abort_all(self) -> None:

@@ -202,27 +202,39 @@ def settings() -> None:
     """List every setting with its present value."""
     present = Settings()
     table = Table("setting", "value", "what it is", box=None, pad_edge=False)
-    for name, setting in Settings.model_fields.items():
-        value = getattr(present, name)
-        shown = _words(value)
-        table.add_row(f"HUB_{name.upper()}", shown, setting.description)
+    rows = [
+        (f"HUB_{name.upper()}", _words(getattr(present, name)), setting.description or "")
+        for name, setting in Settings.model_fields.items()
+    ]
+    if not out.is_terminal:  # a pipe gets everything, and no columns
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    for row in rows:
+        table.add_row(*row)
     out.print(table)
 
 
 def _words(value: object) -> str:
     if isinstance(value, frozenset):
         return ",".join(sorted(value))
-    return "" if value is None else re.sub(r"(?<=://)[^/@]*@", "***@", str(value))  # no password in a URL
+    # No password of a URL, wherever it stands in it.
+    return "" if value is None else re.sub(r"(?<=://)[^/@]*@|(?<=password=)[^&]*", _hidden, str(value))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return "***@" if found[0].endswith("@") else "***"
 
 
 async def _check_redis(url: str) -> None:
+    from hub.broker.address import bare
     from hub.broker.connect import OUTAGE, for_requests
 
     client = for_requests(url)
     try:
         await client.ping()
     except OUTAGE as error:
-        raise BrokerUnavailable(f"expected Redis at {url.rpartition('@')[2]}, got {error}") from error
+        raise BrokerUnavailable(f"expected Redis at {bare(url)}, got {error}") from error
     finally:
         await client.aclose()
 

@@ -7,7 +7,6 @@ transport. A feed ends `linger` seconds after its last viewer left; nothing is l
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -26,12 +25,13 @@ from hub.errors import BrokerUnavailable, JobNotFound
 from hub.event import JobId, UserId
 from hub.feed import Feed, FeedStatistics
 from hub.metrics import Totals
+from hub.quiet import quiet_log
 from hub.settings import Settings
 from hub.stall import StallWatch
 from hub.view import View
 from hub.wire import Audience, Reason, Seat
 
-log = logging.getLogger("hub")
+log = quiet_log("hub.hub")
 
 START_DEADLINE = 10.0
 """Seconds a first viewer waits for Redis: a confirmation (5 s) and two reads (2 s each)."""
@@ -42,12 +42,13 @@ DRAIN_STEP = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
-    """`viewers` and watched jobs now; `opened`, `refused`, `moved` since the start; the parts' own numbers below."""
+    """`viewers` and watched jobs now; `opened`, `refused`, `unavailable`, `moved` since the start; the parts' own numbers below."""
 
     viewers: int
     feeds: dict[JobId, FeedStatistics]
     opened: int
     refused: int
+    unavailable: int
     deliveries: int
     moved: int
     draining: bool
@@ -65,6 +66,7 @@ class Hub:
         self.draining = False
         self.blocked = Blocked(settings.send_timeout)
         self._moved = 0
+        self._unavailable = 0
         self._feeds: dict[JobId, Feed] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
@@ -114,6 +116,14 @@ class Hub:
 
         Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
+        try:
+            return await self._view(user, job, wish)
+        except BrokerUnavailable as error:
+            self._unavailable += 1
+            log.warning("a viewer was sent away: %s", error)
+            raise
+
+    async def _view(self, user: UserId, job: JobId, wish: Wish) -> View:
         found = await self.authorised(user, job)
         self.check_open()
         self.admission.enter(user, job)
@@ -261,6 +271,7 @@ class Hub:
             feeds={job: feed.statistics() for job, feed in self._feeds.items()},
             opened=places.opened,
             refused=places.refused,
+            unavailable=self._unavailable,
             deliveries=self._ended["deliveries"] + sum(feed.deliveries for feed in self._feeds.values()),
             moved=self._moved,
             draining=self.draining,
@@ -276,6 +287,7 @@ class Hub:
             jobs=len(now.feeds),
             opened=now.opened,
             refused=now.refused,
+            unavailable=now.unavailable,
             deliveries=now.deliveries,
             window_bytes=sum(feed.log.size for feed in feeds),
             inbox=sum(feed.inbox for feed in feeds),

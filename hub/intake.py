@@ -18,9 +18,12 @@ from hub.inbox import Inbox, Mark
 from hub.log import Frame, Log
 from hub.notices import end_frame, final_event, gap_frame, resync_frame
 from hub.numbering import Numbering
+from hub.quiet import quiet_log
 from hub.settings import Settings
 from hub.state import State
 from hub.wire import CHUNK
+
+log = quiet_log("hub.intake")
 
 PAGE = 500
 """Entries per read of the retained log: about 100 KB of small events."""
@@ -268,6 +271,7 @@ class Intake:
     async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
         """The numbering began anew: say so, and give the state."""
         self.resyncs += 1
+        log.warning("job %s: its log began anew (%s), its viewers are told", self.id, reason)
         self.numbering.begin_anew(reason, self._last)
         # The new log has whatever is worth having; what waits with a number has an old one.
         self.inbox.drop_numbered()
@@ -321,6 +325,7 @@ class Intake:
     def _gap(self, reason: str, first: EventId | None, last: EventId | None) -> list[Frame]:
         """The frame that says what is missing, and the current state."""
         self.gaps += 1
+        log.warning("job %s: events are missing (%s), its viewers are told", self.id, reason)
         return [gap_frame(reason, first, last), self.state.frame(last)]
 
     @property

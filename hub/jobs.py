@@ -6,7 +6,7 @@ of it at once and in order. For applications that keep their jobs elsewhere: wri
 
 from __future__ import annotations
 
-from hub.broker.connect import OUTAGE, AsyncRedis, Script
+from hub.broker.connect import OUTAGE, AsyncRedis, Script, words
 from hub.broker.redis import Job, RedisBroker
 from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
@@ -37,7 +37,7 @@ class JobStateMachine:
         try:
             interpret_job(known, await self._script.run(*self._publication.prepare_job(known, values)))
         except OUTAGE as error:
-            raise BrokerUnavailable(f"job {job} was not created: {error!r}") from error
+            raise BrokerUnavailable(f"job {job} was not created: {words(error)}") from error
         return await self.get_job(known)
 
     async def get_job(self, job: str) -> Job:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from hub.ending import end_tasks
-from hub.errors import HubError, JobEnded, JobNotFound
+from hub.errors import HubError, JobEnded
 from hub.quiet import quiet_log
 
 log = quiet_log("hub.lease")
@@ -28,15 +28,24 @@ RETRY = 1.0
 """Seconds until the next try after a renewal that failed, or a tenth of the lease: an outage that ends in time costs nothing."""
 
 
-class Lease:
-    """The lease of one job. `lost` is true once the job has ended without this worker's doing: it may stop."""
+SHORTEST_BLOCKING = 8.0
+"""Seconds of the shortest lease in blocking code: a connection that died without a word takes 5 s of a renewal (PUBLISH_TIMEOUT), and
+a try begins when a third of the lease is over."""
 
-    def __init__(self, job: str, ttl: float) -> None:
-        if ttl < 1:
-            raise ValueError(f"expected a lease of at least 1 s, got {ttl}")
+
+class Lease:
+    """The lease of one job. `lost` is true once the job has ended without this worker's doing: it may stop.
+
+    `over` is true once it has ended by this worker's publisher.
+    """
+
+    def __init__(self, job: str, ttl: float, *, shortest: float = 1.0) -> None:
+        if ttl < shortest:
+            raise ValueError(f"expected a lease of at least {shortest:g} s, got {ttl}")
         self.job = job
         self.ttl = ttl
         self.lost = False
+        self.over = False
 
     @property
     def pause(self) -> float:
@@ -48,9 +57,16 @@ class Lease:
         """Seconds between two tries."""
         return min(RETRY, self.ttl / 10)
 
+    @property
+    def needed(self) -> bool:
+        """Whether there is a job to be heard of."""
+        return not self.lost and not self.over
+
     def failed(self, error: HubError | TimeoutError) -> None:
-        """Take note of a renewal that failed: the job is over, or Redis is away and the next one may do."""
-        if isinstance(error, JobEnded | JobNotFound):
+        """Take note of a renewal that failed: the job is over, or it is not there yet, or Redis is away, and the next one may do."""
+        if self.over:
+            return
+        if isinstance(error, JobEnded):
             self.lost = True
             log.warning("the lease of job %s is over: %s", self.job, error)
         else:
@@ -65,27 +81,28 @@ async def held(
 
     With `strict` the first failure is raised, else only noted: a Redis that is away never breaks a job. Cancel-safe.
     """
+    pause = lease.pause
     try:
         await renew(lease.ttl)
     except HubError as error:
         if strict:
             raise
         lease.failed(error)
-    renewing = asyncio.create_task(_renew(lease, renew), name="hub-lease")
+        pause = lease.retry
+    renewing = asyncio.create_task(_renew(lease, renew, pause), name="hub-lease")
     try:
         yield lease
     finally:
         await end_tasks(renewing)
-    if not lease.lost:  # not reached by an exception, which lets it lapse
+    if lease.needed:  # not reached by an exception, which lets it lapse
         try:
             await renew(0)
         except HubError as error:
             lease.failed(error)
 
 
-async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]]) -> None:
-    pause = lease.pause
-    while not lease.lost:
+async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]], pause: float) -> None:
+    while lease.needed:
         await asyncio.sleep(pause)
         pause = lease.pause
         try:
@@ -99,30 +116,32 @@ async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]]) -> Non
 @contextmanager
 def held_sync(lease: Lease, renew: Callable[[float], None], *, strict: bool) -> Iterator[Lease]:
     """The same for blocking code; a thread renews, so it goes on while the worker computes."""
+    pause = lease.pause
     try:
         renew(lease.ttl)
     except HubError as error:
         if strict:
             raise
         lease.failed(error)
+        pause = lease.retry
     over = threading.Event()
-    thread = threading.Thread(target=_renew_sync, args=(lease, renew, over), name="hub-lease", daemon=True)
+    args = (lease, renew, over, pause)
+    thread = threading.Thread(target=_renew_sync, args=args, name="hub-lease", daemon=True)
     thread.start()
     try:
         yield lease
     finally:
         over.set()
         thread.join()
-    if not lease.lost:
+    if lease.needed:
         try:
             renew(0)
         except HubError as error:
             lease.failed(error)
 
 
-def _renew_sync(lease: Lease, renew: Callable[[float], None], over: threading.Event) -> None:
-    pause = lease.pause
-    while not lease.lost and not over.wait(pause):
+def _renew_sync(lease: Lease, renew: Callable[[float], None], over: threading.Event, pause: float) -> None:
+    while lease.needed and not over.wait(pause):
         pause = lease.pause
         try:
             renew(lease.ttl)

@@ -24,6 +24,7 @@ class Totals:
     jobs: int
     opened: int
     refused: int
+    unavailable: int
     deliveries: int
     window_bytes: int
     inbox: int
@@ -55,6 +56,7 @@ _GAUGES = {
 _COUNTERS = {
     "opened": "Viewers that came in",
     "refused": "Viewers refused at a cap",
+    "unavailable": "Viewers sent away because Redis did not answer",
     "deliveries": "Payloads written to viewers",
     "heals": "Holes looked up in the retained log",
     "gaps": "Gap frames sent to a job's viewers",

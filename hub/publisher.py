@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from hub.broker.connect import (
     OUTAGE,
@@ -21,6 +22,8 @@ from hub.broker.connect import (
     close,
     for_publishing,
     for_publishing_sync,
+    unavailable,
+    words,
 )
 from hub.broker.script import LEASE_SCRIPT, SCRIPT, Publication, interpret, interpret_lease
 from hub.errors import BrokerUnavailable, JobEnded
@@ -34,7 +37,7 @@ from hub.event import (
     checked_job_id,
     encode,
 )
-from hub.lease import TTL, Lease, held, held_sync
+from hub.lease import SHORTEST_BLOCKING, TTL, Lease, held, held_sync
 from hub.quiet import quiet_log
 
 log = quiet_log("hub.publisher")
@@ -51,6 +54,7 @@ class _Publishing:
     def __init__(self, publication: Publication | None, *, strict: bool) -> None:
         self._publication = publication or Publication()
         self._strict = strict
+        self._leases: WeakValueDictionary[JobId, Lease] = WeakValueDictionary()  # that are held
         self.failures = 0
         """Events that were not published since the start, for whatever reason but a malformed event."""
 
@@ -66,18 +70,22 @@ class _Publishing:
         )
         return known, keys, args
 
-    def _prepare_lease(self, job: str, ttl: float) -> tuple[JobId, list[str], list[str | int]]:
+    def _new_lease(self, job: str, ttl: float, *, shortest: float = 1.0) -> tuple[JobId, Lease]:
         known = checked_job_id(job)
-        keys, args = self._publication.prepare_lease(known, ttl)
-        return known, keys, args
+        lease = self._leases[known] = Lease(known, ttl, shortest=shortest)
+        return known, lease
+
+    def _published(self, job: JobId, fields: dict[str, Any] | None) -> None:
+        if fields is not None and fields.get("status") in self._publication.terminal and job in self._leases:
+            self._leases[job].over = True
 
     def _failed(self, job: str, kind: str, error: Exception) -> None:
         self.failures += 1
         if self._strict:
             if isinstance(error, JobEnded):
                 raise error
-            raise BrokerUnavailable(f"{kind} of job {job} was not published: {error!r}") from error
-        log.warning("%s of job %s was not published: %s", kind, job, error)
+            raise BrokerUnavailable(f"{kind} of job {job} was not published: {words(error)}") from error
+        log.warning("%s of job %s was not published: %s", kind, job, words(error))
 
 
 class Publisher(_Publishing):
@@ -125,10 +133,12 @@ class Publisher(_Publishing):
         """
         known, keys, args = self._prepare(job, kind, fields or {}, once)
         try:
-            return interpret(known, await self._script.run(keys, args))
+            event_id = interpret(known, await self._script.run(keys, args))
         except (*OUTAGE, JobEnded) as error:
             self._failed(job, kind, error)
             return None
+        self._published(known, fields)
+        return event_id
 
     async def stage_started(
         self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
@@ -171,14 +181,18 @@ class Publisher(_Publishing):
         raises JobEnded, JobNotFound and BrokerUnavailable at the beginning; `Lease.lost` says when the job is over.
         """
 
-        async def renew(seconds: float) -> None:
-            known, keys, args = self._prepare_lease(job, seconds)
-            try:
-                interpret_lease(known, await self._lease_script.run(keys, args))
-            except OUTAGE as error:
-                raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+        known, lease = self._new_lease(job, ttl)
+        until = ""
 
-        return held(Lease(checked_job_id(job), ttl), renew, strict=self._strict)
+        async def renew(seconds: float) -> None:
+            nonlocal until
+            keys, args = self._publication.prepare_lease(known, seconds, until)
+            try:
+                until = interpret_lease(known, await self._lease_script.run(keys, args))
+            except OUTAGE as error:
+                raise unavailable(error) from error
+
+        return held(lease, renew, strict=self._strict)
 
 
 class SyncPublisher(_Publishing):
@@ -220,10 +234,12 @@ class SyncPublisher(_Publishing):
         """As `Publisher.emit`."""
         known, keys, args = self._prepare(job, kind, fields or {}, once)
         try:
-            return interpret(known, self._script.run(keys, args))
+            event_id = interpret(known, self._script.run(keys, args))
         except (*OUTAGE, JobEnded) as error:
             self._failed(job, kind, error)
             return None
+        self._published(known, fields)
+        return event_id
 
     def stage_started(
         self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
@@ -255,13 +271,16 @@ class SyncPublisher(_Publishing):
         return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
 
     def lease(self, job: str, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
-        """As `Publisher.lease`; a thread renews it, also while the worker computes."""
+        """As `Publisher.lease`, of at least 8 s; a thread renews it, also while the worker computes."""
+        known, lease = self._new_lease(job, ttl, shortest=SHORTEST_BLOCKING)
+        until = ""
 
         def renew(seconds: float) -> None:
-            known, keys, args = self._prepare_lease(job, seconds)
+            nonlocal until
+            keys, args = self._publication.prepare_lease(known, seconds, until)
             try:
-                interpret_lease(known, self._lease_script.run(keys, args))
+                until = interpret_lease(known, self._lease_script.run(keys, args))
             except OUTAGE as error:
-                raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+                raise unavailable(error) from error
 
-        return held_sync(Lease(checked_job_id(job), ttl), renew, strict=self._strict)
+        return held_sync(lease, renew, strict=self._strict)

@@ -24,9 +24,8 @@ class _Quiet(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[
-            str, tuple[float, int]
-        ] = {}  # when last (monotonic), and how often it was left out since
+        # When last (monotonic), and how often it was left out since.
+        self._said: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()

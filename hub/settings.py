@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         description="where jobs live (redis://, rediss://, unix://, redis+sentinel://)",
     )
-    key_template: str = Field("job:{id}", description="a job's hash; on Redis Cluster job:{{id}}")
+    key_template: str = Field("job:{id}", description="a job's hash; {id} stands for its id, once")
     terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job; failed always does")
     public_fields: Words = Field(
         frozenset({"status", "project_id", "title", "message", "created_at"}),
@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     )
 
     # Process
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="how much is logged: debug, info, warning, error"
+    )
 
     @field_validator(
         "terminal_statuses", "public_fields", "authorized_parties", "allowed_origins", mode="before"
@@ -98,6 +100,13 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("key_template")
+    @classmethod
+    def _with_id(cls, value: str) -> str:
+        if value.count("{id}") != 1:
+            raise ValueError(f"expected one {{id}} in the template, got {value!r}")
         return value
 
     @field_validator("terminal_statuses")

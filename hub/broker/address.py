@@ -46,7 +46,7 @@ class Address:
         except ValueError:
             pass
         raise InvalidSettings(
-            f"expected a Redis URL ({'..., '.join([*_SINGLE, 'redis+sentinel://'])}...), got {_bare(url)!r}"
+            f"expected a Redis URL ({'..., '.join([*_SINGLE, 'redis+sentinel://'])}...), got {bare(url)!r}"
         )
 
 
@@ -77,5 +77,6 @@ def _place(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or _SENTINEL_PORT
 
 
-def _bare(url: str) -> str:
-    return url.rpartition("@")[2]
+def bare(url: str) -> str:
+    """The URL without user, password and parameters, for people to read."""
+    return url.rpartition("@")[2].partition("?")[0]

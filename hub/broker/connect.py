@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from hub.broker.address import Address
 from hub.broker.sentinel import close_sentinels, primary, primary_sync
+from hub.errors import BrokerUnavailable
 
 AsyncRedis = redis.asyncio.Redis
 """The async client; other packages name it through here, so that redis is imported in broker/ only."""
@@ -106,6 +107,16 @@ class SyncScript:
     def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
         """The script's answer, for script.py to read."""
         return cast(list[bytes | str], self._script(keys=keys, args=args))
+
+
+def words(error: Exception) -> str:
+    """What Redis said, or which exception it was; redis-py's own `repr` says neither."""
+    return str(error) or type(error).__name__
+
+
+def unavailable(error: Exception) -> BrokerUnavailable:
+    """The same as ours."""
+    return BrokerUnavailable(f"expected an answer from Redis, got: {words(error)}")
 
 
 OUTAGE = (redis.RedisError, OSError, TimeoutError)

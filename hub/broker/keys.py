@@ -15,8 +15,7 @@ CONTROL_CHANNEL = "push-hub:control"
 class Keys:
     """`template` is the job's hash with `{id}` for the job's id; every other name extends it.
 
-    Redis Cluster: write the braces twice (`job:{{id}}`), so that one pair stays as a hash tag and a job's keys share
-    a slot. Raises InvalidSettings without an `{id}`.
+    Raises InvalidSettings without an `{id}`.
     """
 
     template: str = "job:{id}"

@@ -4,7 +4,8 @@
 -- to tell a lease that lapsed from one that never was. By Redis's clock.
 --
 -- KEYS  1 job hash
--- ARGV  1 milliseconds it holds from now on, 0 to give it back   2.. the terminal statuses
+-- ARGV  1 milliseconds it holds from now on, 0 to give it back   2 what the last renewal answered: another worker's lease is not
+--       given back   3.. the terminal statuses
 -- gives {"ok", ms since 1970 | ""} | {"ended", status} | {"unknown", ""}
 local job, ttl = KEYS[1], tonumber(ARGV[1])
 
@@ -12,11 +13,13 @@ if redis.call('EXISTS', job) == 0 then
   return {'unknown', ''}
 end
 if ttl == 0 then
-  redis.call('HDEL', job, 'lease')
+  if redis.call('HGET', job, 'lease') == ARGV[2] then
+    redis.call('HDEL', job, 'lease')
+  end
   return {'ok', ''}
 end
 local status = redis.call('HGET', job, 'status')
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   if status == ARGV[i] then
     return {'ended', status}
   end

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
+from hub.broker.connect import OUTAGE, unavailable
 from hub.broker.script import SCRIPT, Publication, is_published
 from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
-from hub.errors import BrokerUnavailable
 from hub.event import EventId, JobId, UserId
 
 GRACE = 5.0
@@ -156,8 +156,8 @@ class RedisBroker:
 async def _available() -> AsyncIterator[None]:
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"expected an answer from Redis, got {error!r}") from error
+    except OUTAGE as error:
+        raise unavailable(error) from error
 
 
 def _readable(reply: Any) -> Any:

@@ -78,9 +78,9 @@ class Publication:
         once = keys.once(job, uuid.uuid4().hex)
         return [keys.job(job), keys.log(job), once], [self.retention.retry, *pairs]
 
-    def prepare_lease(self, job: JobId, ttl: float) -> tuple[list[str], list[str | int]]:
-        """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back."""
-        return [self.keys.job(job)], [int(ttl * 1000), *sorted(self.terminal)]
+    def prepare_lease(self, job: JobId, ttl: float, held: str) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back; `held` is its last answer."""
+        return [self.keys.job(job)], [int(ttl * 1000), held, *sorted(self.terminal)]
 
     def _prepare(
         self, job: JobId, body: str, *, status: str | None, once: str | None, only_if: str = ""
@@ -122,13 +122,14 @@ def interpret_job(job: JobId, reply: Iterable[bytes | str]) -> None:
         raise JobExists(f"expected a new id, got {job!r}, which is taken")
 
 
-def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> None:
-    """Raises JobEnded and JobNotFound, as lease.lua answers."""
+def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> str:
+    """Until when the lease holds, for the next `prepare_lease`. Raises JobEnded and JobNotFound, as lease.lua answers."""
     verdict, value = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
     if verdict == "unknown":
         raise JobNotFound(f"expected a job to hold a lease on, got {job!r}, which does not exist")
+    return value
 
 
 def _words(reply: Iterable[bytes | str]) -> tuple[str, str]:

@@ -454,9 +454,10 @@ async def test_a_lease_that_is_renewed_holds_and_one_that_is_given_back_is_gone(
 
 
 async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_by_an_exception(
-    start_redis, start_hub
+    start_redis, start_hub, monkeypatch
 ):
     """A thread renews it; an exception lets it lapse."""
+    monkeypatch.setattr("hub.publisher.SHORTEST_BLOCKING", 1)
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
 
