@@ -14,7 +14,7 @@ USER hub
 WORKDIR /tmp
 ENV PYTHONUNBUFFERED=1
 EXPOSE 8000
-# The process answers; whether Redis does is /readyz, which a load balancer asks. A container that is restarted because
+# The process answers; whether Redis does is /readyz, for a readiness probe or an alert. A container that is restarted because
 # Redis is away would only lose its viewers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]

@@ -1,4 +1,4 @@
-"""The floors of docs/design.md: imports run down or sideways, in no circle, and outside packages live where they may."""
+"""The floors: imports run down or sideways, in no circle, and outside packages live where they may."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class JwksKeys:
             data = await asyncio.to_thread(self._client.fetch_data)
             keys = PyJWKSet.from_dict(data).keys
         except (jwt.PyJWTError, OSError, ValueError, AttributeError) as error:
-            log.warning("the key set was not fetched, the last good one serves: %s", error)
+            log.warning("the key set was not fetched, %d known keys serve: %s", len(self._keys), error)
             return
         self._keys = {key.key_id: key.key for key in keys if key.public_key_use in (None, "sig")}
         self._fetched = time.monotonic()

@@ -6,6 +6,7 @@ import pytest
 
 from hub import Publisher
 from hub.broker.script import Publication
+from hub.errors import EventTooLarge
 from tests.support import producers
 from tests.support.viewer import view
 
@@ -161,6 +162,50 @@ async def test_an_oversize_event_of_the_log_is_announced_by_its_id(redis, start_
             assert producers.numbers(await viewer.take(1)) == [2]
     async with start_hub(max_event_bytes=2000) as cold, view(cold, transport, job) as viewer:
         assert [one.name for one in await viewer.take(4)] == ["step", "gap", "state", "step"]
+
+
+async def test_an_event_at_the_limit_is_delivered(redis, start_hub, transport):
+    """The limit is for what the producer wrote, not for the id that stands before it."""
+    async with start_hub(max_event_bytes=2000) as live:
+        job = await producers.job(live)
+        at_limit = Publisher(redis, strict=True, publication=Publication(limit=2000))
+        fill = 2000 - len(f'{{"type":"step","n":0,"fill":"","job_id":"{job}"}}')
+        async with view(live, transport, job) as viewer:
+            await at_limit.emit(job, "step", {"n": 0, "fill": "x" * fill})
+            assert producers.numbers(await viewer.take(1)) == [0]
+        with pytest.raises(EventTooLarge):
+            await at_limit.emit(job, "step", {"n": 0, "fill": "x" * (fill + 1)})
+
+
+async def test_a_hole_before_an_oversize_event_is_announced_as_well(redis, start_hub, transport):
+    """Two notices, each with its own ids."""
+    async with start_hub(max_event_bytes=2000) as live:
+        job = await producers.job(live, events=3)
+        epoch = await epoch_of(redis, job)
+        large = Publisher(redis, strict=True, publication=Publication(limit=10_000))
+        await large.emit(job, "step", {"n": 3, "fill": "x" * 3000})
+        await redis.xdel(f"job:{job}:log", f"{epoch}-1", f"{epoch}-2")
+        async with view(live, transport, job) as viewer:
+            seen = await viewer.take(5)
+    assert [one.name for one in seen] == ["step", "gap", "state", "gap", "state"]
+    assert [one.fields["reason"] for one in seen if one.name == "gap"] == ["trimmed", "oversize"]
+
+
+async def test_the_state_after_a_rollback_has_what_is_left(redis, start_hub, transport):
+    """Redis lost its last write: clients forget what they had and take the state, so all of it must be in there."""
+    async with start_hub(position_check=0.2) as live:
+        job = await producers.job(live)
+        await live.publisher.snapshot_updated(job, "http://picture")
+        epoch = await epoch_of(redis, job)
+        await producers.publish(live, job, 2)
+        async with view(live, transport, job) as viewer:
+            await viewer.take(3)
+            await redis.xdel(f"job:{job}:log", f"{epoch}-2")
+            await redis.hset(f"job:{job}", "position", f"{epoch}-1")
+            resync, state = await viewer.take(2)
+    assert resync.fields["reason"] == "rolled back"
+    assert state.fields["last"]["snapshot.updated"]["url"] == "http://picture"
+    assert state.fields["last"]["step"]["n"] == 0
 
 
 @pytest.mark.parametrize("window", [1000, 5], ids=["window", "replay"])

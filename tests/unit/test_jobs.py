@@ -9,6 +9,7 @@ import pytest
 
 from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobExists, JobNotFound
+from hub.event import JobId
 from hub.jobs import JobStateMachine
 
 
@@ -102,6 +103,24 @@ async def test_a_bad_id_is_refused(jobs, job):
     for call in (jobs.create_job(job, user_id="a"), jobs.get_job(job), jobs.transition(job, "code")):
         with pytest.raises(InvalidEvent):
             await call
+
+
+async def test_a_field_that_is_no_text_is_refused_and_the_job_not_half_made(jobs, redis):
+    """So that the next try is the first."""
+    with pytest.raises(InvalidEvent, match="title"):
+        await jobs.create_job("a", user_id="ada", title=None)
+    assert await redis.keys("*") == []
+    await jobs.create_job("a", user_id="ada", title="t")
+
+
+async def test_a_repeated_command_makes_one_job_and_no_complaint(jobs, redis):
+    """As redis-py sends it again when the answer was lost."""
+    keys, args = Publication().prepare_job(JobId("a"), {"user_id": "ada", "status": "queued"})
+    answers = [await jobs._script.run(keys, args) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert await redis.hget("job:a", "user_id") == b"ada"
+    with pytest.raises(JobExists):
+        await jobs.create_job("a", user_id="bob")
 
 
 @pytest.mark.parametrize("status", ["ready", "failed"])

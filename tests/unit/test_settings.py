@@ -107,7 +107,7 @@ def test_settings_do_not_change():
 
 
 def test_the_defaults_are_the_designs():
-    """The numbers of docs/design.md."""
+    """The numbers of docs/operations.md."""
     default = Settings()
     assert (default.heartbeat, default.retry, default.send_timeout, default.linger) == (15, 3, 10, 5)
     assert (default.window_events, default.window_bytes, default.max_event_bytes) == (1000, 1 << 20, 1 << 20)
@@ -124,3 +124,15 @@ def test_a_url_that_is_not_redis_is_refused_without_its_password(make, url):
     with pytest.raises(InvalidSettings) as caught:
         make(url)
     assert "hidden" not in str(caught.value)
+
+
+def test_failed_always_ends_a_job():
+    """A worker that is lost ends its job with it."""
+    assert Settings(terminal_statuses="done").terminal_statuses == {"done", "failed"}
+
+
+@pytest.mark.parametrize("template", ["job", "job:{id}:{id}", ""])
+def test_a_template_must_have_the_id_once(template):
+    """The process does not start with one that has not."""
+    with pytest.raises(ValidationError, match="template"):
+        Settings(key_template=template)

@@ -1,0 +1,77 @@
+"""Jobs that are made anew under a name of before, and ends that the hash says before the events do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import producers
+from tests.support.viewer import view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+READY = {"type": "build.stage.started", "status": "ready", "narration": "the real one"}
+
+
+async def test_a_job_that_is_made_anew_shows_nothing_of_the_one_before(redis, live, watch):
+    """Its hash was deleted, its log lives for a day: neither its events nor its end are this one's."""
+    job = await producers.job(live, events=3)
+    await live.publisher.failed(job)
+    await redis.delete(f"job:{job}")
+    await live.jobs.create_job(job, user_id="ada")
+    async with watch(job, "?from=start") as viewer:
+        await producers.publish(live, job, 2, start=10)
+        assert producers.numbers(await viewer.take(2)) == [10, 11]
+    async with watch(job, "?from=start") as late:
+        assert producers.numbers(await late.take(2)) == [10, 11]
+        await live.publisher.ready(job)
+        assert [one.name for one in await late.all()] == ["build.stage.started", "end"]
+
+
+@pytest.mark.parametrize("restored", [True, False], ids=["rewritten", "deleted"])
+async def test_a_hash_that_the_application_writes_anew_stops_nobody(redis, live, watch, job, restored):
+    """The publisher goes on, in a later epoch, and whoever watches is told."""
+    async with watch(job) as viewer:
+        await producers.publish(live, job, 2)
+        await viewer.take(2)
+        await redis.delete(f"job:{job}")
+        if restored:
+            await redis.hset(f"job:{job}", mapping={"status": "code", "user_id": "ada"})
+        await producers.publish(live, job, 2, start=2)
+        seen = await viewer.take(4)
+        assert [one.name for one in seen] == ["resync", "state", "step", "step"]
+        assert producers.numbers(seen) == [2, 3]
+        await live.publisher.ready(job)
+        assert [one.name for one in await viewer.all()] == ["build.stage.started", "end"]
+
+
+async def test_what_was_published_before_the_hash_said_the_end_is_delivered_before_it(
+    redis, live, transport, start_hub
+):
+    """The last event, with what it has to say, stands for the end, and not the hash's bare status."""
+    async with start_hub(position_check=1000) as cut:
+        for _ in range(5):
+            job = await producers.foreign_job(redis)
+            async with view(cut, transport, job) as viewer:
+                await producers.shout(redis, job, {"type": "step", "n": 0})
+                await viewer.take(1)
+                for feed in cut.hub._feeds.values():
+                    feed.inbox.missed()  # as after each reconnect: the hash is read, while events come
+                await redis.hset(f"job:{job}", "status", "ready")
+                await producers.shout(redis, job, {"type": "step", "n": 1}, {"type": "step", "n": 2}, READY)
+                seen = [one for one in await viewer.all() if one.name not in ("gap", "state")]
+            assert [one.name for one in seen] == ["step", "step", "build.stage.started", "end"]
+            assert seen[2].fields["narration"] == "the real one"
+
+
+async def test_numbers_of_a_relay_are_not_ours_and_cost_no_read_each(redis, live, watch):
+    """Messages that begin with an id of their own, as entries of a stream do: delivered in order, and the log is asked once."""
+    job = await producers.foreign_job(redis)
+    async with watch(job) as viewer:
+        before = sum(feed.heals for feed in live.hub.statistics().feeds.values())
+        relayed = [f'{{"id":"15269190{n:05}-{n}","type":"step","n":{n}}}' for n in range(1000)]
+        await producers.shout(redis, job, *relayed)
+        seen = await viewer.take(1000)
+        assert producers.numbers(seen) == list(range(1000))
+        assert producers.contiguous(seen)
+        after = sum(feed.heals for feed in live.hub.statistics().feeds.values())
+    assert after - before < 100  # as many as batches came in

@@ -1,0 +1,82 @@
+"""The rights that docs/operations.md gives to the hub's and the workers' users are enough, and the hub's are no more than reading."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
+from hub import JobStateMachine, Publisher, SyncPublisher
+from hub.broker.embedded import EmbeddedServer
+from tests.support.live import USER, live_hub
+
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
+
+
+def rights(user: str) -> list[str]:
+    """The words after the user's name in the line of the docs."""
+    found = re.search(rf"^ACL SETUSER {user} (.+)$", OPERATIONS.read_text(), re.MULTILINE)
+    assert found is not None, user
+    return found[1].split()
+
+
+@pytest.fixture
+async def server():
+    """A Redis of its own with these users, and a superuser; gives a function from a user to a URL."""
+    with EmbeddedServer() as redis:
+        async with Redis.from_url(redis.url) as client:
+            also = ["+hgetall", "+hexists"]
+            worker = [word for word in rights("worker") if word != "on"]
+            await client.execute_command("ACL", "SETUSER", "hub", *rights("hub"))
+            await client.execute_command("ACL", "SETUSER", "worker", *rights("worker"))
+            await client.execute_command("ACL", "SETUSER", "maker", *rights("worker"), *also)
+            merged = [word for word in worker if word not in ("-@all", ">PASSWORD")]
+            await client.execute_command("ACL", "SETUSER", "both", *rights("hub"), *merged)
+            host = redis.url.removeprefix("redis://").removesuffix("/0")
+            yield lambda user: f"redis://{user}:PASSWORD@{host}/0"
+
+
+async def test_they_are_enough_for_everything(server):
+    """Jobs are made, watched, published to, kept by leases on both publishers, and ended when their worker is lost."""
+    async with Redis.from_url(server("both")) as client, Redis.from_url(server("maker")) as maker:
+        jobs = JobStateMachine(maker)
+        for job in ("a", "lost"):
+            await jobs.create_job(job, user_id=USER)
+        async with live_hub(client, redis_url=server("both"), position_check=0.3, window_events=2) as live:
+            async with live.sse("a", "?from=start") as viewer, live.websocket("a"):
+                async with (
+                    Publisher.from_url(server("worker"), strict=True) as publisher,
+                    publisher.lease("a", ttl=10),
+                ):
+                    for n in range(5):
+                        await publisher.emit("a", "step", {"n": n}, once=str(n))
+                    with SyncPublisher.from_url(server("worker"), strict=True) as blocking:
+                        blocking.emit("a", "step", {"n": 5})
+                        with blocking.lease("lost"):
+                            pass
+                await jobs.transition("a", "ready")
+                assert [message.event for message in await viewer.all()][-1] == "end"
+            async with live.sse("a", "?from=start") as late:  # from the retained log
+                assert len(await late.all()) == 8
+            await maker.hset("job:lost", "lease", "1")
+            async with live.sse("lost") as watching:
+                fields = [message.json for message in await watching.all()]
+            assert [one.get("reason") for one in fields] == ["producer_lost", None]
+
+
+async def test_the_hub_may_only_read(server):
+    """Without leases it needs no more, and a hub that is taken over changes nothing."""
+    async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("hub")) as client:
+        await JobStateMachine(maker).create_job("a", user_id=USER)
+        async with (
+            live_hub(client, redis_url=server("hub"), position_check=0.3) as live,
+            live.sse("a") as viewer,
+            Publisher.from_url(server("worker"), strict=True) as publisher,
+        ):
+            await publisher.ready("a")
+            assert [message.event for message in await viewer.all()] == ["message", "end"]
+        with pytest.raises(NoPermissionError):
+            await client.hset("job:a", "status", "failed")
