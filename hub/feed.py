@@ -18,7 +18,7 @@ from typing import Any
 
 from hub.broker.redis import Broker, Entry, Job
 from hub.ending import end_tasks
-from hub.errors import BrokerUnavailable, HubError
+from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.event import FINAL, Event
 from hub.inbox import Inbox
 from hub.intake import Intake
@@ -94,6 +94,16 @@ class Feed:
     def failed(self) -> bool:
         """Whether the task ended with an error; a new feed must take its place."""
         return self._failure is not None
+
+    def is_of_before(self, job: Job) -> bool:
+        """Whether this feed's job has ended, and `job` is another one of this name, or the same begun anew."""
+        if not self.log.closed or self.state.job is None:
+            return False
+        if (job.epoch, job.user_id) != (self.state.job.epoch, self.state.job.user_id):
+            return True
+        newest = self.intake.numbering.newest
+        has_ended = job.status in self._settings.terminal_statuses
+        return not has_ended and newest is not None and job.position is not None and job.position > newest
 
     @property
     def ready(self) -> bool:
@@ -188,15 +198,20 @@ class Feed:
                 await self.intake.take_all()
             for audience in self.audiences:
                 await audience.finish()
+        except JobNotFound as error:
+            self._fail(error, Reason.NOT_FOUND)
         except Exception:
             log.exception("the feed of job %s failed", self.id)
-            self._failure = BrokerUnavailable("the feed failed")
-            for audience in self.audiences:
-                for seat in list(audience.seats):
-                    seat.wire.finish(seat, Reason.GAP)
+            self._fail(BrokerUnavailable("the feed failed"), Reason.GAP)
         finally:
             if not has_ended:
                 self._broker.unsubscribe(self.id, self.inbox)
+
+    def _fail(self, error: HubError, reason: Reason) -> None:
+        self._failure = error
+        for audience in self.audiences:
+            for seat in list(audience.seats):
+                seat.wire.finish(seat, reason)
 
     async def _begin(self, *, has_ended: bool) -> bool:
         """Subscribe, then fill the window; whether it worked. A job that has ended has nothing to say."""

@@ -83,11 +83,24 @@ class Hub:
 
     # --- coming in
 
-    async def job(self, job: JobId) -> Job:
-        """The job's hash; without a trip to Redis while the job is watched. Raises JobNotFound, BrokerUnavailable."""
+    async def authorised(self, user: UserId, job: JobId) -> Job:
+        """The job, if it is `user`'s; without a trip to Redis while it is watched.
+
+        Raises BrokerUnavailable, and JobNotFound for a job that is another's, exactly as if it did not exist: nobody is refused
+        from memory, which would be faster, and may be older than the job.
+        """
         feed = self._feeds.get(job)
-        if feed is not None and feed.ready:
+        if feed is not None and feed.ready and not feed.log.closed and feed.job.user_id == user:
             return feed.job
+        is_shared = job in self._reading
+        found = await self._read(job)
+        if is_shared and (found is None or found.user_id != user):
+            found = await self._read(job)  # the other one may have begun before the job was made
+        if found is None or not found.user_id or found.user_id != user:
+            raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
+        return found
+
+    async def _read(self, job: JobId) -> Job | None:
         reading = self._reading.get(job)
         if reading is None:
             # One read for all who ask at the same time, so that a storm costs Redis one command.
@@ -95,21 +108,12 @@ class Hub:
             reading.add_done_callback(lambda done: self._read_done(job, done))
         await asyncio.wait([reading])  # not the task itself, which would die with the first who is cancelled
         (found,) = reading.result()
-        if found is None:
-            raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
 
     def _read_done(self, job: JobId, reading: asyncio.Task[list[Job | None]]) -> None:
         del self._reading[job]
         if not reading.cancelled():
             reading.exception()  # whoever waits raises it; when nobody does any more, it is nobody's
-
-    async def authorised(self, user: UserId, job: JobId) -> Job:
-        """The job, if it is `user`'s. Raises JobNotFound for a job that is not, exactly as if it did not exist."""
-        found = await self.job(job)
-        if not found.user_id or found.user_id != user:
-            raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
-        return found
 
     async def view(self, user: UserId, job: JobId, wish: Wish) -> View:
         """A new viewer, to be closed by the caller. Authorises first.
@@ -189,7 +193,7 @@ class Hub:
         if (timer := self._lingering.pop(job.id, None)) is not None:
             timer.cancel()
         feed = self._feeds.get(job.id)
-        if feed is None or feed.failed:
+        if feed is None or feed.failed or feed.is_of_before(job):
             feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self._idle)
             self._check.plan(feed, job)
         return feed

@@ -78,6 +78,8 @@ class Intake:
     def _differs(self, job: Job | None) -> bool:
         if job is None:
             return self.numbering.shared
+        if self._is_anothers(job):
+            return True
         if job.status in self._settings.terminal_statuses:
             return True
         if job.epoch is None:
@@ -212,6 +214,8 @@ class Intake:
         """Read and deliver a page of the log; whether there may be more."""
         snapshot = await self._read()
         job = snapshot.job
+        if job is not None and self._is_anothers(job):
+            raise JobNotFound(f"expected job {self.id} of its owner, got another's of that name")
         if job is None or job.epoch is None:
             await self._look_without_log(job)
             return False
@@ -232,6 +236,11 @@ class Intake:
         if waiting is None and job.position is not None and job.position > self._last:
             await self._deliver(self._gap("trimmed", self._last.next, job.position))
         return False
+
+    def _is_anothers(self, job: Job) -> bool:
+        # Without an owner it is nobody's: a publisher goes on after Redis lost the hash.
+        known = self.state.job
+        return known is not None and job.user_id not in ("", known.user_id)
 
     async def _look_without_log(self, job: Job | None) -> None:
         """The job has no retained log: it never had one, or it was lost together with its numbers."""

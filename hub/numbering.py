@@ -21,6 +21,11 @@ class Numbering:
         self._newest: Event | None = None  # the last numbered event that was delivered
         self._over: deque[int] = deque(maxlen=8)  # epochs of before
 
+    @property
+    def newest(self) -> EventId | None:
+        """The last number that was delivered."""
+        return self._newest.id if self._newest is not None else None
+
     def take(self, event: Event) -> None:
         """This numbered event goes out."""
         self._newest = event

@@ -58,6 +58,9 @@ own 700, 10, 10 walk through ten thousand viewers again and again for nothing (3
 SPARE_FILES = 200
 """Open files beside viewers: 50 connections to Redis and one for Pub/Sub, health checks, plain requests, who is just refused."""
 
+SAME_SIGNAL = 1.0
+"""Seconds within which a second signal to a worker is the first one's echo."""
+
 _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNORECASE)
 
 
@@ -69,6 +72,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._parent = parent
+        self._signalled = 0.0
         self._context = context
         self._freeze = freeze  # a process of its own, so what is made at the start stays
 
@@ -86,7 +90,14 @@ class Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
-        """The first signal ends it in order, the second at once."""
+        """The first signal ends it in order, the second at once.
+
+        A worker hears a signal to the whole group twice, from the terminal (or systemd) and from its parent: that is one.
+        """
+        now = time.monotonic()
+        if self._parent is not None and self.should_exit and now - self._signalled < SAME_SIGNAL:
+            return
+        self._signalled = now
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -117,8 +128,13 @@ class Server(uvicorn.Server):
             await asyncio.wait([draining], timeout=0.1)
         await end_tasks(draining)
         services = self._context.services
+        end = began + max((service.hub.settings.drain for service in services), default=0)
+        while any(service.hub.blocked for service in services):  # they take their last bytes, or say goodbye
+            if self.force_exit or time.monotonic() > end:
+                break
+            await asyncio.sleep(0.1)
         for service in services:
-            service.hub.blocked.abort_all()  # they had the window, and take no bytes
+            service.hub.blocked.abort_all()  # they had the window
         if self.force_exit:
             # uvicorn would leave out the application's own shutdown, and cancel what runs in the middle of it
             await self._context.aclose()

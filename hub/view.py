@@ -18,7 +18,7 @@ from hub.feed import Feed
 from hub.intake import PAGE
 from hub.log import Format, Frame
 from hub.notices import gap_frame, resync_frame
-from hub.wire import Seat, Wire
+from hub.wire import CHUNK, Seat, Wire
 
 P = TypeVar("P")
 
@@ -28,6 +28,9 @@ def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
     position = snapshot.job.position if snapshot.job is not None else None
     return position is not None and position.epoch == event_id.epoch and position >= event_id
 
+
+FIRST_PAGE = 50
+"""Entries of the first read for a viewer who wants the past: events may be a megabyte each, and each viewer has its own copy."""
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
@@ -99,7 +102,9 @@ class View:
         log = self.feed.log
         begin = await self._catch_up_with(beginning(self.wish, log, retained=self.feed.retained))
         if begin.after is not None:
-            self._page = (await self._broker.since(self.feed.id, begin.after, limit=PAGE)).entries
+            self._page = (
+                await self._broker.since(self.feed.id, begin.after, limit=min(FIRST_PAGE, PAGE))
+            ).entries
             first = self._page[0].id if self._page else log.origin.next
             if first != begin.after.next and self.wish.cursor is not None:
                 begin = live(log, resync="trimmed")
@@ -138,15 +143,18 @@ class View:
         return self.begin.after or self.feed.log.seen_at(self.begin.position)
 
     async def replay(self) -> AsyncIterator[list[Frame]]:
-        """Frames from before the window, a page at a time, until they meet it. The caller waits for its wire between.
+        """Frames from before the window, a full write at a time, until they meet it. The caller waits for its wire between.
 
         After it `position` is where the seat belongs. Raises BrokerUnavailable.
         """
         log = self.feed.log
+        limit = min(FIRST_PAGE, PAGE)
         while (after := self.begin.after) is not None and after < log.origin:
-            entries = self._page or (await self._broker.since(self.feed.id, after, limit=PAGE)).entries
+            entries = self._page or (await self._broker.since(self.feed.id, after, limit=limit)).entries
             self._page = []
+            limit = _next_limit(limit, entries)
             frames: list[Frame] = []
+            size = 0
             for entry in entries:
                 if entry.id > log.origin:
                     break
@@ -154,6 +162,11 @@ class View:
                     frames += self._gap(after.next, entry.id.previous)
                 frames += self.feed.retained_frames(entry)
                 after = entry.id
+                size += len(entry.body)
+                if size >= CHUNK:
+                    self.begin = Beginning(log.start, after=after)
+                    yield frames
+                    frames, size = [], 0
             if after < log.origin and (not entries or entries[-1].id > log.origin):
                 frames += self._gap(after.next, log.origin)  # trimmed away under our hands
                 after = log.origin
@@ -203,3 +216,11 @@ class View:
 
     def _state(self, position: EventId) -> Frame:
         return self.feed.state.frame(position)
+
+
+def _next_limit(limit: int, entries: list[Entry]) -> int:
+    """Entries of the next read: more when they are small, fewer when they are large."""
+    size = sum(len(entry.body) for entry in entries)
+    if size < CHUNK:
+        return min(PAGE, limit * 5)
+    return limit if size < 16 * CHUNK else max(1, limit // 5)

@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     RESTART = (1012, "server restarts, resume")
     AGED = (1012, "stream is old, resume")
     TOO_SLOW = (4008, "too slow, resume")
+    NOT_FOUND = (4404, "job not found")
     GAP = (4010, "gap, resume")
     OVERLOADED = (4013, "overloaded, come back later")
     FLOOD = (1008, "too many commands")

@@ -19,6 +19,8 @@ from typing import NoReturn
 
 log = logging.getLogger("hub.workers")
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 YOUNG = 1.0
 """Seconds: a worker that dies younger is replaced only after as long, so that a broken start does not spin."""
 
@@ -37,7 +39,7 @@ class Workers:
 
     def run(self) -> None:
         """Start all, replace who dies, forward signals. The second signal ends at once, as in one process."""
-        before = {sig: signal.signal(sig, self._forward) for sig in (signal.SIGTERM, signal.SIGINT)}
+        before = {sig: signal.signal(sig, self._forward) for sig in _SIGNALS}
         try:
             for number in range(len(self._sockets)):
                 self._start(number)
@@ -64,9 +66,12 @@ class Workers:
             self._start(number)
 
     def _start(self, number: int) -> None:
+        # A signal between the fork and our note of it would never reach the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
             self._born[pid] = number, time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             return
         self._become(number)
 
@@ -74,8 +79,9 @@ class Workers:
         """In the child: do the work, and never come back into the parent's code."""
         code = 1
         try:
-            for sig in (signal.SIGTERM, signal.SIGINT):
+            for sig in _SIGNALS:
                 signal.signal(sig, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             for other, sock in enumerate(self._sockets):
                 if other != number:
                     sock.close()

@@ -176,10 +176,10 @@ class Authenticator:
         try:
             claims = await self._claims(token, self._keys)
             user = self._user(claims)
+            if user is not None:
+                self._verified.put(token, user, expires=float(claims["exp"]))
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # a claim may be anything
             return None
-        if user is not None:
-            self._verified.put(token, user, expires=claims["exp"])
         return user
 
     def _user(self, claims: dict[str, Any]) -> User | None:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from hub.api.auth import User
 from hub.api.context import Service, get_service, refusal, require_auth
 from hub.cursor import Wish
-from hub.errors import HubError, JobNotFound
+from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.event import JobId
 from hub.event import job_id as parse_job_id
 from hub.transports.page import read_page
@@ -146,6 +146,8 @@ async def get_job_events(
                 page = await read_page(view, limit=limit, wait=wait, receive=request.receive)
         except HubError as error:
             raise refusal(error) from error
+        except TimeoutError as error:
+            raise refusal(BrokerUnavailable("expected a page within 35 s")) from error
         return Response(page, media_type="application/json")
 
 

@@ -37,6 +37,7 @@ class AsgiWire:
         "_pending",
         "_send",
         "_sending",
+        "_sent",
         "_task",
         "_wake",
         "reason",
@@ -63,6 +64,7 @@ class AsgiWire:
         self._last_words = last_words
         self._pending: Messages = []
         self._sending = False
+        self._sent = 0  # payloads, with what else was waiting
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
 
@@ -75,6 +77,11 @@ class AsgiWire:
     def finished(self) -> bool:
         """Whether only the last words are missing."""
         return self.reason is not None
+
+    @property
+    def unsent(self) -> int:
+        """The server below does not say."""
+        return 0
 
     def write(self, payload: Messages) -> None:
         """Send these as soon as possible."""
@@ -93,10 +100,9 @@ class AsgiWire:
             self._wake.set()
 
     async def flush(self) -> None:
-        """Return when nothing waits to be sent, or nothing ever will be. Cancel-safe."""
-        while self._pending or self._sending:
-            if self.reason is Reason.LEFT:
-                return
+        """Return when what waits now is sent, or nothing ever will be. Cancel-safe."""
+        goal = self._sent + self._sending + bool(self._pending)
+        while self._sent < goal and self.reason is not Reason.LEFT:
             self._flushed.clear()
             await self._flushed.wait()
 
@@ -135,11 +141,13 @@ class AsgiWire:
             if not self._pending:
                 for seat in list(self.seats):
                     seat.catch_up()
+                self.seats = [*self.seats[1:], *self.seats[:1]]  # or the first one would always have the room
             if self._pending:
                 pending, self._pending = self._pending, []
                 self._sending = True
                 await self._send_all(pending)
                 self._sending = False
+                self._sent += 1
                 self._flushed.set()
             elif self.reason is not None:
                 break

@@ -126,7 +126,7 @@ class _Session(AsgiWire):
 
     def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
         """The end of one job is not the end of the connection."""
-        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW):
+        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW, Reason.NOT_FOUND):
             self._done(seat, reason)
         else:
             super().finish(seat, reason)
@@ -180,8 +180,7 @@ class _Session(AsgiWire):
             self._leave(job)
             self._say(error_text(_code(error), error.detail, ref, job_id=job))
             return
-        while self.paused and self.reason is None:  # busy with other jobs' frames
-            await self.flush()
+        await self.flush()  # it may be busy with other jobs' frames
         seat = view.share(self, fmt, at=view.position)
         self.seats.append(seat)
         seat.catch_up()  # at once: where the replay ended is the oldest place in the window
@@ -195,13 +194,16 @@ class _Session(AsgiWire):
             if view.feed.log is seat.audience.log:
                 self._leave(job)
                 if reason is not Reason.ENDED:
-                    self._say(error_text("resume", reason.words, None, job_id=job))
+                    code = "not_found" if reason is Reason.NOT_FOUND else "resume"
+                    self._say(error_text(code, reason.words, None, job_id=job))
                 return
 
     def _leave(self, job: JobId) -> None:
         view = self._views.pop(job)
         self.seats = [seat for seat in self.seats if seat.audience.log is not view.feed.log]
         view.close()
+        if self._hub.draining and not self._views:  # the drain ends sockets by their seats
+            super().finish(None, Reason.RESTART)
 
 
 def _code(error: HubError) -> str:

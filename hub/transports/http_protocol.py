@@ -9,9 +9,11 @@ seen them. Feature-detected, never assumed: whatever is not exactly the plain ca
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any, cast
 
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from hub.transports.socket import Handoff, Taken, is_plain
@@ -80,6 +82,18 @@ class _HttpHandoff:
         self.let_go()
         return taken
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its request is still being answered."""
+        return self._cycle is not None and not self._cycle.response_complete
+
+    def lose(self) -> None:
+        """The client is gone. uvicorn tells only the latest of several requests on a connection."""
+        if self._cycle is not None:
+            self._cycle.disconnected = True
+            self._cycle.message_event.set()
+        self.let_go()
+
     def let_go(self) -> None:
         """Protocol, cycle, scope and this hold each other; apart they are freed at once and not by the garbage collector."""
         if self._cycle is not None:
@@ -98,7 +112,7 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_refused = False
     _read = b""  # what is being parsed
-    _way_out: _HttpHandoff | None = None  # of the latest request
+    _ways_out: tuple[_HttpHandoff, ...] = ()  # of the requests that are not answered yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first head is expected at once."""
@@ -111,8 +125,9 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn keeps it, and all this with it, after a reset
         self.cycle = None  # type: ignore[assignment]  # its `on_response` holds this
-        if self._way_out is not None:
-            self._way_out.let_go()
+        for way_out in self._ways_out:
+            way_out.lose()
+        self._ways_out = ()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, while the head stays within `MAX_HEAD`."""
@@ -157,8 +172,9 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # else an upgrade to WebSocket
-            self._way_out = _HttpHandoff(self, self.cycle)
-            cast(Any, self.scope)["extensions"] = {Handoff.NAME: self._way_out}
+            way_out = _HttpHandoff(self, self.cycle)
+            self._ways_out = (*(way for way in self._ways_out if way.is_open), way_out)
+            cast(Any, self.scope)["extensions"] = {Handoff.NAME: way_out}
 
     def handle_websocket_upgrade(self) -> None:
         """uvicorn gives the transport to another protocol here, but not what the client has said already.
@@ -166,8 +182,9 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         This one and its parser hold each other, as above.
         """
         super().handle_websocket_upgrade()
-        _, _, early = self._read.partition(b"\r\n\r\n")
-        if early:
+        upgrade = sys.exception()  # uvicorn calls this where it caught the parser's
+        assert isinstance(upgrade, HttpParserUpgrade), "that is how it knows"
+        if early := self._read[upgrade.args[0] :]:
             protocol = cast(HandoffWebSocketProtocol, self.transport.get_protocol())
             protocol.data_received(early)
         self.parser = None  # type: ignore[assignment]

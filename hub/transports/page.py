@@ -18,21 +18,28 @@ from hub.view import View
 from hub.wire import CHUNK, Reason, Seat
 
 
-class Bell:
-    """A `Wire` and its `Format` in one: it carries nothing and rings when there would be something to carry."""
-
-    paused = False
-
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
+class _Nothing:
+    """The `Format` of who only waits: the page reads the frames from the log."""
 
     def encode(self, frame: Frame) -> bytes:  # noqa: ARG002  # a Format's signature
-        """Nothing: the page reads the frames from the log."""
+        """Nothing."""
         return b""
 
     def join(self, parts: list[bytes]) -> bytes:  # noqa: ARG002  # a Format's signature
         """Nothing."""
         return b""
+
+
+NOTHING = _Nothing()
+
+
+class Bell:
+    """A `Wire` that carries nothing and rings when there would be something to carry."""
+
+    paused = False
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
 
     def write(self, payload: bytes) -> None:  # noqa: ARG002  # a Wire's signature
         """There is an event."""
@@ -78,7 +85,7 @@ async def read_page(view: View, *, limit: int, wait: float, receive: Receive) ->
     page.read_window()
     if wait and not page.events and not view.feed.log.closed:
         bell = Bell()
-        view.share(bell, bell, at=page.position)  # the view gives it back at its own end
+        view.share(bell, NOTHING, at=page.position)  # the view gives it back at its own end
         await bell.wait(wait, receive)
         page.read_window()
     return page.text()

@@ -7,6 +7,7 @@ seat waits in the log. What one idle viewer costs is listed in docs/decisions.md
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -17,7 +18,7 @@ from websockets.protocol import Protocol as Parser
 
 from hub.blocked import Blocked
 from hub.log import Format
-from hub.transports.commands import BURST, MAX_BYTES, spend
+from hub.transports.commands import MAX_BYTES, spend
 from hub.view import View
 from hub.wire import Reason, Seat
 
@@ -78,13 +79,24 @@ S = TypeVar("S", bound=Side)
 class SocketWire(asyncio.Protocol, Generic[S]):
     """A `Wire` on a transport."""
 
-    __slots__ = ("_connections", "_side", "_view", "finished", "paused", "seat", "transport", "write")
+    __slots__ = (
+        "_connections",
+        "_side",
+        "_unsaid",
+        "_view",
+        "finished",
+        "paused",
+        "seat",
+        "transport",
+        "write",
+    )
 
     def __init__(self, taken: Taken, view: View, fmt: Format[bytes], side: S) -> None:
         self.transport = taken.transport
         self.write = taken.transport.write
         self.paused = False
         self.finished = False
+        self._unsaid: Reason | None = None  # why it ends, until there is room to say so
         self.seat: Seat[bytes] = view.seat(self, fmt)
         self._view = view
         self._connections = taken.connections
@@ -102,19 +114,29 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self.write(payload)
 
     def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat
-        """Write the last bytes and close. Who does not take them is cut off after the send timeout."""
+        """Write the last bytes and close, now or when there is room. Who does not take them is cut off after the send timeout."""
         if self.finished:
             return
-        blocked = self.paused
-        self.finished = self.paused = True
+        has_room = not self.paused
+        self.finished = self.paused = True  # nobody else writes any more
         self._side.blocked.add(self)
-        if not blocked:
-            self.write(self._side.closing(reason))
-            self.close(reason)
+        if has_room:
+            self._say_goodbye(reason)
+        else:
+            self._unsaid = reason
 
-    def close(self, reason: Reason) -> None:  # noqa: ARG002  # a WebSocket's close is a conversation
+    def _say_goodbye(self, reason: Reason) -> None:
+        self.write(self._side.closing(reason))
+        self.close()
+
+    def close(self) -> None:
         """The last bytes are written."""
         self.transport.close()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """End it hard; what is in its buffer is lost, and the viewer resumes."""
@@ -132,12 +154,21 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         asyncio.get_running_loop().call_soon(self._resume)
 
     def _resume(self) -> None:
-        if self.finished:
+        if self.transport.is_closing():
             return
-        self._side.blocked.discard(self)
-        self.paused = False
-        self.transport.resume_reading()
-        self.seat.catch_up()
+        if self._unsaid is not None:
+            reason, self._unsaid = self._unsaid, None
+            self._say_goodbye(reason)
+        elif not self.finished:
+            self._side.blocked.discard(self)
+            self.paused = False
+            self.seat.catch_up()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Read the client again."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """The socket is gone."""
@@ -146,7 +177,9 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self._side.blocked.discard(self)
         self._view.close()
         # They and this hold each other; apart they are freed at once and not by the garbage collector.
-        del self.seat, self.transport, self.write
+        del self.seat
+        self.transport = GONE
+        self.write = GONE.write
 
     def shutdown(self) -> None:
         """uvicorn calls this on every connection at SIGTERM, before it waits for anything: here the drain begins."""
@@ -164,7 +197,7 @@ class SseWire(SocketWire[Side]):
 
 
 class WebSocketWire(SocketWire[SpeakingSide]):
-    """A WebSocket on its own socket. Client bytes go through the `websockets` library's parser.
+    """A WebSocket on its own socket. Client bytes go through the `websockets` library's parser, frame by frame.
 
     The parser is made when a whole frame is there and dropped when no message is half read, so an idle viewer has none.
     """
@@ -175,9 +208,9 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         super().__init__(taken, view, fmt, side)
         self._parser: Parser | None = None
         self._fragments: list[bytes] | None = None
-        self._rest = b""  # the beginning of a frame; bound: MAX_BYTES and a header
+        self._rest = b""  # read and not parsed; bound: a read, or MAX_BYTES and a header
         self._silent = 0  # pings since the last sign of life
-        self._due = 0.0  # when its budget of frames is full again
+        self._due = 0.0  # when its budget of frames is full again; never, once it has said too much
 
     def beat(self, payload: bytes) -> None:
         """There is a Ping in it; too many without a sign of life and the peer is dead."""
@@ -190,22 +223,32 @@ class WebSocketWire(SocketWire[SpeakingSide]):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: pongs mostly, sometimes a command."""
         self._silent = 0
-        data = self._rest + data if self._rest else data
-        end = whole_frames(data)
-        self._rest = data[end:]
-        if not end:
-            return
+        self._rest = self._rest + data if self._rest else data
+        self._hear()
+
+    def _hear(self) -> None:
+        """Take whole frames, while there is room for the answers: one small command may ask for a megabyte."""
+        data, position = self._rest, 0
+        self._rest = b""
+        while (self.finished or not self.paused) and not self.transport.is_closing():
+            end = frame_end(data, position)
+            if not end:
+                break
+            if not self._may_speak():
+                self._stop_listening()
+                return
+            self._parse(data[position:end])
+            position = end
+        self._rest = data[position:]
+
+    def _parse(self, data: bytes) -> None:
+        """One frame."""
         parser = self._parser or Parser(SERVER, max_size=MAX_BYTES)
         if self.finished:  # what it would have noted itself
             parser.state, parser.close_sent = State.CLOSING, Close(1000, "")
-        parser.receive_data(data[:end])
+        parser.receive_data(data)
         for frame in parser.events_received():
             assert isinstance(frame, Frame), "the handshake is over"
-            if not self._may_speak():
-                self.finish(None, Reason.FLOOD)
-                self._rest = b""
-                self.transport.pause_reading()  # `Blocked` ends it: looking for its Close would cost us a parser
-                break
             self._take(frame)
         self._parser = parser if self._fragments is not None else None
         self._flush(parser)
@@ -217,14 +260,26 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             self.write(output)
         if parser.close_rcvd is not None or parser.parser_exc is not None:
             self.finished = self.paused = True
+            self._unsaid = None
             self._side.blocked.add(self)
             self.transport.close()
 
     def _may_speak(self) -> bool:
         """Take one frame from its budget. Control frames too: a Pong that nobody asked for costs us a parser."""
         due = spend(self._due, asyncio.get_running_loop().time())
-        self._due = self._due if due is None else due
+        self._due = math.inf if due is None else due
         return due is not None
+
+    def _stop_listening(self) -> None:
+        """It has said too much. `Blocked` ends it: looking for its Close would cost us a parser for each frame."""
+        self.finish(None, Reason.FLOOD)
+        self.transport.pause_reading()
+
+    def _listen(self) -> None:
+        """Read the client again, and first what it has said already."""
+        if self._due < math.inf:
+            super()._listen()
+            self._hear()
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) or self.finished:
@@ -244,30 +299,50 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             return
         self.write(self._side.answer(self._view, text))
 
-    def close(self, reason: Reason) -> None:
+    def close(self) -> None:
         """Wait for the client's Close; `Blocked` ends who never sends it (RFC 6455 section 7.1.1)."""
 
 
-def whole_frames(data: bytes) -> int:
-    """Where the last whole frame in `data` ends. A frame over the limit counts as whole: the parser is to refuse it.
+def frame_end(data: bytes, start: int) -> int:
+    """Where the frame that begins at `start` ends, 0 when not all of it is there.
 
-    Or where it has more than anybody may send at once: one read can bring 40,000, half a second of parsing.
+    A frame over the limit ends with the data: the parser is to refuse it.
     """
-    position = 0
-    for _ in range(2 * BURST):
-        if len(data) - position < 2:
-            break
-        head = 2 + 4 * (data[position + 1] >> 7)
-        length = data[position + 1] & 127
-        if length >= 126:
-            more = 2 if length == 126 else 8
-            if len(data) - position < 2 + more:
-                break
-            length = int.from_bytes(data[position + 2 : position + 2 + more], "big")
-            head += more
-        if length > MAX_BYTES:
-            return len(data)
-        if len(data) - position < head + length:
-            break
-        position += head + length
-    return position
+    there = len(data) - start
+    if there < 2:
+        return 0
+    head = 2 + 4 * (data[start + 1] >> 7)
+    length = data[start + 1] & 127
+    if length >= 126:
+        more = 2 if length == 126 else 8
+        if there < 2 + more:
+            return 0
+        length = int.from_bytes(data[start + 2 : start + 2 + more], "big")
+        head += more
+    if length > MAX_BYTES:
+        return len(data)
+    return start + head + length if there >= head + length else 0
+
+
+class _Gone(asyncio.Transport):
+    """Stands where a transport was: nobody is there any more, and whoever still has something to do with it need not know."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        """Nothing."""
+
+    def is_closing(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> None:
+        """Nothing."""
+
+    def get_write_buffer_size(self) -> int:
+        """None."""
+        return 0
+
+
+GONE = _Gone()

@@ -92,7 +92,7 @@ class SseTransport:
     def last_words(self, reason: Reason) -> bytes:
         """What a stream ends with."""
         match reason:
-            case Reason.ENDED:
+            case Reason.ENDED | Reason.NOT_FOUND:  # the second comes back, and gets its 404
                 return b""
             case Reason.AGED:  # nothing is wrong, and nobody else goes at the same time
                 return reconnect(self.retry_ms() // 10, reason)

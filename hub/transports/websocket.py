@@ -236,15 +236,19 @@ async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
         got = await websocket.receive()
         if got["type"] == "websocket.disconnect":
             return Reason.LEFT
-        data = got.get("text") or ""
-        if len(data) > MAX_BYTES or len(got.get("bytes") or b"") > MAX_BYTES:
+        data = got.get("text") or got.get("bytes") or ""
+        if len(data) > MAX_BYTES:
             return Reason.TOO_BIG
+        try:
+            words = data if isinstance(data, str) else data.decode()
+        except UnicodeDecodeError:
+            return Reason.NOT_TEXT
         later = spend(due, loop.time())
         if later is None:
             return Reason.FLOOD
         due = later
         await wire.flush()  # who does not read the answers is not asked for more questions
         try:
-            await execute(parse(data))
+            await execute(parse(words))
         except Malformed as error:
             wire.write([message(error_text(error.code, str(error), error.ref))])

@@ -5,13 +5,12 @@ Dashboards stay with uvicorn, and so does everybody whose socket cannot be hande
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hub.transports.commands import spend
-from hub.transports.socket import Handoff, Taken, is_plain
+from hub.transports.socket import GONE, Handoff, Taken, is_plain
 from hub.wire import Reason
 
 if TYPE_CHECKING:
@@ -60,13 +59,13 @@ class _WebSocketHandoff:
         protocol.stop_keepalive()
         protocol.connections.discard(protocol)
         protocol.disconnected = True
-        protocol.transport = _Gone()
+        protocol.transport = GONE
         protocol.let_go()
         protocol.conn = None  # type: ignore[assignment]
         return taken
 
     def let_go(self) -> None:
-        """The protocol's scope holds this, as above."""
+        """The protocol's scope holds this: apart they are freed at once and not by the garbage collector."""
         self._protocol = None
 
 
@@ -90,7 +89,7 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         self.let_go()
 
     def let_go(self) -> None:
-        """The parser's generator holds `conn`, which holds it; and see above."""
+        """The parser's generator holds `conn`, which holds it; so do scope and way out."""
         self.conn.parser.close()
         if self._way_out is not None:
             self._way_out.let_go()
@@ -180,14 +179,3 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
-
-
-class _Gone(asyncio.Transport):
-    """Stands where the transport was: uvicorn closes it when the task ends."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-    def is_closing(self) -> bool:
-        """It is."""
-        return True
