@@ -286,7 +286,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             return
         if self._fragments is None:
             self._fragments = []
-        self._fragments.append(bytes(frame.data))
+        self._fragments.append(b"" if frame.opcode is Opcode.BINARY else bytes(frame.data))  # that is no command
         if frame.fin:
             whole, self._fragments = b"".join(self._fragments), None
             self._execute(whole)

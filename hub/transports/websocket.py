@@ -236,19 +236,15 @@ async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
         got = await websocket.receive()
         if got["type"] == "websocket.disconnect":
             return Reason.LEFT
-        data = got.get("text") or got.get("bytes") or ""
-        if len(data) > MAX_BYTES:
+        data = got.get("text") or ""  # a binary message is no command
+        if len(data) > MAX_BYTES or len(got.get("bytes") or b"") > MAX_BYTES:
             return Reason.TOO_BIG
-        try:
-            words = data if isinstance(data, str) else data.decode()
-        except UnicodeDecodeError:
-            return Reason.NOT_TEXT
         later = spend(due, loop.time())
         if later is None:
             return Reason.FLOOD
         due = later
         await wire.flush()  # who does not read the answers is not asked for more questions
         try:
-            await execute(parse(words))
+            await execute(parse(data))
         except Malformed as error:
             wire.write([message(error_text(error.code, str(error), error.ref))])

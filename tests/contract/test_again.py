@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.support import producers
@@ -75,3 +77,48 @@ async def test_numbers_of_a_relay_are_not_ours_and_cost_no_read_each(redis, live
         assert producers.contiguous(seen)
         after = sum(feed.heals for feed in live.hub.statistics().feeds.values())
     assert after - before < 100  # as many as batches came in
+
+
+async def test_a_job_made_anew_for_another_user_ends_the_old_ones_streams(redis, transport, start_hub):
+    """4404, or an end without a word that is answered by 404; nothing of the new job is seen by who watched the old one."""
+    async with start_hub(position_check=0.2, linger=60) as live:
+        job = await producers.job(live, events=1)
+        async with view(live, transport, job) as viewer:
+            await viewer.take(1)
+            await redis.delete(f"job:{job}")
+            await live.jobs.create_job(job, user_id="bob", title="secret")
+            await live.publisher.emit(job, "step", {"n": 1, "secret": True})
+            rest = await viewer.all()
+        assert "secret" not in str(rest)
+        assert viewer.closed in ("cut", "4404", 4404)
+        async with view(live, transport, job) as again:
+            assert again.status == 404
+        async with view(live, transport, job, user="bob") as theirs:
+            assert producers.numbers(await theirs.take(1)) == [1]
+
+
+async def test_a_job_that_has_ended_and_is_made_anew_is_not_answered_from_memory(redis, live, watch):
+    """However soon somebody comes: whose it is, and that it runs again, stands in the hash."""
+    job = await producers.job(live)
+    await live.publisher.ready(job)
+    async with watch(job) as viewer:
+        await viewer.all()
+    await redis.delete(f"job:{job}")
+    await live.jobs.create_job(job, user_id="bob")
+    async with watch(job) as viewer:
+        assert viewer.status == 404
+    async with watch(job, user="bob") as theirs:
+        await producers.publish(live, job, 1)
+        assert producers.numbers(await theirs.take(1)) == [0]
+
+
+async def test_who_asks_while_the_job_is_being_made_is_let_in(redis, live, watch):
+    """A read for somebody else may be older than the job; nobody is refused by it."""
+    job = producers.name()
+    early = asyncio.create_task(live.hub._read(job))
+    await asyncio.sleep(0)
+    await live.jobs.create_job(job, user_id="ada")
+    async with watch(job) as viewer:
+        await producers.publish(live, job, 1)
+        assert producers.numbers(await viewer.take(1)) == [0]
+    await early

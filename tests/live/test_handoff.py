@@ -13,6 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from hub.transports.socket import SseWire, WebSocketWire
 from tests.faults.rig.rude import CLOSE, TEXT, frame, request
 from tests.support.live import frames, token
+from tests.support.viewer import view
 
 
 async def watch_over_sse(live, job: str) -> bytes:
@@ -143,3 +144,43 @@ async def test_what_a_client_says_together_with_its_handshake_is_heard(start_hub
             await reader.read()
             writer.close()
         await live.until(lambda: not live.server.server_state.connections)
+
+
+async def test_all_requests_of_a_connection_learn_that_the_client_is_gone(start_hub):
+    """Two in one packet: the first one's stream is the portable wire's, and uvicorn tells only the second."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(request("/api/jobs/a/events/stream") * 2)
+            await reader.readuntil(b"retry: ")
+            writer.transport.abort()
+        await live.until(lambda: not live.server.server_state.tasks)
+        assert live.hub.statistics().viewers == 0
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+async def test_early_words_are_heard_wherever_the_head_is_cut(start_hub, cut):
+    """Its end may come in a read of its own."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        head = request("/api/jobs/a/events/ws")
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(head[: len(head) - cut])
+            await asyncio.sleep(0.05)
+            writer.write(head[len(head) - cut :] + frame(TEXT, b'{"op":"ping","ref":7}'))
+            await reader.readuntil(b'{"type":"pong","ref":7}')
+            writer.close()
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_an_end_that_fills_the_buffer_is_told_all_the_same(start_hub, transport):
+    """A last event of more than a write buffer: then `end`, and an orderly close at once."""
+    async with start_hub() as live:
+        await live.jobs.create_job("a", user_id="ada")
+        async with view(live, transport, "a") as viewer:
+            await live.publisher.ready("a", content="x" * 600_000)
+            async with asyncio.timeout(5):
+                assert [one.name for one in await viewer.all()] == ["build.stage.started", "end"]
+        assert viewer.closed == "ended"

@@ -24,6 +24,7 @@ class Transport:
     def __init__(self):
         self.written = bytearray()
         self.closed = self.aborted = self.reading_paused = False
+        self.unsent = 0
 
     def write(self, data):
         assert not self.closed, "nothing is written after the close"
@@ -39,7 +40,7 @@ class Transport:
         return self.closed
 
     def get_write_buffer_size(self):
-        return 100_000
+        return self.unsent
 
     def set_protocol(self, protocol):
         self.protocol = protocol
@@ -275,3 +276,44 @@ def test_a_frame_is_whole_when_all_of_it_is_there():
         while end := frame_end(data[:cut], found):
             found = end
         assert found == max(end for end in ends if end <= cut)
+
+
+async def test_a_binary_message_is_no_command(client):
+    """As on the portable wire: it is answered as what is no JSON."""
+    client.send(Opcode.BINARY, b'{"op":"ping"}')
+    assert client.said == [""]
+
+
+async def test_last_words_wait_for_room(client):
+    """The client takes its bytes a moment later: it is told why it ends, and not cut off."""
+    client.wire.pause_writing()
+    client.wire.finish(None, Reason.RESTART)
+    assert not client.transport.written
+    client.wire.resume_writing()
+    await asyncio.sleep(0)
+    assert client.close_code == 1012
+
+
+async def test_commands_wait_for_room(client):
+    """One that asks for a megabyte may be sent a hundred times in a read."""
+    client.wire.pause_writing()
+    client.send(Opcode.TEXT, b"a")
+    client.send(Opcode.TEXT, b"b")
+    assert client.said == []
+    client.wire.resume_writing()
+    await asyncio.sleep(0)
+    assert client.said == ["a", "b"]
+
+
+async def test_who_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
+    """Only who takes nothing for the whole timeout is cut off."""
+    now = asyncio.get_running_loop().time()
+    client.transport.unsent = 100_000
+    client.wire.pause_writing()
+    for later in range(1, 5):
+        client.transport.unsent -= 1
+        client.blocked.abort(now + later * 8)
+    assert not client.transport.aborted
+    client.blocked.abort(now + 4 * 8 + 11)
+    assert client.transport.aborted
+    assert client.blocked.aborted == 1
