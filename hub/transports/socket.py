@@ -286,7 +286,8 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             return
         if self._fragments is None:
             self._fragments = []
-        self._fragments.append(b"" if frame.opcode is Opcode.BINARY else bytes(frame.data))  # that is no command
+        # A binary message is no command, whatever is in it.
+        self._fragments.append(b"" if frame.opcode is Opcode.BINARY else bytes(frame.data))
         if frame.fin:
             whole, self._fragments = b"".join(self._fragments), None
             self._execute(whole)
