@@ -114,6 +114,7 @@ class Intake:
 
     async def _take_one(self, what: bytes | Mark) -> None:
         if what is Mark.OVER:
+            self._ending = None
             await self.close_if_ended()
         elif isinstance(what, Mark):
             await self._look(what)
