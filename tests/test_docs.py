@@ -1,0 +1,60 @@
+"""What the documents say by name is there: settings, metrics, tests, files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hub.cli import _words
+from hub.metrics import _COUNTERS, _GAUGES
+from hub.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+GUARANTEES = (ROOT / "docs/guarantees.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+
+
+def test_the_table_of_settings_is_what_the_program_says(monkeypatch):
+    """Names, defaults and words, and none is missing."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("HUB_")]:
+        monkeypatch.delenv(name)
+    settings = Settings()
+    rows = re.findall(r"^\| `(HUB_\w+)` \| (?:`([^`]*)`)?[^|]*\| ([^|]*) \|$", OPERATIONS, re.MULTILINE)
+    said = {name: (default, words) for name, default, words in rows}
+    assert said == {
+        f"HUB_{name.upper()}": (_words(getattr(settings, name)), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def test_the_table_of_metrics_has_all_of_them():
+    """And no other ones."""
+    said = set(re.findall(r"^\| `hub_(\w+)` \| (?:gauge|counter) \|", OPERATIONS, re.MULTILINE))
+    assert said == {*_GAUGES, *(f"{name}_total" for name in _COUNTERS)}
+
+
+def test_each_promise_names_a_test_that_is_there():
+    """By its function or its file."""
+    names = set(re.findall(r"`(test_\w+)`", GUARANTEES))
+    source = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    defined = set(re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE))
+    assert names - defined == set()
+    assert len(names) > 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_leads_somewhere(page):
+    """To a file, and where it names one to a heading in it."""
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text()):
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+            assert heading in slugs, target
