@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,7 @@ class Hub:
         self._feeds: dict[JobId, Feed] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
+        self._waiting: set[asyncio.Timeout] = set()  # of viewers on their way in
         self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
         self._ended: Counter[str] = Counter()  # what feeds that are gone had counted
         self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()))
@@ -106,7 +108,10 @@ class Hub:
             # One read for all who ask at the same time, so that a storm costs Redis one command.
             reading = self._reading[job] = asyncio.create_task(self.broker.jobs([job]), name="hub-job-read")
             reading.add_done_callback(lambda done: self._read_done(job, done))
-        await asyncio.wait([reading])  # not the task itself, which would die with the first who is cancelled
+        async with self.patience():
+            await asyncio.wait(
+                [reading]
+            )  # not the task itself, which would die with the first who is cancelled
         (found,) = reading.result()
         return found
 
@@ -144,14 +149,25 @@ class Hub:
 
     async def _open(self, view: View) -> None:
         """For who has to wait for Redis."""
+        async with self.patience():
+            await view.feed.wait_started()
+            await view.open()
+
+    @asynccontextmanager
+    async def patience(self) -> AsyncIterator[None]:
+        """Bounds a viewer's wait for Redis, and ends it when the hub drains. Raises BrokerUnavailable.
+
+        Who still waited when the server stops would get a 500, after which an EventSource does not come back.
+        """
+        limit = asyncio.timeout(0 if self.draining else START_DEADLINE)
+        self._waiting.add(limit)
         try:
-            async with asyncio.timeout(START_DEADLINE):
-                await view.feed.wait_started()
-                await view.open()
+            async with limit:
+                yield
         except TimeoutError as error:
-            raise BrokerUnavailable(
-                f"expected job {view.feed.id} to be read within {START_DEADLINE} s"
-            ) from error
+            raise BrokerUnavailable("expected an answer from Redis in time") from error
+        finally:
+            self._waiting.discard(limit)
 
     def leave(self, view: View) -> None:
         """A viewer is gone; called by the view itself."""
@@ -228,17 +244,23 @@ class Hub:
     def begin_drain(self) -> None:
         """The same as `drain`, in the background and once; for a server that only tells connections."""
         if not self.draining:
-            self.draining = True
+            self._close_door()
             task = asyncio.create_task(self.drain(), name="hub-drain")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _close_door(self) -> None:
+        self.draining = True
+        for limit in list(self._waiting):
+            with suppress(RuntimeError):  # it is over already
+                limit.reschedule(self.loop.time())
 
     async def drain(self) -> None:
         """Refuse new viewers and move the present ones away, evenly over the drain window.
 
         Jobs that have ended come first: their viewers need no other hub, and are told the end while there is time for it.
         """
-        self.draining = True
+        self._close_door()
         seats = [seat for audience in self._audiences() for seat in audience.seats]
         random.shuffle(seats)
         seats.sort(key=lambda seat: not seat.audience.log.closed)
@@ -251,10 +273,14 @@ class Hub:
             seats = [seat for seat in seats[lot:] if not seat.left]
             if seats:
                 await asyncio.sleep(DRAIN_STEP)
+        for _ in range(10):  # who was on the way in is being told
+            if not self._waiting:
+                break
+            await asyncio.sleep(DRAIN_STEP)
 
     async def aclose(self) -> None:
         """End every feed and every task. Viewers that are still there are told to go elsewhere, at once."""
-        self.draining = True
+        self._close_door()
         for audience in self._audiences():
             for seat in list(audience.seats):
                 self._send_away(seat)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -47,6 +48,8 @@ class Host(Protocol):
     def stream_end(self) -> float: ...
 
     def seated(self, seat: Seat[Any]) -> None: ...
+
+    def patience(self) -> AbstractAsyncContextManager[None]: ...
 
 
 class View:
@@ -150,8 +153,10 @@ class View:
         log = self.feed.log
         limit = min(FIRST_PAGE, PAGE)
         while (after := self.begin.after) is not None and after < log.origin:
-            entries = self._page or (await self._broker.since(self.feed.id, after, limit=limit)).entries
-            self._page = []
+            entries, self._page = self._page, []
+            if not entries:
+                async with self._patience():
+                    entries = (await self._broker.since(self.feed.id, after, limit=limit)).entries
             limit = _next_limit(limit, entries)
             frames: list[Frame] = []
             size = 0
@@ -173,6 +178,10 @@ class View:
             self.begin = Beginning(log.start, after=after)
             if frames:
                 yield frames
+
+    def _patience(self) -> AbstractAsyncContextManager[None]:
+        assert self._host is not None, "a view that is closed has no past"
+        return self._host.patience()
 
     @property
     def position(self) -> int:

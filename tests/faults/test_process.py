@@ -19,6 +19,7 @@ from hub.event import EventId, dumps
 from tests.faults.rig.dashboard import DashboardWatcher
 from tests.faults.rig.process import until
 from tests.faults.rig.producer import Worker
+from tests.faults.rig.rude import Rude, close_code, path_of, request
 from tests.faults.rig.scale import LONG, number, seconds
 from tests.faults.rig.stalled import Stalled
 from tests.faults.rig.traffic import saw_everything, traffic
@@ -451,3 +452,27 @@ async def test_streams_end_by_age_and_resume(start_redis, start_hub, portable):
     told = sum(len(watcher.told) for watcher in [*crowd.watchers, dashboard])
     mute.close()
     assert hub.metric("aged_total") == told + 1, "each once"
+
+
+@pytest.mark.parametrize("portable", [False, True], ids=["fast", "portable"])
+async def test_who_waits_for_redis_while_the_hub_ends_is_sent_on(start_redis, start_hub, portable):
+    """Redis is frozen, viewers wait at the door, SIGTERM: a `reconnect` for each, never a 500, which ends an EventSource."""
+    redis = start_redis()
+    hub = start_hub(redis.url, drain=5, portable=portable)
+    async with Worker(redis.url) as worker:
+        for n in range(5):
+            await worker.job(f"j{n}")
+    redis.freeze()
+    waiting = []
+    for n in range(5):
+        for transport in ("sse", "websocket"):
+            rude = await Rude(hub.port).connect()
+            await rude.send(request(path_of(f"j{n}", transport)))
+            waiting.append(rude)
+    await asyncio.sleep(0.3)
+    hub.terminate()
+    answers = [await rude.read_to_end() for rude in waiting]
+    assert await hub.wait(8) == 0
+    redis.thaw()
+    assert all(b"event: reconnect" in answer for answer in answers[::2]), answers[::2]
+    assert {close_code(answer) for answer in answers[1::2]} == {4013}
