@@ -109,9 +109,8 @@ class Hub:
             reading = self._reading[job] = asyncio.create_task(self.broker.jobs([job]), name="hub-job-read")
             reading.add_done_callback(lambda done: self._read_done(job, done))
         async with self.patience():
-            await asyncio.wait(
-                [reading]
-            )  # not the task itself, which would die with the first who is cancelled
+            # Not the task itself, which would die with the first who is cancelled.
+            await asyncio.wait([reading])
         (found,) = reading.result()
         return found
 

@@ -1,0 +1,21 @@
+"""The past is each viewer's own copy, so it is given in pieces."""
+
+from __future__ import annotations
+
+from hub.cursor import Wish
+from hub.wire import CHUNK
+
+
+async def test_the_past_comes_in_full_writes_however_large_its_events(start_hub):
+    """All of it, and never much more than a write at once."""
+    async with start_hub(window_events=5) as live:
+        await live.jobs.create_job("a", user_id="ada")
+        for n in range(60):
+            await live.publisher.emit("a", "step", {"n": n, "fill": "x" * 20_000})
+        with await live.hub.view("ada", "a", Wish(origin="start")) as view:
+            lots = [frames async for frames in view.replay()]
+        sizes = [sum(len(frame.event.body) for frame in frames) for frames in lots]
+        assert max(sizes) < CHUNK + 25_000
+        seen = [frame.event.fields["n"] for frames in lots for frame in frames]
+        assert seen == list(range(len(seen)))
+        assert len(seen) >= 50
