@@ -331,3 +331,16 @@ async def test_a_dashboard_that_leaves_leaves_every_job(live):
             await subscribe(board, job)
         assert live.hub.statistics().viewers == 5
     await live.until(lambda: live.hub.statistics().viewers == 0)
+
+
+async def test_a_dashboard_whose_last_job_ends_in_the_drain_is_told_to_go_elsewhere(start_hub):
+    """The drain ends sockets by their seats, and this one has none any more."""
+    async with start_hub() as live:
+        job = await producers.job(live)
+        async with dashboard(live) as board:
+            await subscribe(board, job)
+            live.hub._close_door()
+            await live.publisher.ready(job)
+            seen = await asyncio.wait_for(board.all(), 5)
+        assert [one.name for one in seen] == ["build.stage.started", "end", "reconnect"]
+        assert board.code == 1012

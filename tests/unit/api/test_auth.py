@@ -72,6 +72,13 @@ async def test_a_good_token_is_its_subject():
     assert await hs256().verify(hs(email=["x"])) == User("ada")
 
 
+async def test_an_expiry_that_is_a_number_in_text_is_read_as_one():
+    """PyJWT takes it, so whoever remembers the token must be able to as well."""
+    token = signed(GOOD_HEADER, b'{"sub":"ada","exp":"99999999999"}')
+    authenticator = hs256()
+    assert [await authenticator.verify(token) for _ in range(2)] == [User("ada")] * 2
+
+
 GOOD_HEADER = b'{"alg":"HS256","typ":"JWT"}'
 GOOD_CLAIMS = b'{"sub":"ada","exp":99999999999}'
 
