@@ -11,30 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hub.api.auth import User as User
-    from hub.api.context import get_redis as get_redis
-    from hub.api.context import require_auth as require_auth
-    from hub.app import create_app as create_app
-    from hub.app import mount as mount
     from hub.errors import HubError as HubError
-    from hub.event import EventId as EventId
-    from hub.jobs import JobStateMachine as JobStateMachine
-    from hub.publisher import Publisher as Publisher
-    from hub.publisher import SyncPublisher as SyncPublisher
+    from hub.job.event import EventId as EventId
+    from hub.produce.jobs import JobStateMachine as JobStateMachine
+    from hub.produce.publisher import Publisher as Publisher
+    from hub.produce.publisher import SyncPublisher as SyncPublisher
     from hub.settings import Settings as Settings
+    from hub.web.app import create_app as create_app
+    from hub.web.app import mount as mount
+    from hub.web.auth import User as User
+    from hub.web.context import get_redis as get_redis
+    from hub.web.context import require_auth as require_auth
 
 _HOMES = {
-    "EventId": "hub.event",
+    "EventId": "hub.job.event",
     "HubError": "hub.errors",
-    "JobStateMachine": "hub.jobs",
-    "Publisher": "hub.publisher",
+    "JobStateMachine": "hub.produce.jobs",
+    "Publisher": "hub.produce.publisher",
     "Settings": "hub.settings",
-    "SyncPublisher": "hub.publisher",
-    "User": "hub.api.auth",
-    "create_app": "hub.app",
-    "get_redis": "hub.api.context",
-    "mount": "hub.app",
-    "require_auth": "hub.api.context",
+    "SyncPublisher": "hub.produce.publisher",
+    "User": "hub.web.auth",
+    "create_app": "hub.web.app",
+    "get_redis": "hub.web.context",
+    "mount": "hub.web.app",
+    "require_auth": "hub.web.context",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, in _HOMES

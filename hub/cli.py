@@ -62,10 +62,10 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes; each accepts on a socket of its own.", min=1)] = 1,
 ) -> None:
     """Run the hub. Settings come from HUB_* (see `push-hub settings`)."""
-    from hub.app import create_app
     from hub.broker.address import Address
-    from hub.server import listen, serve_many
-    from hub.server import serve as run
+    from hub.serve.server import listen, serve_many
+    from hub.serve.server import serve as run
+    from hub.web.app import create_app
 
     settings = Settings(**_given(redis_url=redis_url))
     if not settings.authenticates:
@@ -94,10 +94,10 @@ def demo(
     pace: Annotated[float, typer.Option(help="Seconds per step of a simulated build.", min=0.01)] = 1.0,
 ) -> None:
     """Run the hub with simulated builds and a page to watch them; needs nothing else."""
-    from hub.broker.embedded import EmbeddedServer
-    from hub.demo import create_demo
-    from hub.server import listen
-    from hub.server import serve as run
+    from hub.demo.demo import create_demo
+    from hub.demo.embedded import EmbeddedServer
+    from hub.serve.server import listen
+    from hub.serve.server import serve as run
 
     # Until the server has its own handler: the private Redis must end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -142,7 +142,7 @@ def publish(
 ) -> None:
     """Publish one event and print its id."""
     from hub.broker.script import Publication
-    from hub.publisher import SyncPublisher
+    from hub.produce.publisher import SyncPublisher
 
     settings = Settings(**_given(redis_url=redis_url))
     with SyncPublisher.from_url(
@@ -184,7 +184,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for pipes.")] = False,
 ) -> None:
     """Watch a job in the terminal until it ends; resumes by itself. Exit code 1 when it failed."""
-    from hub.watch import watch as run
+    from hub.client.timeline import watch as run
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from hub.event import LOST, MAX_EVENT_BYTES, TERMINAL
+from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL
 
 Words = Annotated[frozenset[str], NoDecode]
 """A set of words; in the environment they are separated by commas."""

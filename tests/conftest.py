@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 from redis.asyncio import Redis
 
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 from tests.support.live import Live, live_hub
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hub.cli import _words
-from hub.metrics import _COUNTERS, _GAUGES
 from hub.settings import Settings
+from hub.web.metrics import _COUNTERS, _GAUGES
 
 ROOT = Path(__file__).parent.parent
 OPERATIONS = (ROOT / "docs/operations.md").read_text()

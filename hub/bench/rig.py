@@ -22,10 +22,10 @@ from hub.bench.server import running
 from hub.bench.source import Source, redis_source
 from hub.bench.target import Target, Transport
 from hub.broker.connect import OUTAGE, for_publishing_sync
-from hub.broker.embedded import EmbeddedServer
 from hub.broker.keys import Keys
+from hub.demo.embedded import EmbeddedServer
 from hub.errors import BrokerUnavailable, InvalidSettings
-from hub.event import JobId
+from hub.job.event import JobId
 from hub.settings import Settings
 
 USER = "bench"

@@ -19,7 +19,7 @@ from hub.bench.viewers import FILLER, MARK
 from hub.broker.connect import for_publishing_sync
 from hub.broker.script import SCRIPT, Publication
 from hub.errors import BrokerUnavailable
-from hub.event import JobId
+from hub.job.event import JobId
 
 Send = Callable[[list[tuple[int, str]]], None]
 """Publishes (number of the job, body) in order, and returns when the server has them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hub.errors import InvalidSettings
-from hub.event import JobId
+from hub.job.event import JobId
 
 CONTROL_CHANNEL = "push-hub:control"
 """Always subscribed, so that the Pub/Sub connection never leaves subscribed mode and has something to confirm."""

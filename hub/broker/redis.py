@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from hub.broker.connect import OUTAGE, unavailable
 from hub.broker.script import SCRIPT, Publication, is_published
 from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
-from hub.event import EventId, JobId, UserId
+from hub.job.event import EventId, JobId, UserId
 
 GRACE = 5.0
 """Seconds that Redis must have been there before a worker counts as lost; one that could not renew tries again each second."""

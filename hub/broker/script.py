@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from hub.broker.keys import Keys
 from hub.errors import JobEnded, JobExists, JobNotFound
-from hub.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
+from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
 from hub.settings import Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from hub.cursor import Wish
-from hub.event import JobId, job_id
+from hub.job.cursor import Wish
+from hub.job.event import JobId, job_id
 
 MAX_BYTES = 64 * 1024
 """Largest message from a client: a subscribe with a hundred types is 3 KB."""

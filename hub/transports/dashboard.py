@@ -11,12 +11,14 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from hub.engine.view import View
 from hub.errors import HubError, JobNotFound, Overloaded
-from hub.event import JobId, UserId
-from hub.log import Frame
-from hub.transports.asgi import AsgiWire, Messages
+from hub.fanout.audience import Reason, Seat
+from hub.job.event import JobId, UserId
+from hub.job.log import Frame
 from hub.transports.commands import Command
-from hub.transports.socket import Handoff
+from hub.transports.fast import Handoff
+from hub.transports.portable import AsgiWire, Messages
 from hub.transports.websocket import (
     WebSocketTransport,
     answer_text,
@@ -26,8 +28,6 @@ from hub.transports.websocket import (
     message,
     state_text,
 )
-from hub.view import View
-from hub.wire import Reason, Seat
 
 
 @dataclass(frozen=True)

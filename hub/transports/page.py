@@ -11,11 +11,11 @@ from typing import Any
 from starlette.types import Receive
 
 from hub.ending import end_tasks
-from hub.event import EventId
-from hub.log import Frame
+from hub.engine.view import View
+from hub.fanout.audience import CHUNK, Reason, Seat
+from hub.job.event import EventId
+from hub.job.log import Frame
 from hub.transports.websocket import encode
-from hub.view import View
-from hub.wire import CHUNK, Reason, Seat
 
 
 class _Nothing:

@@ -13,14 +13,14 @@ import re
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hub.engine.hub import Hub
+from hub.engine.view import View
 from hub.errors import BrokerUnavailable
-from hub.hub import Hub
-from hub.log import Frame
-from hub.transports.asgi import AsgiWire, Message, Messages
+from hub.fanout.audience import Reason
+from hub.job.log import Frame
+from hub.transports.fast import Handoff, SseWire
 from hub.transports.heartbeat import Heartbeat
-from hub.transports.socket import Handoff, SseWire
-from hub.view import View
-from hub.wire import Reason
+from hub.transports.portable import AsgiWire, Message, Messages
 
 HEADERS = {
     "Content-Type": "text/event-stream",

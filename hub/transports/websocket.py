@@ -14,16 +14,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.frames import Close, Opcode
 from websockets.frames import Frame as WireFrame
 
+from hub.engine.hub import Hub
+from hub.engine.view import View
 from hub.errors import BrokerUnavailable
-from hub.event import JobId, without
-from hub.hub import Hub
-from hub.log import Frame
-from hub.transports.asgi import AsgiWire, Message, Messages
+from hub.fanout.audience import Reason
+from hub.job.event import JobId, without
+from hub.job.log import Frame
 from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
+from hub.transports.fast import Handoff, WebSocketWire
 from hub.transports.heartbeat import Heartbeat
-from hub.transports.socket import Handoff, WebSocketWire
-from hub.view import View
-from hub.wire import Reason
+from hub.transports.portable import AsgiWire, Message, Messages
 
 HEARTBEAT = Frame.control("heartbeat", {})
 

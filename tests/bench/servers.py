@@ -19,7 +19,7 @@ from hub.bench.rig import Rig, private_hub
 from hub.bench.server import running
 from hub.bench.source import Source, redis_source
 from hub.bench.target import Target, Transport, masked
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 
 PEERS = Path(__file__).parent / "peers"
 PORTABLE = PEERS.parents[1] / "faults" / "rig" / "portable.py"

@@ -54,12 +54,12 @@ def main() -> int:
 
 def serve() -> None:
     """The hub with the timer. Only ticks in the middle of a fan-out count: joins and farewells are another matter."""
-    import hub.server
+    import hub.serve.server
     from hub.cli import main as command
 
     late: list[float] = []
 
-    async def tick(server: hub.server.Server) -> None:
+    async def tick(server: hub.serve.server.Server) -> None:
         loop = asyncio.get_running_loop()
         due, before = loop.time(), 0
         while not server.should_exit:
@@ -70,12 +70,12 @@ def serve() -> None:
                 late.append(loop.time() - due)
             before = now
 
-    class Watched(hub.server.Server):
+    class Watched(hub.serve.server.Server):
         async def startup(self, sockets: list | None = None) -> None:
             await super().startup(sockets)
             self._ticking = asyncio.create_task(tick(self))
 
-    hub.server.Server = Watched
+    hub.serve.server.Server = Watched
     try:
         command()
     finally:

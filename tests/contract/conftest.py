@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 from tests.support import producers
 from tests.support.live import Live, live_hub
 from tests.support.quiet import nothing_is_logged_as_an_error

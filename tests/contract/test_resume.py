@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.support import producers
 from tests.support.viewer import view
 

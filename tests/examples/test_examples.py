@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 from tests.support.browser import ROOT, chromium, opened, running
 from tests.support.live import frames
 from tests.support.sse import Message, SseViewer

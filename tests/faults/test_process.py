@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.event import EventId, dumps
+from hub.job.event import EventId, dumps
 from tests.faults.rig.dashboard import DashboardWatcher
 from tests.faults.rig.process import until
 from tests.faults.rig.producer import Worker

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from hub import Publisher, SyncPublisher
 from hub.broker.script import Publication
 from hub.errors import EventTooLarge, InvalidEvent, JobEnded
-from hub.event import EventId, JobId
+from hub.job.event import EventId, JobId
 from tests.faults.rig.judge import Published
 from tests.faults.rig.process import Process, until
 from tests.faults.rig.producer import Worker
@@ -457,7 +457,7 @@ async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_
     start_redis, start_hub, monkeypatch
 ):
     """A thread renews it; an exception lets it lapse."""
-    monkeypatch.setattr("hub.publisher.SHORTEST_BLOCKING", 1)
+    monkeypatch.setattr("hub.produce.publisher.SHORTEST_BLOCKING", 1)
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
 

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from hub.errors import BrokerUnavailable
-from hub.event import EventId, dumps
+from hub.job.event import EventId, dumps
 from tests.faults.rig.process import Process, free_port, until
 from tests.faults.rig.producer import Worker
 from tests.faults.rig.proxy import Proxy

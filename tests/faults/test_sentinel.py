@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.faults.rig.process import Hub, Process, RedisProcess, free_port, until
 from tests.faults.rig.scale import LONG, seconds
 from tests.faults.rig.scene import Scene, connected, together, watched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.faults.rig.judge import Published, Verdict
 from tests.faults.rig.producer import Worker
 from tests.faults.rig.watcher import Crowd

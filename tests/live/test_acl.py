@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from hub import JobStateMachine, Publisher, SyncPublisher
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 from tests.support.live import USER, live_hub
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from hub.broker.embedded import EmbeddedServer
+from hub.demo.embedded import EmbeddedServer
 from tests.support import producers
 from tests.support.live import live_hub
 from tests.support.viewer import dashboard, view

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hub.cursor import Wish
-from hub.wire import CHUNK
+from hub.fanout.audience import CHUNK
+from hub.job.cursor import Wish
 
 
 async def test_the_past_comes_in_full_writes_however_large_its_events(start_hub):

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hub.check import PositionCheck
-from hub.feed import Feed
-from hub.hub import Hub
-from hub.inbox import Inbox
-from hub.intake import Intake
-from hub.log import Log
-from hub.view import View
-from hub.wire import Audience, Seat
+from hub.engine.check import PositionCheck
+from hub.engine.hub import Hub
+from hub.engine.view import View
+from hub.fanout.audience import Audience, Seat
+from hub.feed.feed import Feed
+from hub.feed.inbox import Inbox
+from hub.feed.intake import Intake
+from hub.job.log import Log
 
 
 @dataclass(frozen=True)

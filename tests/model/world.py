@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hub import age as age_module
-from hub import check as check_module
-from hub import feed as feed_module
-from hub import hub as hub_module
-from hub import intake as intake_module
-from hub import stall as stall_module
-from hub import view as view_module
-from hub import wire as wire_module
-from hub.cursor import Wish
+from hub.engine import check as check_module
+from hub.engine import hub as hub_module
+from hub.engine import stall as stall_module
+from hub.engine import view as view_module
+from hub.engine.hub import Hub
 from hub.errors import HubError
-from hub.hub import Hub
+from hub.fanout import age as age_module
+from hub.fanout import audience as wire_module
+from hub.fanout.audience import Reason
+from hub.feed import feed as feed_module
+from hub.feed import intake as intake_module
+from hub.job.cursor import Wish
 from hub.settings import Settings
-from hub.wire import Reason
 from tests.model.loop import StepLoop
 from tests.model.redis import Link, Server
 from tests.unit import scripted

@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from hub import JobStateMachine, Publisher, Settings, create_app, get_redis
-from hub.api.context import Context
-from hub.hub import Hub
-from hub.server import Server, config, listen
+from hub.engine.hub import Hub
+from hub.serve.server import Server, config, listen
+from hub.web.context import Context
 from tests.support.sse import SseViewer
 
 SECRET = "a secret that is long enough for HS256"

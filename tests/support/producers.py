@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.support.live import USER, Live
 
 _numbers = itertools.count(1)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 from hub.broker.redis import Entry, Job, Snapshot
 from hub.broker.subscriber import SubscriberStatistics
-from hub.cursor import Wish
+from hub.engine.hub import Hub
 from hub.errors import BrokerUnavailable, HubError
-from hub.event import EventId, JobId, UserId
-from hub.hub import Hub
-from hub.log import Frame
-from hub.wire import Reason
+from hub.fanout.audience import Reason
+from hub.job.cursor import Wish
+from hub.job.event import EventId, JobId, UserId
+from hub.job.log import Frame
 
 JOB = JobId("a")
 USER = UserId("ada")

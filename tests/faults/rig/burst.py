@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hub.broker.script import SCRIPT, Publication, interpret
-from hub.event import dumps, job_id
+from hub.job.event import dumps, job_id
 from tests.faults.rig.judge import Published
 from tests.faults.rig.producer import Worker
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.faults.rig.judge import Published, Verdict
 from tests.faults.rig.report import count
 from tests.faults.rig.watcher import RETRY, SILENCE, Told, is_terminal, parse_text

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 
-import hub.server
+import hub.serve.server
 from hub.cli import main
-from hub.transports import http_protocol
+from hub.transports import uvicorn_http
 from tests.faults.rig.portable import portable
 
 IMPATIENT = "tests.faults.rig.impatient"
 
 if __name__ == "__main__":
-    hub.server.TCP_USER_TIMEOUT = int(os.environ.get("HUB_IMPATIENT_TCP", hub.server.TCP_USER_TIMEOUT))
-    http_protocol.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", http_protocol.HEAD_TIMEOUT))
+    hub.serve.server.TCP_USER_TIMEOUT = int(
+        os.environ.get("HUB_IMPATIENT_TCP", hub.serve.server.TCP_USER_TIMEOUT)
+    )
+    uvicorn_http.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", uvicorn_http.HEAD_TIMEOUT))
     if os.environ.get("HUB_IMPATIENT_PORTABLE"):
-        hub.server.config = portable
+        hub.serve.server.config = portable
     main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from hub.event import EventId
+from hub.job.event import EventId
 
 CONTROL = frozenset({"heartbeat", "gap", "resync", "state", "reconnect", "end"})
 

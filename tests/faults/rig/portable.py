@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hub.server
+import hub.serve.server
 from hub.cli import main
 
-_config = hub.server.config
+_config = hub.serve.server.config
 
 
 def portable(*arguments, **more):
@@ -15,5 +15,5 @@ def portable(*arguments, **more):
 
 
 if __name__ == "__main__":
-    hub.server.config = portable
+    hub.serve.server.config = portable
     main()

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import redis
 
-from hub.broker.embedded import find_binary
+from hub.demo.embedded import find_binary
 from tests.support.live import SECRET
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from hub import JobStateMachine, Publisher
 from hub.broker.connect import close, for_publishing
 from hub.broker.script import Publication, Retention
 from hub.errors import BrokerUnavailable
-from hub.event import EventId, dumps
+from hub.job.event import EventId, dumps
 from tests.faults.rig.judge import Published
 from tests.support.live import USER
 

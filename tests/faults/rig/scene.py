@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from websockets.asyncio.client import connect
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.faults.rig.judge import Published
 from tests.faults.rig.process import Hub, until
 from tests.faults.rig.producer import Worker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from hub.broker.embedded import find_binary
+from hub.demo.embedded import find_binary
 from tests.faults.rig.process import Process, RedisProcess, free_port, wait_until
 
 SERVICE = "jobs"

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 
-import hub.server
+import hub.serve.server
 from hub.cli import main
 from tests.faults.rig.portable import portable
 from tests.faults.rig.process import Hub, until
@@ -30,5 +30,5 @@ def _told(hub: Hub) -> list[str]:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks: {len(asyncio.all_tasks())}", flush=True))
     if os.environ.get("HUB_TELLING_PORTABLE"):
-        hub.server.config = portable
+        hub.serve.server.config = portable
     main()

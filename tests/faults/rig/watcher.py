@@ -16,7 +16,7 @@ from typing import NamedTuple
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 
-from hub.event import EventId
+from hub.job.event import EventId
 from tests.faults.rig.judge import CONTROL, Published, Verdict, terminal_status
 from tests.faults.rig.report import count
 from tests.support.live import token

@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from hub.broker.keys import Keys
 from hub.broker.script import Publication, Retention, interpret
 from hub.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, InvalidSettings, JobEnded
-from hub.event import EventId, JobId, encode
-from hub.publisher import Publisher, SyncPublisher
+from hub.job.event import EventId, JobId, encode
+from hub.produce.publisher import Publisher, SyncPublisher
 
 JOB = "a"
 

@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from hub.broker import subscriber as subscriber_module
-from hub.broker.embedded import EmbeddedServer
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.broker.subscriber import Subscriber
+from hub.demo.embedded import EmbeddedServer
 from hub.errors import BrokerUnavailable
 
 

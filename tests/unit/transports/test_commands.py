@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hub.cursor import Wish
+from hub.job.cursor import Wish
 from hub.transports.commands import BURST, RATE, Command, Malformed, parse, spend
 
 

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from hub.event import Event, EventId
-from hub.log import Frame
+from hub.fanout.audience import Reason
+from hub.job.event import Event, EventId
+from hub.job.log import Frame
 from hub.transports.sse import HEARTBEAT, RAW_SSE, encode, reconnect
-from hub.wire import Reason
 from tests.support.sse import Parser, parse
-from tests.unit.test_event import ODD_TEXTS
+from tests.unit.job.test_event import ODD_TEXTS
 
 ID = EventId(1_732_345_000_123, 7)
 

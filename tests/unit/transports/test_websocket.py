@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from hub.event import Event, EventId, JobId
-from hub.log import Frame
+from hub.job.event import Event, EventId, JobId
+from hub.job.log import Frame
 from hub.transports.websocket import encode
-from tests.unit.test_event import ODD_TEXTS, random_json, strict
+from tests.unit.job.test_event import ODD_TEXTS, random_json, strict
 
 ID = EventId(1_732_345_000_123, 7)
 JOB = JobId("a")

@@ -1,0 +1,243 @@
+"""The demo: a hub, a few simulated builds that run again and again, and a page to watch them.
+
+Everything is the real thing: a real Redis, the real publisher, a signed-in user with a cookie. Only the builds are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import jwt
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, Response
+
+from hub.demo.pictures import STEPS, snapshot
+from hub.ending import end_tasks
+from hub.errors import BrokerUnavailable, JobExists
+from hub.job.event import EventId
+from hub.produce.jobs import JobStateMachine
+from hub.produce.publisher import Publisher
+from hub.settings import Settings
+from hub.web.app import create_app
+
+USER = "demo-user"
+
+PAUSE = 6.0
+"""Seconds between the end of a build and its next run: time to look at the result."""
+
+
+@dataclass(slots=True)
+class Build:
+    """One simulated build and its present run."""
+
+    name: str
+    title: str
+    hue: int
+    fails_every: int  # its every n-th run fails; 0: none
+    run: int = 0
+    status: str = "queued"
+    started: float = field(default=0.0)
+
+    @property
+    def job_id(self) -> str:
+        """The present run's job."""
+        return f"{self.name}-{self.run}"
+
+
+STAGES = [
+    (
+        "scaffold",
+        "Laying out the project",
+        "Overview",
+        "The {title} gets a page, an API and a place for its data.",
+    ),
+    (
+        "code",
+        "Writing the pages and the API",
+        "Pages",
+        "The home page lists what is new. Each item has a page.",
+    ),
+    (
+        "deps",
+        "Installing what it stands on",
+        "Dependencies",
+        "Seven packages, all pinned, none of them abandoned.",
+    ),
+    (
+        "checks",
+        "Running the tests and the linters",
+        "Tests",
+        "Forty-one tests cover the pages, the API and the cart.",
+    ),
+    (
+        "deploy",
+        "Putting it where people can see it",
+        "Deployment",
+        "One container behind a load balancer, two replicas.",
+    ),
+]
+
+_DETAILS = [
+    "Comparing with the last run",
+    "Picking the colours",
+    "Naming things, which takes a moment",
+    "Reading the error message properly",
+    "Making it smaller",
+    "Checking it on a phone",
+]
+
+
+def builds() -> list[Build]:
+    """The demo's builds."""
+    return [
+        Build("atlas", "Atlas web shop", 222, 0),
+        Build("borealis", "Borealis dashboard", 160, 3),
+        Build("cedar", "Cedar mobile site", 24, 0),
+    ]
+
+
+class Simulation:
+    """Runs the builds. `pace` is seconds per step; the tests make it small."""
+
+    def __init__(self, jobs: JobStateMachine, publisher: Publisher, *, pace: float = 1.0) -> None:
+        self.builds = builds()
+        self._jobs = jobs
+        self._publisher = publisher
+        self._pace = pace
+
+    async def run(self) -> None:
+        """Run every build again and again, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for delay, build in enumerate(self.builds):
+                group.create_task(self._again_and_again(build, delay))
+
+    async def _again_and_again(self, build: Build, delay: float) -> None:
+        await asyncio.sleep(delay * 1.5 * self._pace)
+        while True:
+            try:
+                await self._once(build)
+            except BrokerUnavailable:
+                await asyncio.sleep(1)  # Redis is away; the next run begins when it is back
+            await asyncio.sleep(PAUSE * self._pace)
+
+    async def _once(self, build: Build) -> None:
+        await self._create(build)
+        build.started = time.monotonic()
+        fails = build.fails_every and build.run % build.fails_every == 0
+        for step, (stage, narration, section, content) in enumerate(STAGES, 1):
+            await self._stage(build, step, stage, narration)
+            if fails and stage == "checks":
+                build.status = "failed"
+                await self._publisher.failed(
+                    build.job_id, "Two tests fail: the cart forgets its items", **_stamp(step)
+                )
+                return
+            if stage != "deps":
+                url = f"/demo/snapshots/{build.name}/{step}.svg"
+                await self._publisher.snapshot_updated(build.job_id, url, **_stamp(step))
+            text = content.format(title=build.title.lower())
+            await self._publisher.documentation_updated(build.job_id, section, text, **_stamp(step))
+        build.status = "ready"
+        took = time.monotonic() - build.started
+        await self._publisher.ready(build.job_id, f"Ready after {took:.0f} seconds", **_stamp(STEPS))
+
+    async def _create(self, build: Build) -> None:
+        while True:  # a Redis that is not ours may remember earlier demos
+            build.run += 1
+            try:
+                await self._jobs.create_job(
+                    build.job_id, user_id=USER, project_id=build.name, title=build.title
+                )
+            except JobExists:
+                continue
+            return
+
+    async def _stage(self, build: Build, step: int, stage: str, narration: str) -> EventId | None:
+        began = time.monotonic()
+        build.status = stage
+        await self._publisher.stage_started(build.job_id, stage, narration, **_stamp(step))
+        for detail in random.sample(_DETAILS, 2):
+            await asyncio.sleep(self._pace * random.uniform(0.8, 1.6))
+            await self._publisher.stage_started(build.job_id, stage, detail, **_stamp(step))
+        await asyncio.sleep(self._pace * random.uniform(0.6, 1.2))
+        took = round(time.monotonic() - began, 2)
+        return await self._publisher.stage_completed(build.job_id, stage, took, **_stamp(step))
+
+
+def _stamp(step: int) -> dict[str, Any]:
+    """What the page shows as progress and latency; `ts` in milliseconds since 1970."""
+    return {"step": step, "steps": STEPS, "ts": time.time_ns() // 1_000_000}
+
+
+def token(secret: str) -> str:
+    """A token of the demo's user, good for a day."""
+    return jwt.encode({"sub": USER, "exp": int(time.time()) + 86_400}, secret, "HS256")
+
+
+def create_demo(
+    redis_url: str, origins: frozenset[str], *, pace: float = 1.0
+) -> tuple[FastAPI, Settings, str]:
+    """The demo's application, its settings, and a token of its user. The builds run with the lifespan."""
+    secret = secrets.token_hex(32)
+    settings = Settings(
+        redis_url=redis_url, jwt_secret=secret, allowed_origins=origins, drain=0, log_level="warning"
+    )
+    app = create_app(settings)
+    client = app.state.push_hub.client()
+    simulation = Simulation(JobStateMachine(client), Publisher(client), pace=pace)
+    hub_lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with hub_lifespan(app) as state:
+            running = asyncio.create_task(simulation.run(), name="demo-builds")
+            try:
+                yield state or {}
+            finally:
+                await end_tasks(running)
+
+    app.router.lifespan_context = lifespan
+    _pages(app, simulation, token(secret), settings.session_cookie)
+    return app, settings, token(secret)
+
+
+def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str) -> None:
+    titles = {build.name: build for build in simulation.builds}
+
+    def page(name: str) -> HTMLResponse:
+        response = HTMLResponse(files("hub.demo").joinpath("static", name).read_text("utf-8"))
+        response.set_cookie(cookie, session, httponly=True, samesite="strict")
+        return response
+
+    @app.get("/", include_in_schema=False)
+    async def viewer() -> HTMLResponse:
+        return page("viewer.html")
+
+    @app.get("/dashboard", include_in_schema=False)
+    async def dashboard() -> HTMLResponse:
+        return page("dashboard.html")
+
+    @app.get("/demo/jobs", include_in_schema=False)
+    async def jobs() -> dict[str, list[dict[str, str]]]:
+        return {
+            "jobs": [
+                {"job_id": build.job_id, "title": build.title, "status": build.status}
+                for build in simulation.builds
+                if build.run
+            ]
+        }
+
+    @app.get("/demo/snapshots/{name}/{step}.svg", include_in_schema=False)
+    async def picture(name: str, step: int) -> Response:
+        build = titles.get(name)
+        if build is None:
+            return Response(status_code=404)
+        return Response(snapshot(build.title, step, build.hue), media_type="image/svg+xml")

@@ -1,0 +1,194 @@
+"""Viewers: a `Seat` is a position in one log on one `Wire`; an `Audience` is all seats that get the same bytes.
+
+Invariant: `seat.position` decides everything. Equal to a batch's start: it gets the batch. Ahead: it already has
+it. Behind: it is catching up from the log, in chunks, while its wire takes them. So there is no queue per viewer,
+and a viewer that does not read costs one int. Only the feed's task and the wire's own resume move a position,
+always without an await between look and change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from hub.job.log import Format, Frame, Log
+
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+
+CHUNK = 64 * 1024
+"""Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays bounded."""
+
+SLICE = 150
+"""Seats written before the loop gets a turn: about 1.5 ms of writes. Who waits for a timer needs two or three turns, so with
+15,000 viewers on a job nobody else waits much longer than 5 ms (tests/bench/stall.py; with 500 it was 16)."""
+
+_LEFT = -1
+
+
+class Reason(enum.Enum):
+    """Why the hub ends a viewer's stream: WebSocket close code, and words for the close frame."""
+
+    ENDED = (1000, "job ended")
+    RESTART = (1012, "server restarts, resume")
+    AGED = (1012, "stream is old, resume")
+    TOO_SLOW = (4008, "too slow, resume")
+    NOT_FOUND = (4404, "job not found")
+    GAP = (4010, "gap, resume")
+    OVERLOADED = (4013, "overloaded, come back later")
+    FLOOD = (1008, "too many commands")
+    NOT_TEXT = (1007, "expected UTF-8")
+    TOO_BIG = (1009, "message too big")
+    FAILED = (1011, "internal error")
+    LEFT = (1000, "client left")
+
+    def __init__(self, close_code: int, words: str) -> None:
+        self.close_code = close_code
+        self.words = words
+
+
+class Wire(Protocol[P_contra]):
+    """One connection. `write` takes one payload and never blocks; after it `paused` may be true.
+
+    While `paused`, nobody writes. When the wire can take more it calls `catch_up` on its seats. `beat` writes a heartbeat, and
+    may count that it wants an answer. `finish` says that no more comes from this seat; a wire with one seat then closes, with
+    its final word.
+    """
+
+    @property
+    def paused(self) -> bool: ...
+
+    def write(self, payload: P_contra, /) -> None: ...
+
+    def beat(self, payload: P_contra, /) -> None: ...
+
+    def finish(self, seat: Seat[Any], reason: Reason, /) -> None: ...
+
+
+class Seat(Generic[P]):
+    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py)."""
+
+    __slots__ = ("audience", "position", "until", "wire")
+
+    def __init__(self, audience: Audience[P], wire: Wire[P], position: int, until: float) -> None:
+        self.audience = audience
+        self.wire = wire
+        self.position = position
+        self.until = until
+
+    def catch_up(self) -> None:
+        """Write what the log holds beyond this position, until the wire pauses or the end is reached."""
+        log = self.audience.log
+        wire = self.wire
+        while not wire.paused and not self.left:
+            if self.position < log.start:
+                self.audience.lagged += 1
+                wire.finish(self, Reason.TOO_SLOW)
+                return
+            frames = log.slice(self.position, CHUNK)
+            if not frames:
+                if log.closed:
+                    wire.finish(self, Reason.ENDED)
+                return
+            self.position += len(frames)
+            payload = self.audience.payload(frames)
+            if payload is not None:
+                wire.write(payload)
+
+    @property
+    def left(self) -> bool:
+        """Whether it is given back."""
+        return self.position == _LEFT
+
+    def send_away(self, reason: Reason) -> bool:
+        """End the stream, which resumes elsewhere; whether it does. Who has all of a job that has ended is told the end."""
+        if self.left:
+            return False
+        log = self.audience.log
+        over = log.closed and self.position == log.end
+        self.until = math.inf  # it is told once
+        self.wire.finish(self, Reason.ENDED if over else reason)
+        return not over
+
+    def leave(self) -> None:
+        """No more for this seat, also from a fan-out that is under way. May be called twice."""
+        self.position = _LEFT
+        self.audience.seats.pop(self, None)
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceStatistics:
+    """Seats now; `deliveries` (payloads times seats), and `lagged` seats closed, since the audience began."""
+
+    seats: int
+    deliveries: int
+    lagged: int
+
+
+class Audience(Generic[P]):
+    """All seats of one job that get the same bytes: one format, one filter."""
+
+    __slots__ = ("deliveries", "format", "lagged", "last_write", "log", "seats", "types")
+
+    def __init__(self, log: Log, fmt: Format[P], types: frozenset[str] | None, now: float) -> None:
+        self.log = log
+        self.format = fmt
+        self.types = types
+        # A dictionary for its order: who came first is written to first, each time, as memory lies; a set has no order.
+        self.seats: dict[Seat[P], None] = {}
+        self.last_write = now  # loop time; the transport's heartbeat reads it
+        self.deliveries = 0
+        self.lagged = 0
+
+    def seat(self, wire: Wire[P], position: int, *, until: float = math.inf) -> Seat[P]:
+        """A new seat at `position`; the wire calls its `catch_up` when it is ready for bytes."""
+        seat = Seat(self, wire, position, until)
+        self.seats[seat] = None
+        return seat
+
+    def payload(self, frames: list[Frame]) -> P | None:
+        """What one viewer gets for `frames`, or None when the filter lets none through."""
+        fmt, types = self.format, self.types
+        parts = [frame.encoded(fmt) for frame in frames if frame.passes(types)]
+        return fmt.join(parts) if parts else None
+
+    async def deliver(self, start: int, frames: list[Frame], now: float) -> None:
+        """Give the batch that begins at `start`, and is in the log already, to every seat that stands there."""
+        payload = self.payload(frames)
+        end = start + len(frames)
+        seats = list(self.seats)  # a copy: seats come and go between slices
+        for first in range(0, len(seats), SLICE):
+            if first:
+                await asyncio.sleep(0)
+            for seat in seats[first : first + SLICE]:
+                if seat.position == start and not seat.wire.paused:
+                    seat.position = end
+                    if payload is not None:
+                        seat.wire.write(payload)
+                        self.deliveries += 1
+        if payload is not None:
+            self.last_write = now
+
+    async def finish(self) -> None:
+        """The log is closed: end every seat that has all of it; the others end when they have caught up."""
+        for count, seat in enumerate(list(self.seats), 1):
+            if seat.position == self.log.end:
+                seat.wire.finish(seat, Reason.ENDED)
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+
+    async def beat(self, payload: P, now: float) -> None:
+        """A heartbeat, which belongs to no position, to every seat that can take it."""
+        self.last_write = now
+        for count, seat in enumerate(list(self.seats), 1):
+            if not seat.wire.paused:
+                seat.wire.beat(payload)
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+
+    def statistics(self) -> AudienceStatistics:
+        """How many watch, and how many were given how much."""
+        return AudienceStatistics(seats=len(self.seats), deliveries=self.deliveries, lagged=self.lagged)

@@ -1,0 +1,1 @@
+"""For workers: publishers, leases, and a job's life. Imports `broker` and `job`."""

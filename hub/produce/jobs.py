@@ -1,0 +1,60 @@
+"""A job's life on its Redis hash: created, moved from status to status, ended once.
+
+Invariant: a job that has ended stays ended. `transition` goes through the publish script, so whoever watches learns
+of it at once and in order. For applications that keep their jobs elsewhere: write `status` and `user_id` to the hash.
+"""
+
+from __future__ import annotations
+
+from hub.broker.connect import OUTAGE, AsyncRedis, Script, words
+from hub.broker.redis import Job, RedisBroker
+from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
+from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
+from hub.job.event import EventId, checked_job_id
+from hub.produce.publisher import Publisher
+
+
+class JobStateMachine:
+    """Jobs on `client`, which stays the caller's to close. Every call raises BrokerUnavailable without Redis."""
+
+    def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
+        self._script = Script(client, CREATE_SCRIPT)
+        self._publication = publication or Publication()
+        self._broker = RedisBroker(client, self._publication)
+        self._publisher = Publisher(client, publication=self._publication, strict=True)
+
+    async def create_job(
+        self, job: str, *, user_id: str, project_id: str = "", status: str = "queued", **fields: str
+    ) -> Job:
+        """Make the job's hash. Only `user_id` may watch it. Raises JobExists, and InvalidEvent for a bad id or field."""
+        known = checked_job_id(job)
+        if status in self._publication.terminal:
+            raise InvalidEvent(f"expected a status to begin with, got {status!r}, which is terminal")
+        values = {**fields, "status": status, "user_id": user_id, "project_id": project_id}
+        for name, value in values.items():
+            if not isinstance(value, str):
+                raise InvalidEvent(f"expected text as {name}, got {value!r}")
+        try:
+            interpret_job(known, await self._script.run(*self._publication.prepare_job(known, values)))
+        except OUTAGE as error:
+            raise BrokerUnavailable(f"job {job} was not created: {words(error)}") from error
+        return await self.get_job(known)
+
+    async def get_job(self, job: str) -> Job:
+        """The job's hash. Raises JobNotFound."""
+        (found,) = await self._broker.jobs([checked_job_id(job)])
+        if found is None:
+            raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
+        return found
+
+    async def transition(self, job: str, status: str, narration: str | None = None) -> EventId:
+        """Set the job's status and tell everybody who watches; a terminal status ends the job.
+
+        Returns the id of the event. Raises JobNotFound, and JobEnded when the job has ended before.
+        """
+        current = await self.get_job(job)
+        if current.status in self._publication.terminal:
+            raise JobEnded(f"job {job}: expected a job that runs, got one that is {current.status}")
+        event_id = await self._publisher.stage_started(job, status, narration, status=status)
+        assert event_id is not None, "a strict publisher raises when it did not publish"
+        return event_id

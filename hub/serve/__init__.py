@@ -1,0 +1,1 @@
+"""uvicorn: sockets, worker processes and an orderly end. Imports `web` and the rows below it."""

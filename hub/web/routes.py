@@ -1,0 +1,178 @@
+"""The endpoints. Each decides with values (who, which job, from where), then hands over to a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
+from fastapi.responses import Response
+from starlette.requests import HTTPConnection
+
+from hub.engine.view import View
+from hub.errors import BrokerUnavailable, HubError, JobNotFound
+from hub.job.cursor import Wish
+from hub.job.event import JobId
+from hub.job.event import job_id as parse_job_id
+from hub.transports.page import read_page
+from hub.transports.sse import EventStream, overloaded
+from hub.web.auth import User
+from hub.web.context import Service, get_service, refusal, require_auth
+
+router = APIRouter()
+
+STREAM_PATH = "/api/jobs/{job_id}/events/stream"
+WEBSOCKET_PATH = "/api/jobs/{job_id}/events/ws"
+
+Caller = Annotated[User, Depends(require_auth)]
+Here = Annotated[Service, Depends(get_service)]
+Cursor = Annotated[str | None, Query(description="the last event you have; everything after it follows")]
+Types = Annotated[
+    str | None, Query(description="event types, separated by commas; terminal events always pass")
+]
+JobPath = Annotated[str, Path(description="the job's id")]
+# What a viewer may ask for, as OpenAPI has it. Read by `_wish` and not declared as parameters: FastAPI would validate
+# each of these strings on each join, at a fifth of what the join costs.
+WISHES = [
+    {"name": name, "in": where, "description": words, "schema": {"type": "string"}}
+    for name, where, words in (
+        (
+            "Last-Event-ID",
+            "header",
+            "the last event you have, as EventSource sends it; everything after it follows",
+        ),
+        ("last_event_id", "query", "the same, for a first connection; the header wins"),
+        ("from", "query", "without a cursor: start (the default), live, or -20 (the last twenty)"),
+        ("types", "query", "event types, separated by commas; terminal events always pass"),
+    )
+]
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"description": "Unknown job, or not yours, or not signed in"}
+}
+
+
+@router.get(
+    STREAM_PATH,
+    response_class=Response,
+    responses={
+        **NOT_FOUND,
+        200: {"content": {"text/event-stream": {}}, "description": "The job's events, live"},
+        204: {"description": "You have everything of a job that has ended; an EventSource stops"},
+    },
+    openapi_extra={"parameters": WISHES},
+)
+async def stream_job_events(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
+    """Watch a job over Server-Sent Events: what it has done, what it does, and how it ends."""
+    wish = _wish(request)
+    try:
+        view = await service.hub.view(user.id, known(job_id), wish)
+    except HubError as error:
+        return _stream_refused(service, error)
+    if view.begin.over:
+        view.close()
+        return Response(status_code=204)
+    return EventStream(service.sse, view)
+
+
+@router.get(
+    "/api/jobs/{job_id}/stream",
+    response_class=Response,
+    responses={
+        **NOT_FOUND,
+        200: {"content": {"text/event-stream": {}}, "description": "Status, then events"},
+    },
+)
+async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Response:
+    """The older status stream: the present status first, then every event, until the job ends."""
+    try:
+        view = await service.hub.view(user.id, known(job_id), Wish(origin="live"))
+    except HubError as error:
+        return _stream_refused(service, error)
+    hash_ = view.feed.job
+    status = {"job_id": job_id, "status": view.feed.state.status, "message": hash_.fields.get("message", "")}
+    view.skip_to_end()
+    return EventStream(service.sse, view, prologue=json.dumps(status))
+
+
+@router.websocket(WEBSOCKET_PATH)
+async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service: Here) -> None:
+    """Watch a job over a WebSocket: the same events, ids and guarantees."""
+    try:
+        view = await service.hub.view(user.id, known(job_id), _wish(websocket))
+    except JobNotFound as error:
+        raise refusal(error) from error
+    except HubError as error:
+        # a refused handshake shows a browser only 1006, so the reason travels as a close code
+        await websocket.accept()
+        await websocket.close(error.close_code, error.detail)
+        return
+    await service.websocket.serve(websocket, view)
+
+
+@router.websocket("/api/events/ws")
+async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
+    """A dashboard: many jobs on one WebSocket, subscribed and unsubscribed while it lives."""
+    await service.dashboards.serve(websocket, user.id)
+
+
+@router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
+async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
+    """A job's state: status, position, public fields, the last event of each type."""
+    view = await _view(service, user, job_id, Wish(origin="live"))
+    with view:
+        log = view.feed.log
+        return Response(view.feed.state.text(log.seen_at(log.end)), media_type="application/json")
+
+
+@router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
+async def get_job_events(
+    user: Caller,
+    job_id: JobPath,
+    service: Here,
+    request: Request,
+    after: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="events at the most")] = 100,
+    wait: Annotated[
+        float, Query(ge=0, le=30, description="seconds to wait for an event when there is none")
+    ] = 0,
+    types: Types = None,
+) -> Response:
+    """A page of a job's events after a cursor; with `wait` a long poll. `position` is the next page's `after`."""
+    view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types))
+    with view:
+        try:
+            async with asyncio.timeout(35):  # the wait, and the reads before it
+                page = await read_page(view, limit=limit, wait=wait, receive=request.receive)
+        except HubError as error:
+            raise refusal(error) from error
+        except TimeoutError as error:
+            raise refusal(BrokerUnavailable("expected a page within 35 s")) from error
+        return Response(page, media_type="application/json")
+
+
+def _wish(connection: HTTPConnection) -> Wish:
+    query = connection.query_params
+    cursor = connection.headers.get("last-event-id") or query.get("last_event_id")
+    return Wish.parse(cursor=cursor, origin=query.get("from"), types=query.get("types"))
+
+
+async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
+    try:
+        return await service.hub.view(user.id, known(job_id), wish)
+    except HubError as error:
+        raise refusal(error) from error
+
+
+def _stream_refused(service: Service, error: HubError) -> Response:
+    if isinstance(error, JobNotFound):
+        raise refusal(error) from error
+    return overloaded(service.sse)
+
+
+def known(job_id: str) -> JobId:
+    """What cannot be a job's id is a job that does not exist."""
+    job = parse_job_id(job_id)
+    if job is None:
+        raise JobNotFound(f"expected a job's id, got {job_id!r}")
+    return job

@@ -1,0 +1,57 @@
+"""The state of a job: what it says, and that it can always be said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hub.broker.redis import Job
+from hub.feed.state import MAX_TYPES, State
+from hub.job.event import Event, EventId, JobId, UserId
+from hub.transports import sse, websocket
+
+
+def made(*bodies: str, public: frozenset[str] = frozenset({"status", "title"})) -> State:
+    state = State(JobId("a"), public)
+    state.job = Job(
+        JobId("a"), "queued", UserId("ada"), fields={"status": "queued", "title": "T", "secret": "s"}
+    )
+    for body in bodies:
+        state.take(Event.from_body(None, body.encode()))
+    return state
+
+
+def test_it_says_status_position_public_fields_and_the_last_of_each_type():
+    """And nothing that is not public."""
+    state = made('{"type":"x","n":1}', '{"type":"y","status":"code"}', '{"type":"x","n":2}')
+    assert json.loads(state.text(EventId(5, 2))) == {
+        "job_id": "a",
+        "status": "code",
+        "position": "5-2",
+        "job": {"status": "code", "title": "T"},
+        "last": {"x": {"type": "x", "n": 2}, "y": {"type": "y", "status": "code"}},
+    }
+
+
+def test_a_lost_log_takes_what_was_remembered_from_it():
+    """The hash is what is left."""
+    state = made('{"type":"x","status":"code"}')
+    state.forget(state.job)
+    assert json.loads(state.text(None))["status"] == "queued"
+    assert json.loads(state.text(None))["last"] == {}
+
+
+def test_types_beyond_the_bound_are_not_kept():
+    """The first stay and are kept up to date."""
+    state = made(*(f'{{"type":"t{n}"}}' for n in range(MAX_TYPES + 10)), '{"type":"t0","n":1}')
+    last = json.loads(state.text(None))["last"]
+    assert len(last) == MAX_TYPES
+    assert last["t0"] == {"type": "t0", "n": 1}
+
+
+@pytest.mark.parametrize("body", ['{"status":"\\ud800"}', '{"type":"\\ud800"}', '{"type":"x","a":"\\udfff"}'])
+@pytest.mark.parametrize("encode", [sse.encode, websocket.encode])
+def test_whatever_a_producer_wrote_the_state_can_be_sent(body, encode):
+    """A lone surrogate escape is valid JSON; it must not end the feed, or the state endpoint, with an exception."""
+    encode(made(body).frame(None))

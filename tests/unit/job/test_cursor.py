@@ -1,0 +1,281 @@
+"""Every row of the protocol about where a viewer begins."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub.job.cursor import Beginning, Wish, beginning
+from hub.job.event import FINAL, Event, EventId
+from hub.job.log import Frame, Log
+
+E = 1_732_345_000_123
+
+
+def at(seq: int) -> EventId:
+    return EventId(E, seq)
+
+
+def frame(seq: int, **more) -> Frame:
+    return Frame(Event(at(seq), "{}", {}), event_id=at(seq), **more)
+
+
+def running(first: int = 0, last: int = 9, **bounds) -> Log:
+    """A window of events `first` to `last` of a job that runs."""
+    log = Log(origin=at(first).previous, **bounds)
+    log.append([frame(seq) for seq in range(first, last + 1)])
+    return log
+
+
+def ended(first: int = 0, last: int = 9) -> Log:
+    """The same, `last` being terminal."""
+    log = running(first, last - 1)
+    log.append([frame(last, terminal=True), Frame.control("end", {"status": "ready"})])
+    return log
+
+
+def ended_without_log() -> Log:
+    """A job that was over before anybody looked, with nothing retained."""
+    log = Log(origin=at(0).previous)
+    final = Frame(Event(FINAL, "{}", {"status": "ready"}), event_id=FINAL, terminal=True)
+    log.append([final, Frame.control("end", {"status": "ready"})])
+    return log
+
+
+def resume(cursor: str, log: Log, *, retained: bool = True) -> Beginning:
+    return beginning(Wish(cursor=cursor), log, retained=retained)
+
+
+@pytest.mark.parametrize("retained", [True, False])
+@pytest.mark.parametrize("seq", range(9))
+def test_a_known_cursor_goes_on_after_it(seq, retained):
+    """Everything after it, then live."""
+    assert resume(str(at(seq)), running(), retained=retained) == Beginning(seq + 1)
+
+
+@pytest.mark.parametrize("retained", [True, False])
+def test_the_last_id_goes_on_live(retained):
+    """Nothing is missing, so it begins at the end."""
+    assert resume(str(at(9)), running(), retained=retained) == Beginning(10)
+
+
+@pytest.mark.parametrize("log", [running(), running(5)])
+def test_the_origin_goes_on_at_the_start(log):
+    """The id before the window, also that before the first event."""
+    assert resume(str(log.origin), log) == Beginning(log.start)
+
+
+def test_a_cursor_before_the_window_reads_the_retained_log():
+    """From there until it meets the window."""
+    assert resume(str(at(2)), running(5)) == Beginning(0, after=at(2))
+
+
+def test_a_cursor_before_the_first_event_reads_the_retained_log_from_its_beginning():
+    """The position a stream began with when the job was young."""
+    before = at(0).previous
+    assert resume(str(before), running(5)) == Beginning(0, after=before)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "reason"),
+    [
+        (at(10), "unknown"),
+        (at(1 << 63), "unknown"),
+        (EventId(E + 1, 0), "unknown"),
+        (EventId(E - 1, 5), "unknown"),
+        (EventId(1, 5), "unknown"),
+        (EventId(0, 0), "unknown"),
+        (at(0).previous.previous, "unknown"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("retained", [True, False])
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_cursor_of_the_future_or_of_another_epoch_resyncs(cursor, reason, retained, first):
+    """Told so, then live; what another process may have had already is first looked for in the retained log."""
+    log = running(first)
+    if retained and cursor.epoch == E and cursor > log.seen_at(log.end):
+        assert resume(str(cursor), log, retained=True) == Beginning(log.end, ahead=cursor)
+    else:
+        assert resume(str(cursor), log, retained=retained) == Beginning(log.end, resync=reason)
+
+
+def test_a_cursor_before_the_window_resyncs_when_nothing_is_retained():
+    """A job of a foreign producer: what left the window is gone."""
+    log = running(5)
+    assert resume(str(at(2)), log, retained=False) == Beginning(log.end, resync="unknown")
+
+
+@pytest.mark.parametrize(
+    "cursor", ["-", "+", "$", "abc", "1", "1-1-1", "9" * 400, " ", "\0", "-1", "٣-٣", "01-1", "live"]
+)
+@pytest.mark.parametrize("log", [running(), ended()], ids=["running", "ended"])
+def test_a_malformed_cursor_resyncs(cursor, log):
+    """Never a 4xx, never silence."""
+    begin = resume(cursor, log)
+    assert begin.resync == "malformed"
+    assert not begin.over
+    assert begin.after is None
+    assert log.start <= begin.position <= log.end
+
+
+@pytest.mark.parametrize("retained", [True, False])
+@pytest.mark.parametrize("cursor", [at(9), FINAL], ids=["terminal", "0-0"])
+def test_the_end_of_an_ended_job_is_over(cursor, retained):
+    """204 over SSE; the end frame alone elsewhere."""
+    log = ended()
+    begin = resume(str(cursor), log, retained=retained)
+    assert begin.over
+    assert [one.name for one in log.slice(begin.position, 1)] == ["end"]
+
+
+def test_the_final_id_is_over_on_a_job_that_has_no_log():
+    """Whoever got the one synthetic event has everything."""
+    assert resume("0-0", ended_without_log(), retained=False).over
+
+
+def test_a_cursor_inside_an_ended_job_gets_the_rest():
+    """What it misses, the terminal, the end."""
+    log = ended()
+    begin = resume(str(at(6)), log)
+    assert begin == Beginning(7)
+    assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(7), at(8), at(9), None]
+
+
+def test_an_unknown_cursor_of_an_ended_job_gets_the_terminal_and_the_end():
+    """So that nobody waits for ever."""
+    log = ended()
+    begin = resume(str(EventId(3, 3)), log)
+    assert begin.resync == "unknown"
+    assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(9), None]
+
+
+def test_the_final_id_on_a_job_that_runs_again_resyncs():
+    """`0-0` of an earlier life says nothing about this one."""
+    assert resume("0-0", running()).resync == "unknown"
+
+
+# --- without a cursor
+
+
+@pytest.mark.parametrize("retained", [True, False])
+def test_from_start_is_everything(retained):
+    """A window that holds all."""
+    assert beginning(Wish(), running(), retained=retained) == Beginning(0)
+
+
+def test_from_start_reads_what_left_the_window():
+    """The retained log from its very beginning."""
+    log = running(0, 20, count=5)
+    assert beginning(Wish(), log, retained=True) == Beginning(log.start, after=at(0).previous)
+
+
+def test_from_start_is_the_window_when_nothing_is_retained():
+    """There is no more."""
+    log = running(0, 20, count=5)
+    assert beginning(Wish(), log, retained=False) == Beginning(log.start)
+
+
+def test_from_live_is_the_end():
+    """Nothing of the past."""
+    assert beginning(Wish(origin="live"), running(), retained=True) == Beginning(10)
+
+
+def test_from_live_on_an_ended_job_is_the_terminal_and_the_end():
+    """Live is over, so the last word."""
+    log = ended()
+    begin = beginning(Wish(origin="live"), log, retained=True)
+    assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(9), None]
+
+
+def test_from_start_on_a_job_without_events_is_its_end():
+    """An empty window is a beginning as well."""
+    log = Log(origin=at(0).previous)
+    for origin in ("start", "live", 20):
+        assert beginning(Wish(origin=origin), log, retained=True) == Beginning(0)
+
+
+@pytest.mark.parametrize("number", [1, 3, 10])
+def test_from_minus_n_is_the_last_n(number):
+    """In the window."""
+    assert beginning(Wish(origin=number), running(), retained=True) == Beginning(10 - number)
+
+
+def test_from_minus_n_is_everything_when_there_are_fewer():
+    """More than there are."""
+    assert beginning(Wish(origin=50), running(), retained=True) == Beginning(0)
+
+
+def test_from_minus_n_reads_what_left_the_window():
+    """Ten of which five are in the window: the log is read from the sixth."""
+    log = running(0, 20, count=5)  # the window holds 16 to 20
+    assert beginning(Wish(origin=10), log, retained=True) == Beginning(log.start, after=at(10))
+    assert beginning(Wish(origin=10), log, retained=False) == Beginning(log.start)
+
+
+def test_from_minus_n_beyond_the_first_event_is_from_start():
+    """No id before the first."""
+    log = running(0, 20, count=5)
+    assert beginning(Wish(origin=500), log, retained=True).after == at(0).previous
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_from_minus_n_counts_events_and_not_control_frames(number):
+    """`end` and `gap` in the window take no event's place."""
+    log = running(0, 17, count=6)
+    log.append([Frame.control("gap", {}), frame(18), frame(19, terminal=True), Frame.control("end", {})])
+    begin = beginning(Wish(origin=number), log, retained=True)
+    first = begin.after.next.seq if begin.after else log.slice(begin.position, 1)[0].id
+    wanted = 20 - number
+    assert first == wanted or first == at(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        (None, "start"),
+        ("", "start"),
+        ("start", "start"),
+        ("live", "live"),
+        ("-1", 1),
+        ("-20", 20),
+        ("-999999", 999_999),
+        ("-0", "start"),
+        ("-01", "start"),
+        ("-1000000", "start"),
+        ("20", "start"),
+        ("-x", "start"),
+        ("-٣", "start"),
+        ("LIVE", "start"),
+        ("--1", "start"),
+        ("-1 ", "start"),
+        ("-1\n", "start"),
+    ],
+)
+def test_an_unknown_from_is_start(text, origin):
+    """Too much is better than silence."""
+    assert Wish.parse(origin=text).origin == origin
+
+
+@pytest.mark.parametrize(
+    ("text", "types"),
+    [
+        (None, None),
+        ("", None),
+        (",,", None),
+        ("a", frozenset({"a"})),
+        ("a,b,,a", frozenset({"a", "b"})),
+    ],
+)
+def test_types_are_separated_by_commas(text, types):
+    """No names, no filter."""
+    assert Wish.parse(types=text).types == types
+
+
+def test_an_empty_cursor_is_none():
+    """`?last_event_id=` says nothing; `from` counts."""
+    assert Wish.parse(cursor="", origin="live") == Wish(origin="live")
+
+
+def test_a_cursor_wins_over_from():
+    """EventSource repeats the URL's query when it resumes."""
+    assert beginning(Wish(cursor=str(at(3)), origin="live"), running(), retained=True) == Beginning(4)

@@ -1,0 +1,200 @@
+"""A worker's lease: renewed while its block runs, given back or left to lapse, judged by Redis's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from redis import Redis as PlainRedis
+from redis.asyncio import Redis
+
+from hub.broker.redis import GRACE, RedisBroker
+from hub.broker.script import Publication
+from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
+from hub.produce.lease import Lease, held
+from hub.produce.publisher import Publisher, SyncPublisher
+
+JOB = "a"
+KEY = f"job:{JOB}"
+
+
+@pytest.fixture
+async def job(redis: Redis) -> str:
+    await redis.hset(KEY, mapping={"status": "code", "user_id": "ada"})
+    return JOB
+
+
+@pytest.fixture
+def publisher(redis: Redis) -> Publisher:
+    return Publisher(redis, strict=True)
+
+
+@pytest.fixture
+def broker(redis: Redis, monkeypatch) -> RedisBroker:
+    broker = RedisBroker(redis, Publication())
+    monkeypatch.setattr(broker.subscriber, "connected_for", lambda: GRACE)
+    return broker
+
+
+async def lapse(redis: Redis) -> None:
+    """As if its time were over."""
+    await redis.hset(KEY, "lease", "1")
+
+
+async def events(redis: Redis) -> list[dict]:
+    return [json.loads(row[1][b"data"]) for row in await redis.xrange(f"{KEY}:log")]
+
+
+async def test_a_lease_is_held_for_the_block_and_given_back(publisher, broker, job, redis):
+    """It stands in the hash, which the hub reads anyway, and is no field of the application's."""
+    async with publisher.lease(job, ttl=30) as lease:
+        (found,) = await broker.jobs([job])
+        assert found.lease is not None
+        assert 28 < found.lease <= 30
+        assert "lease" not in found.fields
+        assert not lease.lost
+    assert await redis.hget(KEY, "lease") is None
+
+
+async def test_an_exception_lets_it_lapse(publisher, job, redis):
+    """The worker failed and said nothing: viewers learn of it, unless a retry takes over."""
+    with pytest.raises(RuntimeError):
+        async with publisher.lease(job, ttl=30):
+            raise RuntimeError("out of disk")
+    assert await redis.hget(KEY, "lease") is not None
+
+
+async def test_a_lapsed_lease_is_one_failed_event(publisher, broker, job, redis):
+    """However many processes notice it."""
+    await lapse(redis)
+    await asyncio.gather(*(broker.declare_lost(job) for _ in range(5)))
+    (event,) = await events(redis)
+    assert (event["status"], event["reason"], event["job_id"]) == ("failed", "producer_lost", job)
+    assert await redis.hget(KEY, "lease") is None
+    with pytest.raises(JobEnded):
+        await publisher.ready(job)
+
+
+async def test_a_lease_that_holds_or_never_was_declares_nobody_lost(publisher, broker, job, redis):
+    """A question too early, or about another job."""
+    await broker.declare_lost(job)
+    async with publisher.lease(job):
+        await broker.declare_lost(job)
+    await broker.declare_lost(job)
+    assert await events(redis) == []
+
+
+async def test_nobody_is_lost_while_redis_has_just_come_back(broker, job, redis, monkeypatch):
+    """Workers that live could not renew; they get a moment."""
+    await lapse(redis)
+    monkeypatch.setattr(broker.subscriber, "connected_for", lambda: GRACE - 0.1)
+    assert not await broker.declare_lost(job)
+    assert await events(redis) == []
+
+
+async def test_the_workers_own_end_wins_over_a_lapse(publisher, broker, job, redis):
+    """One terminal event, whichever was first."""
+    await lapse(redis)
+    await publisher.ready(job)
+    await broker.declare_lost(job)
+    assert [event["status"] for event in await events(redis)] == ["ready"]
+
+
+async def test_there_is_no_lease_on_what_is_not_there_or_over(publisher, redis, job):
+    """And none is made by asking."""
+    with pytest.raises(JobNotFound):
+        async with publisher.lease("b"):
+            pass
+    assert not await redis.exists("job:b")
+    await publisher.ready(job)
+    with pytest.raises(JobEnded):
+        async with publisher.lease(job):
+            pass
+    with pytest.raises(InvalidEvent):
+        publisher.lease("no job id")
+    with pytest.raises(ValueError, match="at least 1 s"):
+        publisher.lease(job, ttl=0.5)
+    with pytest.raises(ValueError, match="at least 8 s"):
+        SyncPublisher(PlainRedis()).lease(job, ttl=7)
+
+
+async def test_a_publisher_that_is_not_strict_never_breaks_the_job(redis, job):
+    """The block runs; `lost` says that it is for nothing."""
+    publisher = Publisher(redis)
+    await publisher.ready(job)
+    async with publisher.lease(job) as lease:
+        assert lease.lost
+    async with publisher.lease("b") as lease:
+        assert not lease.lost  # it may be made yet
+
+
+@pytest.mark.looptime
+async def test_it_is_renewed_three_times_within_its_time_until_the_job_is_over():
+    """A renewal that fails is tried again a second later, one that hangs is given up; one that says the job has ended is the last."""
+    said: list[tuple[float, float]] = []
+    loop = asyncio.get_running_loop()
+
+    async def renew(seconds: float) -> None:
+        said.append((loop.time(), seconds))
+        if len(said) == 3:
+            raise BrokerUnavailable("away")
+        if len(said) == 5:
+            await asyncio.sleep(1000)  # frozen
+        if len(said) == 7:
+            raise JobEnded("over")
+
+    async with held(Lease(JOB, 30), renew, strict=True) as lease:
+        await asyncio.sleep(50)
+        assert not lease.lost
+        await asyncio.sleep(300)
+        assert lease.lost
+    assert said == [(0, 30), (10, 30), (20, 30), (21, 30), (31, 30), (42, 30), (52, 30)]
+
+
+async def test_a_job_that_this_worker_has_ended_is_over_and_not_lost(redis, job):
+    """Nobody is warned, and nothing is renewed."""
+    publisher = Publisher(redis)
+    async with publisher.lease(job) as lease:
+        await publisher.ready(job)
+        assert lease.over
+    assert not lease.lost
+
+
+async def test_a_worker_that_was_replaced_does_not_give_back_its_successors_lease(publisher, job, redis):
+    """It leaves in order, and the other one holds on."""
+    async with publisher.lease(job):
+        successor = publisher.lease(job, ttl=60)
+        await successor.__aenter__()
+    assert await redis.hget(KEY, "lease") is not None
+    await successor.__aexit__(None, None, None)
+    assert await redis.hget(KEY, "lease") is None
+
+
+@pytest.mark.looptime
+async def test_a_first_renewal_that_failed_is_tried_again_soon():
+    """The job may be made a moment later; a worker that dies then must be missed."""
+    said: list[float] = []
+
+    async def renew(seconds: float) -> None:  # noqa: ARG001
+        said.append(asyncio.get_running_loop().time())
+        if len(said) < 3:
+            raise JobNotFound("not yet")
+
+    async with held(Lease(JOB, 30), renew, strict=False):
+        await asyncio.sleep(13)
+    assert said[:4] == [0, 1, 2, 12]
+
+
+def test_blocking_code_holds_a_lease_too(redis_server, monkeypatch):
+    """A thread renews; the block gives it back."""
+    monkeypatch.setattr("hub.produce.publisher.SHORTEST_BLOCKING", 1)
+    with PlainRedis.from_url(redis_server.url) as client:
+        client.hset("job:plain", mapping={"status": "code", "user_id": "ada"})
+        publisher = SyncPublisher(client, strict=True)
+        with publisher.lease("plain", ttl=1) as lease:
+            first = client.hget("job:plain", "lease")
+            while client.hget("job:plain", "lease") == first:
+                pass
+            assert not lease.lost
+        assert client.hget("job:plain", "lease") is None

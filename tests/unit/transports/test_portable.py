@@ -1,0 +1,206 @@
+"""The portable wire, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hub.fanout.audience import Reason
+from hub.fanout.blocked import Blocked
+from hub.transports.portable import AsgiWire
+
+pytestmark = pytest.mark.looptime
+
+
+class Server:
+    """An ASGI `send` that can hold, and a client that can leave."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.gone = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def send(self, message):
+        await self.free.wait()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message["n"])
+
+    async def listen(self) -> Reason:
+        await self.gone.wait()
+        return Reason.LEFT
+
+
+def message(n: str) -> dict:
+    return {"n": n}
+
+
+def made(server: Server, blocked: Blocked | None = None) -> AsgiWire:
+    bound = Blocked(10) if blocked is None else blocked  # an empty one is false
+    return AsgiWire(server.send, bound, last_words=lambda reason: [message(reason.name)])
+
+
+async def looked_at(blocked: Blocked) -> None:
+    """What the heartbeats do, once a second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(1)
+        blocked.abort(loop.time())
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_payloads_go_out_in_order_and_then_the_last_words():
+    """The reason is the last thing said."""
+    server = Server()
+    wire = made(server)
+    running = asyncio.create_task(wire.run(server.listen()))
+    wire.write([message("a"), message("b")])
+    assert wire.paused
+    await turns()
+    assert not wire.paused
+    wire.write([message("c")])
+    wire.finish(None, Reason.ENDED)
+    await running
+    assert server.sent == ["a", "b", "c", "ENDED"]
+    assert wire.paused
+
+
+async def test_the_first_reason_stands():
+    """Only one end."""
+    server = Server()
+    wire = made(server)
+    wire.finish(None, Reason.TOO_SLOW)
+    wire.finish(None, Reason.ENDED)
+    await wire.run(server.listen())
+    assert server.sent == ["TOO_SLOW"]
+
+
+async def test_a_client_that_left_is_sent_nothing_more():
+    """No last words for nobody."""
+    server = Server()
+    wire = made(server)
+    running = asyncio.create_task(wire.run(server.listen()))
+    await turns()
+    wire.write([message("a")])
+    server.gone.set()
+    await running
+    assert wire.reason is Reason.LEFT
+    assert server.sent in ([], ["a"])
+
+
+async def test_a_blocked_client_is_closed_after_the_timeout():
+    """Seconds of loop time and at most a tick; it is counted, and nobody is blocked afterwards."""
+    server = Server()
+    server.free.clear()
+    blocked = Blocked(7)
+    wire = made(server, blocked)
+    looking = asyncio.create_task(looked_at(blocked))
+    wire.write([message("a")])
+    began = asyncio.get_running_loop().time()
+    await wire.run(server.listen())
+    assert 7 < asyncio.get_running_loop().time() - began <= 8.1
+    assert wire.reason is Reason.LEFT
+    assert server.sent == []
+    assert (blocked.aborted, len(blocked)) == (1, 0)
+    looking.cancel()
+
+
+async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
+    """Breaking off is ours alone; who cancels the task means the task."""
+    server = Server()
+    server.free.clear()
+    blocked = Blocked(7)
+    wire = made(server, blocked)
+    running = asyncio.create_task(wire.run(server.listen()))
+    wire.write([message("a")])
+    await turns()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (blocked.aborted, len(blocked)) == (0, 0)
+
+
+@pytest.mark.parametrize("error", [OSError, ConnectionResetError, BrokenPipeError])
+async def test_a_broken_send_is_a_client_that_left(error):
+    """No traceback."""
+    server = Server()
+    server.error = error()
+    wire = made(server)
+    wire.write([message("a")])
+    await wire.run(server.listen())
+    assert wire.reason is Reason.LEFT
+
+
+async def test_a_listener_that_fails_ends_the_wire():
+    """An error in reading is 1011, and not a viewer without ears."""
+    server = Server()
+    wire = made(server)
+
+    async def listen() -> Reason:
+        raise ZeroDivisionError
+
+    await wire.run(listen())
+    assert server.sent == ["FAILED"]
+
+
+async def test_what_the_listener_says_is_the_end():
+    """A flood, say."""
+    server = Server()
+    wire = made(server)
+
+    async def listen() -> Reason:
+        return Reason.FLOOD
+
+    await wire.run(listen())
+    assert server.sent == ["FLOOD"]
+
+
+async def test_flush_returns_when_all_is_sent():
+    """And not before."""
+    server = Server()
+    server.free.clear()
+    wire = made(server)
+    running = asyncio.create_task(wire.run(server.listen()))
+    wire.write([message("a")])
+    flushing = asyncio.create_task(wire.flush())
+    await turns()
+    assert not flushing.done()
+    server.free.set()
+    await flushing
+    assert server.sent == ["a"]
+    wire.finish(None, Reason.ENDED)
+    await running
+
+
+async def test_flush_returns_when_nothing_ever_will_be_sent():
+    """The wire ended by timeout while somebody waited."""
+    server = Server()
+    server.free.clear()
+    blocked = Blocked(1)
+    wire = made(server, blocked)
+    looking = asyncio.create_task(looked_at(blocked))
+    wire.write([message("a")])
+    flushing = asyncio.create_task(wire.flush())
+    await wire.run(server.listen())
+    await asyncio.wait_for(flushing, 1)
+    looking.cancel()
+
+
+async def test_a_cancelled_run_leaves_no_task():
+    """The listener ends with it."""
+    server = Server()
+    wire = made(server)
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(wire.run(server.listen()))
+    await turns()
+    running.cancel()
+    await asyncio.wait([running])
+    assert asyncio.all_tasks() == before
+    assert wire.paused
