@@ -6,73 +6,25 @@ Invariant: every call is bounded in time by the client it was given; connection 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from hub.broker.connect import OUTAGE, unavailable
 from hub.broker.script import SCRIPT, Publication, is_published
-from hub.broker.subscriber import Sink, Subscriber, SubscriberStatistics
+from hub.broker.seam import Sink
+from hub.broker.subscriber import Subscriber, SubscriberStatistics
 from hub.job.event import EventId, JobId, UserId
+from hub.job.record import Entry, Job, Snapshot
 
 GRACE = 5.0
 """Seconds that Redis must have been there before a worker counts as lost; one that could not renew tries again each second."""
 
 MAX_DIGITS = 20
 """Of a number in a hash: 64 bits. Anybody who may write there could write more than Python likes to read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and for how many seconds
-    from the read its worker had promised to be heard of (by Redis's clock; negative when that is over)."""
-
-    id: JobId
-    status: str
-    user_id: UserId
-    epoch: int | None = None
-    position: EventId | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-    lease: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One retained event: its id and its body (UTF-8 JSON text without the id)."""
-
-    id: EventId
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A job and retained events, oldest first, read in one transaction."""
-
-    job: Job | None
-    entries: list[Entry]
-
-
-class Broker(Protocol):
-    """Where jobs live. All times are bounded; all calls raise BrokerUnavailable when the place does not answer.
-
-    `subscribe` returns once messages flow to `sink`, so that what is read afterwards leaves no hole between.
-    """
-
-    async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]: ...
-
-    async def latest(self, job: JobId, *, limit: int) -> Snapshot: ...
-
-    async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot: ...
-
-    async def subscribe(self, job: JobId, sink: Sink) -> None: ...
-
-    def unsubscribe(self, job: JobId, sink: Sink) -> None: ...
-
-    async def declare_lost(self, job: JobId) -> bool: ...
 
 
 class RedisBroker:

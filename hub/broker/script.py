@@ -13,7 +13,8 @@ from importlib.resources import files
 
 from hub.broker.keys import Keys
 from hub.errors import JobEnded, JobExists, JobNotFound
-from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, StageStarted, dumps
+from hub.job.catalogue import StageStarted
+from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, dumps
 from hub.settings import Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()

@@ -17,7 +17,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -25,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from hub.broker.keys import CONTROL_CHANNEL
+from hub.broker.seam import Sink
 from hub.broker.sentinel import has_moved
 from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable
@@ -42,14 +43,6 @@ BACKOFF = (0.1, 2.0)
 """Seconds before reconnecting, first and largest, doubled in between and jittered: no spin, and no long wait."""
 
 _CHANNELS_PER_COMMAND = 500  # a SUBSCRIBE of about 25 KB
-
-
-class Sink(Protocol):
-    """Takes what one channel brings. Both are called from the subscriber's task and must not block."""
-
-    def receive(self, data: bytes, /) -> None: ...
-
-    def missed(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

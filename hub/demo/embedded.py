@@ -14,8 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import redis
-
 from hub.errors import BrokerUnavailable
 
 START_DEADLINE = 10.0
@@ -64,14 +62,10 @@ class EmbeddedServer:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_DEADLINE
-        with redis.Redis(port=self.port, socket_timeout=1) as client:
-            while time.monotonic() < deadline and self.process.poll() is None:
-                try:
-                    client.ping()
-                except (redis.RedisError, OSError):
-                    time.sleep(0.02)
-                else:
-                    return
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if _answers(self.port):
+                return
+            time.sleep(0.02)
         self.close()
         raise BrokerUnavailable(f"expected {self.binary} to answer on port {self.port}, got no answer")
 
@@ -101,6 +95,16 @@ def _is_recent(binary: str) -> bool:
     words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     version = re.search(r"v=(\d+)", words)
     return version is not None and int(version[1]) >= 7
+
+
+def _answers(port: int) -> bool:
+    """Returns True if the server takes commands; while it loads its data it answers -LOADING."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
+            sock.sendall(b"PING\r\n")
+            return sock.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
 
 
 def _free_port() -> int:

@@ -10,9 +10,10 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 
-from hub.broker.redis import Broker, Job
+from hub.broker.seam import Broker
 from hub.errors import HubError
 from hub.feed.feed import Feed
+from hub.job.record import Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
 

@@ -14,23 +14,25 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from hub.broker.redis import Job, RedisBroker
+from hub.broker.redis import RedisBroker
 from hub.broker.subscriber import SubscriberStatistics
 from hub.ending import end_tasks
 from hub.engine.admission import Admission
 from hub.engine.check import PositionCheck
 from hub.engine.stall import StallWatch
+from hub.engine.totals import Totals
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
-from hub.fanout.audience import Audience, Reason, Seat
+from hub.fanout.audience import Audience, Seat
 from hub.fanout.blocked import Blocked
+from hub.fanout.wire import Reason
 from hub.feed.feed import Feed, FeedStatistics
 from hub.job.cursor import Wish
 from hub.job.event import JobId, UserId
+from hub.job.record import Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
-from hub.web.metrics import Totals
 
 log = quiet_log("hub.hub")
 

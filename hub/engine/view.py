@@ -12,14 +12,15 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from hub.broker.redis import Broker, Entry, Snapshot
-from hub.fanout.audience import CHUNK, Seat, Wire
+from hub.broker.seam import Broker
+from hub.fanout.audience import CHUNK, Seat
+from hub.fanout.wire import Wire
 from hub.feed.feed import Feed
 from hub.feed.intake import PAGE
 from hub.job.cursor import Beginning, Wish, beginning, live
 from hub.job.event import EventId
-from hub.job.frame import gap_frame, resync_frame
-from hub.job.log import Format, Frame
+from hub.job.frame import Format, Frame, gap_frame, resync_frame
+from hub.job.record import Entry, Snapshot
 
 P = TypeVar("P")
 

@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hub.fanout.audience import Audience, Reason
+from hub.fanout.audience import Audience
+from hub.fanout.wire import Reason
 from hub.settings import Settings
 
 TICK = 5.0

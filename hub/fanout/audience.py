@@ -9,15 +9,14 @@ always without an await between look and change.
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from hub.job.log import Format, Frame, Log
+from hub.fanout.wire import Reason, Wire
+from hub.job.frame import Format, Frame
+from hub.job.log import Log
 
 P = TypeVar("P")
-P_contra = TypeVar("P_contra", contravariant=True)
 
 CHUNK = 64 * 1024
 """Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays bounded."""
@@ -27,45 +26,6 @@ SLICE = 150
 15,000 viewers on a job nobody else waits much longer than 5 ms (tests/bench/stall.py; with 500 it was 16)."""
 
 _LEFT = -1
-
-
-class Reason(enum.Enum):
-    """Why the hub ends a viewer's stream: WebSocket close code, and words for the close frame."""
-
-    ENDED = (1000, "job ended")
-    RESTART = (1012, "server restarts, resume")
-    AGED = (1012, "stream is old, resume")
-    TOO_SLOW = (4008, "too slow, resume")
-    NOT_FOUND = (4404, "job not found")
-    GAP = (4010, "gap, resume")
-    OVERLOADED = (4013, "overloaded, come back later")
-    FLOOD = (1008, "too many commands")
-    NOT_TEXT = (1007, "expected UTF-8")
-    TOO_BIG = (1009, "message too big")
-    FAILED = (1011, "internal error")
-    LEFT = (1000, "client left")
-
-    def __init__(self, close_code: int, words: str) -> None:
-        self.close_code = close_code
-        self.words = words
-
-
-class Wire(Protocol[P_contra]):
-    """One connection. `write` takes one payload and never blocks; after it `paused` may be true.
-
-    While `paused`, nobody writes. When the wire can take more it calls `catch_up` on its seats. `beat` writes a heartbeat, and
-    may count that it wants an answer. `finish` says that no more comes from this seat; a wire with one seat then closes, with
-    its final word.
-    """
-
-    @property
-    def paused(self) -> bool: ...
-
-    def write(self, payload: P_contra, /) -> None: ...
-
-    def beat(self, payload: P_contra, /) -> None: ...
-
-    def finish(self, seat: Seat[Any], reason: Reason, /) -> None: ...
 
 
 class Seat(Generic[P]):
@@ -86,12 +46,12 @@ class Seat(Generic[P]):
         while not wire.paused and not self.left:
             if self.position < log.start:
                 self.audience.lagged += 1
-                wire.finish(self, Reason.TOO_SLOW)
+                wire.finish(Reason.TOO_SLOW)
                 return
             frames = log.slice(self.position, CHUNK)
             if not frames:
                 if log.closed:
-                    wire.finish(self, Reason.ENDED)
+                    wire.finish(Reason.ENDED)
                 return
             self.position += len(frames)
             payload = self.audience.payload(frames)
@@ -110,22 +70,13 @@ class Seat(Generic[P]):
         log = self.audience.log
         over = log.closed and self.position == log.end
         self.until = math.inf  # it is told once
-        self.wire.finish(self, Reason.ENDED if over else reason)
+        self.wire.finish(Reason.ENDED if over else reason)
         return not over
 
     def leave(self) -> None:
         """No more for this seat, also from a fan-out that is under way. May be called twice."""
         self.position = _LEFT
         self.audience.seats.pop(self, None)
-
-
-@dataclass(frozen=True, slots=True)
-class AudienceStatistics:
-    """Seats now; `deliveries` (payloads times seats), and `lagged` seats closed, since the audience began."""
-
-    seats: int
-    deliveries: int
-    lagged: int
 
 
 class Audience(Generic[P]):
@@ -176,7 +127,7 @@ class Audience(Generic[P]):
         """The log is closed: end every seat that has all of it; the others end when they have caught up."""
         for count, seat in enumerate(list(self.seats), 1):
             if seat.position == self.log.end:
-                seat.wire.finish(seat, Reason.ENDED)
+                seat.wire.finish(Reason.ENDED)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -188,7 +139,3 @@ class Audience(Generic[P]):
                 seat.wire.beat(payload)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
-
-    def statistics(self) -> AudienceStatistics:
-        """How many watch, and how many were given how much."""
-        return AudienceStatistics(seats=len(self.seats), deliveries=self.deliveries, lagged=self.lagged)

@@ -16,16 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hub.broker.redis import Broker, Entry, Job
+from hub.broker.seam import Broker
 from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, HubError, JobNotFound
-from hub.fanout.audience import Audience, Reason
+from hub.fanout.audience import Audience
+from hub.fanout.wire import Reason
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
 from hub.feed.state import State
 from hub.job.event import FINAL, Event
-from hub.job.frame import gap_frame
-from hub.job.log import Format, Frame, Log, LogStatistics
+from hub.job.frame import Format, Frame, gap_frame
+from hub.job.log import Log, LogStatistics
+from hub.job.record import Entry, Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
 
@@ -211,7 +213,7 @@ class Feed:
         self._failure = error
         for audience in self.audiences:
             for seat in list(audience.seats):
-                seat.wire.finish(seat, reason)
+                seat.wire.finish(reason)
 
     async def _begin(self, *, has_ended: bool) -> bool:
         """Subscribe, then fill the window; whether it worked. A job that has ended has nothing to say."""

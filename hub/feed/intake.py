@@ -11,15 +11,16 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from hub.broker.redis import Broker, Entry, Job, Snapshot
+from hub.broker.seam import Broker
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.audience import CHUNK
 from hub.feed.inbox import Inbox, Mark
 from hub.feed.numbering import Numbering
 from hub.feed.state import State
 from hub.job.event import FINAL, Event, EventId, JobId, body_size
-from hub.job.frame import end_frame, final_event, gap_frame, resync_frame
-from hub.job.log import Frame, Log
+from hub.job.frame import Frame, end_frame, final_event, gap_frame, resync_frame
+from hub.job.log import Log
+from hub.job.record import Entry, Job, Snapshot
 from hub.quiet import quiet_log
 from hub.settings import Settings
 

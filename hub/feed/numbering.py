@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from hub.broker.redis import Entry, Job
 from hub.job.event import FINAL, Event, EventId
+from hub.job.record import Entry, Job
 
 
 class Numbering:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hub.broker.redis import Job
 from hub.job.event import Event, EventId, JobId
-from hub.job.log import Frame
+from hub.job.frame import Frame
+from hub.job.record import Job
 
 MAX_TYPES = 64
 """Types of which the last event is kept; a producer that makes up more is told nothing, the first 64 stay."""

@@ -7,10 +7,11 @@ of it at once and in order. For applications that keep their jobs elsewhere: wri
 from __future__ import annotations
 
 from hub.broker.connect import OUTAGE, AsyncRedis, Script, words
-from hub.broker.redis import Job, RedisBroker
+from hub.broker.redis import RedisBroker
 from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
 from hub.job.event import EventId, checked_job_id
+from hub.job.record import Job
 from hub.produce.publisher import Publisher
 
 

@@ -27,16 +27,8 @@ from hub.broker.connect import (
 )
 from hub.broker.script import LEASE_SCRIPT, SCRIPT, Publication, interpret, interpret_lease
 from hub.errors import BrokerUnavailable, JobEnded
-from hub.job.event import (
-    DocumentationUpdated,
-    EventId,
-    JobId,
-    SnapshotUpdated,
-    StageCompleted,
-    StageStarted,
-    checked_job_id,
-    encode,
-)
+from hub.job.catalogue import DocumentationUpdated, SnapshotUpdated, StageCompleted, StageStarted, encode
+from hub.job.event import EventId, JobId, checked_job_id
 from hub.produce.lease import SHORTEST_BLOCKING, TTL, Lease, held, held_sync
 from hub.quiet import quiet_log
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from hub.engine.view import View
 from hub.errors import HubError, JobNotFound, Overloaded
-from hub.fanout.audience import Reason, Seat
+from hub.fanout.wire import Reason
 from hub.job.event import JobId, UserId
-from hub.job.log import Frame
+from hub.job.frame import Frame
 from hub.transports.commands import Command
-from hub.transports.fast import Handoff
+from hub.transports.handoff import Handoff
+from hub.transports.lane import Lane, Lanes
 from hub.transports.portable import AsgiWire, Messages
 from hub.transports.websocket import (
     WebSocketTransport,
@@ -77,7 +77,7 @@ class DashboardSockets:
         for session, since in self._sessions.items():
             if now >= session.until:
                 hub.age.aged += session.reason is None
-                session.finish(None, Reason.AGED)
+                session.finish(Reason.AGED)
             elif session.has_written():
                 self._sessions[session] = now
             elif now - since >= hub.settings.heartbeat and not session.paused:
@@ -86,8 +86,8 @@ class DashboardSockets:
     def drain(self) -> None:
         """End the sockets that watch nothing; the others end with their seats."""
         for session in self._sessions:
-            if not session.seats:
-                session.finish(None, Reason.RESTART)
+            if not session.lanes.seated:
+                session.finish(Reason.RESTART)
 
 
 class _Session(AsgiWire):
@@ -107,7 +107,8 @@ class _Session(AsgiWire):
         self._hub = transport.hub
         self._websocket = websocket
         self._user = user
-        self._views: dict[JobId, View] = {}
+        self.lanes = Lanes()
+        self.catch_up = self.lanes.catch_up
         self._writes = 0
 
     def has_written(self) -> bool:
@@ -120,16 +121,14 @@ class _Session(AsgiWire):
         try:
             await self.run(listen(self._websocket, self, self._execute))
         finally:
-            for view in self._views.values():
-                view.close()
-            self._views.clear()
+            self.lanes.clear()
 
-    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:
-        """The end of one job is not the end of the connection."""
-        if seat is not None and reason in (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW, Reason.NOT_FOUND):
-            self._done(seat, reason)
-        else:
-            super().finish(seat, reason)
+    def end_lane(self, lane: Lane, reason: Reason) -> None:
+        """One job is over for this socket; its `end` frame went out with the log."""
+        self._leave(lane)
+        if reason is not Reason.ENDED:
+            code = "not_found" if reason is Reason.NOT_FOUND else "resume"
+            self._say(error_text(code, reason.words, None, job_id=lane.job))
 
     async def _execute(self, command: Command) -> None:
         job, ref = command.job, command.ref
@@ -139,23 +138,23 @@ class _Session(AsgiWire):
             self._say(error_text("malformed", "expected a job, got none", ref))
         elif command.op == "subscribe":
             await self._subscribe(job, command)
-        elif (view := self._views.get(job)) is None:
+        elif (lane := self.lanes.get(job)) is None:
             self._say(
                 error_text("not_subscribed", "expected a job of this socket, got another", ref, job_id=job)
             )
         elif command.op == "state":
-            self._say(state_text(view, ref))
+            self._say(state_text(lane.view, ref))
         else:
-            self._leave(job)
+            self._leave(lane)
             self._say(answer_text("unsubscribed", ref, job_id=job))
 
     async def _subscribe(self, job: JobId, command: Command) -> None:
         ref = command.ref
         limit = self._hub.settings.max_jobs_per_socket
-        if job in self._views:
+        if job in self.lanes:
             words = "expected a job that is not subscribed yet"
             self._say(error_text("already_subscribed", words, ref, job_id=job))
-        elif len(self._views) >= limit:
+        elif len(self.lanes) >= limit:
             self._say(
                 error_text("too_many_jobs", f"expected at most {limit} jobs on a socket", ref, job_id=job)
             )
@@ -165,10 +164,12 @@ class _Session(AsgiWire):
             except HubError as error:
                 self._say(error_text(_code(error), error.detail, ref, job_id=job))
                 return
-            self._views[job] = view
-            await self._begin(job, view, ref)
+            lane = Lane(self, view)
+            self.lanes.add(lane)
+            await self._begin(lane, ref)
 
-    async def _begin(self, job: JobId, view: View, ref: Any) -> None:
+    async def _begin(self, lane: Lane, ref: Any) -> None:
+        job, view = lane.job, lane.view
         fmt = AsgiDashboard(job)
         self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
         self.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
@@ -177,33 +178,20 @@ class _Session(AsgiWire):
                 self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
                 await self.flush()
         except HubError as error:
-            self._leave(job)
+            self._leave(lane)
             self._say(error_text(_code(error), error.detail, ref, job_id=job))
             return
         await self.flush()  # it may be busy with other jobs' frames
-        seat = view.share(self, fmt, at=view.position)
-        self.seats.append(seat)
-        seat.catch_up()  # at once: where the replay ended is the oldest place in the window
+        lane.seat = view.share(lane, fmt, at=view.position)
+        lane.seat.catch_up()  # at once: where the replay ended is the oldest place in the window
 
     def _say(self, data: bytes) -> None:
         self.write([message(data)])
 
-    def _done(self, seat: Seat[Any], reason: Reason) -> None:
-        """One job is over for this socket; its `end` frame went out with the log."""
-        for job, view in self._views.items():
-            if view.feed.log is seat.audience.log:
-                self._leave(job)
-                if reason is not Reason.ENDED:
-                    code = "not_found" if reason is Reason.NOT_FOUND else "resume"
-                    self._say(error_text(code, reason.words, None, job_id=job))
-                return
-
-    def _leave(self, job: JobId) -> None:
-        view = self._views.pop(job)
-        self.seats = [seat for seat in self.seats if seat.audience.log is not view.feed.log]
-        view.close()
-        if self._hub.draining and not self._views:  # the drain ends sockets by their seats
-            super().finish(None, Reason.RESTART)
+    def _leave(self, lane: Lane) -> None:
+        self.lanes.remove(lane)
+        if self._hub.draining and not self.lanes:  # the drain ends sockets by their seats
+            self.finish(Reason.RESTART)
 
 
 def _code(error: HubError) -> str:

@@ -6,15 +6,15 @@ Invariant: `position` in the answer is the cursor after the last event in it, so
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from starlette.types import Receive
 
 from hub.ending import end_tasks
 from hub.engine.view import View
-from hub.fanout.audience import CHUNK, Reason, Seat
+from hub.fanout.audience import CHUNK
+from hub.fanout.wire import Reason
 from hub.job.event import EventId
-from hub.job.log import Frame
+from hub.job.frame import Frame
 from hub.transports.websocket import encode
 
 
@@ -48,7 +48,7 @@ class Bell:
     def beat(self, payload: bytes) -> None:
         """A long poll is over before a heartbeat would be due."""
 
-    def finish(self, seat: Seat[Any], reason: Reason) -> None:  # noqa: ARG002  # a Wire's signature
+    def finish(self, reason: Reason) -> None:  # noqa: ARG002  # a Wire's signature
         """The job ended, or the hub drains: the page is made of what there is."""
         self._rung.set()
 

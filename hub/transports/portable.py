@@ -14,8 +14,8 @@ from starlette.types import Send
 from starlette.websockets import WebSocketDisconnect
 
 from hub.ending import end_tasks
-from hub.fanout.audience import Reason, Seat
 from hub.fanout.blocked import Blocked
+from hub.fanout.wire import Reason
 
 Message = MutableMapping[str, Any]
 Messages = list[Message]
@@ -40,8 +40,8 @@ class AsgiWire:
         "_sent",
         "_task",
         "_wake",
+        "catch_up",
         "reason",
-        "seats",
         "writes",
     )
 
@@ -53,7 +53,7 @@ class AsgiWire:
         last_words: Callable[[Reason], Messages],
         cut: Callable[[], None] | None = None,
     ) -> None:
-        self.seats: list[Seat[Messages]] = []
+        self.catch_up: Callable[[], None] = _nothing  # writes what the log has for this viewer; the seat's
         self.reason: Reason | None = None
         self.writes = 0
         self._send = send
@@ -93,7 +93,7 @@ class AsgiWire:
         """The server below sends the Pings, and knows who does not answer."""
         self.write(payload)
 
-    def finish(self, seat: Seat[Any] | None, reason: Reason) -> None:  # noqa: ARG002  # one seat, so it ends the wire
+    def finish(self, reason: Reason) -> None:
         """End the connection when all that was written is sent. The first reason stands."""
         if self.reason is None:
             self.reason = reason
@@ -126,22 +126,20 @@ class AsgiWire:
             if self.reason is None:
                 self.reason = Reason.LEFT
             await end_tasks(listener)
-            self.seats.clear()  # they hold this
+            self.catch_up = _nothing  # the seat holds this wire
 
     def _heard(self, listener: asyncio.Task[Reason]) -> None:
         if listener.cancelled():
             return
         error = listener.exception()
-        self.finish(None, listener.result() if error is None else Reason.FAILED)
+        self.finish(listener.result() if error is None else Reason.FAILED)
         if self.reason is Reason.LEFT:
             self._pending.clear()
 
     async def _run(self) -> None:
         while True:
             if not self._pending:
-                for seat in list(self.seats):
-                    seat.catch_up()
-                self.seats = [*self.seats[1:], *self.seats[:1]]  # or the first one would always have the room
+                self.catch_up()
             if self._pending:
                 pending, self._pending = self._pending, []
                 self._sending = True
@@ -184,3 +182,7 @@ class AsgiWire:
             raise ConnectionAbortedError("closed by the server below") from error
         finally:
             self._blocked.discard(self)
+
+
+def _nothing() -> None:
+    """There is no seat yet, or no longer."""

@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable
-from hub.fanout.audience import Reason
-from hub.job.log import Frame
-from hub.transports.fast import Handoff, SseWire
+from hub.fanout.wire import Reason
+from hub.job.frame import Frame
+from hub.transports.fast import SseWire
+from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.portable import AsgiWire, Message, Messages
 
@@ -148,14 +149,14 @@ class EventStream(Response):
                 last = b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types))
                 await wire.send_now([_body(last)])
         except BrokerUnavailable:
-            wire.finish(None, Reason.GAP)
+            wire.finish(Reason.GAP)
         except OSError:
             return False
         else:
             if handoff is not None and (taken := handoff.take(last)) is not None:
                 SseWire(taken, view, RAW_SSE, transport).begin()
                 return True
-            wire.seats.append(view.seat(wire, ASGI_SSE))
+            wire.catch_up = view.seat(wire, ASGI_SSE).catch_up
         await wire.run(_until_disconnect(receive))
         return False
 

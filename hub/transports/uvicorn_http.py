@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hub.transports.fast import Handoff, Taken, is_plain
+from hub.transports.handoff import Handoff, Taken, is_plain
 from hub.transports.uvicorn_websocket import TOO_LARGE, HandoffWebSocketProtocol
 
 if TYPE_CHECKING:

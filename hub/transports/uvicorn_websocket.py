@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.transports.commands import spend
-from hub.transports.fast import GONE, Handoff, Taken, is_plain
+from hub.transports.handoff import GONE, Handoff, Taken, is_plain
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent

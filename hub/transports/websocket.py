@@ -17,11 +17,12 @@ from websockets.frames import Frame as WireFrame
 from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.job.event import JobId, without
-from hub.job.log import Frame
+from hub.job.frame import Frame
 from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
-from hub.transports.fast import Handoff, WebSocketWire
+from hub.transports.fast_websocket import WebSocketWire
+from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.portable import AsgiWire, Message, Messages
 
@@ -149,14 +150,14 @@ class WebSocketTransport:
                 parts = [encode(frame) for frame in frames if frame.passes(view.wish.types)]
                 await wire.send_now(ASGI_WEBSOCKET.join(parts))
         except BrokerUnavailable:
-            wire.finish(None, Reason.GAP)
+            wire.finish(Reason.GAP)
         except OSError:
             return False
         else:
             if handoff is not None and (taken := handoff.take(None)) is not None:
                 WebSocketWire(taken, view, RAW_WEBSOCKET, self).begin()
                 return True
-            wire.seats.append(view.seat(wire, ASGI_WEBSOCKET))
+            wire.catch_up = view.seat(wire, ASGI_WEBSOCKET).catch_up
         await wire.run(self._listen(websocket, wire, view))
         return False
 

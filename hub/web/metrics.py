@@ -8,41 +8,14 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The process in numbers; `Hub.totals` makes it. Every one of them adds up over processes."""
-
-    viewers: int
-    jobs: int
-    opened: int
-    refused: int
-    unavailable: int
-    deliveries: int
-    window_bytes: int
-    inbox: int
-    heals: int
-    gaps: int
-    resyncs: int
-    messages: int
-    redis_reconnects: int
-    lagged: int
-    blocked: int
-    moved: int
-    aged: int
-    checks_found: int
-    workers_lost: int
-    stalls: int
-    connected: int
-    draining: int
-
+from hub.engine.totals import Totals
 
 _GAUGES = {
     "viewers": "Viewers connected now",

@@ -10,7 +10,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from hub.transports.fast import SseWire, WebSocketWire
+from hub.transports.fast import SseWire
+from hub.transports.fast_websocket import WebSocketWire
 from tests.faults.rig.rude import CLOSE, TEXT, frame, request
 from tests.support.live import frames, token
 from tests.support.viewer import view

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hub.broker.redis import Job, Snapshot
 from hub.broker.subscriber import SubscriberStatistics
 from hub.errors import BrokerUnavailable
+from hub.job.record import Job, Snapshot
 from tests.unit.scripted import JOB, TERMINAL, ScriptedBroker, Truth, law
 
 LEASE = 30.0

@@ -23,7 +23,7 @@ from hub.engine.hub import Hub
 from hub.errors import HubError
 from hub.fanout import age as age_module
 from hub.fanout import audience as wire_module
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
 from hub.feed import intake as intake_module
 from hub.job.cursor import Wish
@@ -119,14 +119,14 @@ class Viewer(Client):
         self.writes += 1
         self.paused = self.often > 0 and (self.writes - 1) % self.world.scenario.every == 0
 
-    def finish(self, seat, reason) -> None:
+    def finish(self, reason) -> None:
         if self.reason is None and not self.leaving:
             has_end = bool(self.items) and self.items[-1].kind == "end"
             law_later(
                 self.world, has_end == (reason is Reason.ENDED), f"{reason} says whether the end was told"
             )
             self.world.reasons.append(reason)
-        super().finish(seat, reason)
+        super().finish(reason)
 
 
 def law_later(world: World, condition: object, words: str) -> None:

@@ -13,14 +13,14 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from hub.broker.redis import Entry, Job, Snapshot
 from hub.broker.subscriber import SubscriberStatistics
 from hub.engine.hub import Hub
 from hub.errors import BrokerUnavailable, HubError
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.job.cursor import Wish
 from hub.job.event import EventId, JobId, UserId
-from hub.job.log import Frame
+from hub.job.frame import Frame
+from hub.job.record import Entry, Job, Snapshot
 
 JOB = JobId("a")
 USER = UserId("ada")
@@ -308,7 +308,7 @@ class Client:
         self._take(frames)
         self.paused = self.rng.random() < self.often
 
-    def finish(self, seat, reason) -> None:
+    def finish(self, reason) -> None:
         if self.reason is None:
             self.reason = reason
             self.done = reason is Reason.ENDED

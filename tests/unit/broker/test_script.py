@@ -14,7 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from hub.broker.keys import Keys
 from hub.broker.script import Publication, Retention, interpret
 from hub.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, InvalidSettings, JobEnded
-from hub.job.event import EventId, JobId, encode
+from hub.job.catalogue import encode
+from hub.job.event import EventId, JobId
 from hub.produce.publisher import Publisher, SyncPublisher
 
 JOB = "a"

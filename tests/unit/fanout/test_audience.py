@@ -9,9 +9,11 @@ import random
 import pytest
 
 from hub.fanout import audience as wire_module
-from hub.fanout.audience import Audience, Reason, Seat
+from hub.fanout.audience import Audience, Seat
+from hub.fanout.wire import Reason
 from hub.job.event import Event, EventId
-from hub.job.log import Frame, Log
+from hub.job.frame import Frame
+from hub.job.log import Log
 
 EPOCH = 5
 SEEDS = 400
@@ -66,7 +68,8 @@ class FakeWire:
 
     beat = write
 
-    def finish(self, seat: Seat, reason: Reason) -> None:
+    def finish(self, reason: Reason) -> None:
+        seat = self.seat
         log = seat.audience.log
         if reason is Reason.TOO_SLOW:
             law(seat.position < log.start, "too slow is who fell out of the window, nobody else")
@@ -310,7 +313,7 @@ class EndsNobody(Audience):
 class EndsEverybody(Audience):
     async def finish(self):
         for seat in list(self.seats):
-            seat.wire.finish(seat, Reason.ENDED)
+            seat.wire.finish(Reason.ENDED)
 
 
 class SkipsWhatIsGone(Audience):
@@ -381,7 +384,7 @@ def test_leaving_twice_is_leaving_once():
     log.append([frame])
     wire.seat.catch_up()
     assert wire.got == []
-    assert audience.statistics().seats == 0
+    assert not audience.seats
 
 
 async def test_a_filtered_batch_is_no_write_but_moves_the_position():

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from hub.engine.hub import Hub
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
 from hub.feed import intake as intake_module
 from hub.feed.inbox import Inbox

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from hub.broker.redis import Job
 from hub.feed.state import MAX_TYPES, State
 from hub.job.event import Event, EventId, JobId, UserId
+from hub.job.record import Job
 from hub.transports import sse, websocket
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from hub.job.cursor import Beginning, Wish, beginning
 from hub.job.event import FINAL, Event, EventId
-from hub.job.log import Frame, Log
+from hub.job.frame import Frame
+from hub.job.log import Log
 
 E = 1_732_345_000_123
 

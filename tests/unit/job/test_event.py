@@ -8,7 +8,8 @@ import random
 import pytest
 
 from hub.errors import EventTooLarge, InvalidEvent
-from hub.job.event import CATALOGUE, FINAL, Event, EventId, JobId, encode, job_id
+from hub.job.catalogue import CATALOGUE, encode
+from hub.job.event import FINAL, Event, EventId, JobId, job_id
 
 JOB = JobId("a")
 LAST = (1 << 64) - 1

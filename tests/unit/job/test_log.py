@@ -7,7 +7,8 @@ import random
 import pytest
 
 from hub.job.event import Event, EventId
-from hub.job.log import Frame, Log
+from hub.job.frame import Frame
+from hub.job.log import Log
 
 E = 5
 

@@ -11,10 +11,11 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import CLIENT
 from websockets.protocol import Protocol as Parser
 
-from hub.fanout.audience import Reason
 from hub.fanout.blocked import Blocked
+from hub.fanout.wire import Reason
 from hub.transports.commands import BURST, MAX_BYTES
-from hub.transports.fast import Taken, WebSocketWire, frame_end
+from hub.transports.fast_websocket import WebSocketWire, frame_end
+from hub.transports.handoff import Taken
 from hub.transports.websocket import wire_frame
 
 
@@ -206,7 +207,7 @@ async def test_a_close_is_echoed_and_the_socket_closed(client):
 
 async def test_our_close_waits_for_theirs(client):
     """And the socket closes when it comes; pongs before it are no news."""
-    client.wire.finish(None, Reason.RESTART)
+    client.wire.finish(Reason.RESTART)
     assert client.close_code == 1012
     assert not client.transport.closed
     client.send(Opcode.PONG, b"")
@@ -216,7 +217,7 @@ async def test_our_close_waits_for_theirs(client):
 
 async def test_who_never_answers_a_close_is_cut_off(client):
     """After the send timeout; `close` alone would wait for ever."""
-    client.wire.finish(None, Reason.ENDED)
+    client.wire.finish(Reason.ENDED)
     now = asyncio.get_running_loop().time()
     client.blocked.abort(now + 9)
     assert not client.transport.aborted
@@ -287,7 +288,7 @@ async def test_a_binary_message_is_no_command(client):
 async def test_last_words_wait_for_room(client):
     """The client takes its bytes a moment later: it is told why it ends, and not cut off."""
     client.wire.pause_writing()
-    client.wire.finish(None, Reason.RESTART)
+    client.wire.finish(Reason.RESTART)
     assert not client.transport.written
     client.wire.resume_writing()
     await asyncio.sleep(0)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from hub.fanout.audience import Reason
 from hub.fanout.blocked import Blocked
+from hub.fanout.wire import Reason
 from hub.transports.portable import AsgiWire
 
 pytestmark = pytest.mark.looptime
@@ -66,7 +66,7 @@ async def test_payloads_go_out_in_order_and_then_the_last_words():
     await turns()
     assert not wire.paused
     wire.write([message("c")])
-    wire.finish(None, Reason.ENDED)
+    wire.finish(Reason.ENDED)
     await running
     assert server.sent == ["a", "b", "c", "ENDED"]
     assert wire.paused
@@ -76,8 +76,8 @@ async def test_the_first_reason_stands():
     """Only one end."""
     server = Server()
     wire = made(server)
-    wire.finish(None, Reason.TOO_SLOW)
-    wire.finish(None, Reason.ENDED)
+    wire.finish(Reason.TOO_SLOW)
+    wire.finish(Reason.ENDED)
     await wire.run(server.listen())
     assert server.sent == ["TOO_SLOW"]
 
@@ -175,7 +175,7 @@ async def test_flush_returns_when_all_is_sent():
     server.free.set()
     await flushing
     assert server.sent == ["a"]
-    wire.finish(None, Reason.ENDED)
+    wire.finish(Reason.ENDED)
     await running
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from hub.fanout.audience import Reason
+from hub.fanout.wire import Reason
 from hub.job.event import Event, EventId
-from hub.job.log import Frame
+from hub.job.frame import Frame
 from hub.transports.sse import HEARTBEAT, RAW_SSE, encode, reconnect
 from tests.support.sse import Parser, parse
 from tests.unit.job.test_event import ODD_TEXTS

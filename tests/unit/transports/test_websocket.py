@@ -8,7 +8,7 @@ import random
 import pytest
 
 from hub.job.event import Event, EventId, JobId
-from hub.job.log import Frame
+from hub.job.frame import Frame
 from hub.transports.websocket import encode
 from tests.unit.job.test_event import ODD_TEXTS, random_json, strict
 

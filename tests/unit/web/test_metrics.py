@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 
 from prometheus_client import generate_latest
 
-from hub.web.metrics import Board, Totals, registry
+from hub.engine.totals import Totals
+from hub.web.metrics import Board, registry
 
 NOTHING = Totals(**{field.name: 0 for field in fields(Totals)})
 
