@@ -1,7 +1,7 @@
 """push-hub: between background jobs and browsers.
 
 Workers need `Publisher` (or `SyncPublisher`) and `JobStateMachine`; a web application needs `create_app` or `mount`, and
-the dependencies it may override, `require_auth` and `get_redis`. Each name is imported when it is first used, so that
+the dependencies it may override, `require_auth` and `get_redis`; `watch` is a viewer in Python. Each name is imported when it is first used, so that
 a worker never loads a web framework.
 """
 
@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hub.client.client import watch as watch
     from hub.errors import HubError as HubError
     from hub.job.event import EventId as EventId
     from hub.produce.jobs import JobStateMachine as JobStateMachine
@@ -35,6 +36,7 @@ _HOMES = {
     "get_redis": "hub.web.context",
     "mount": "hub.web.app",
     "require_auth": "hub.web.context",
+    "watch": "hub.client.client",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, in _HOMES

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from fastapi.params import Depends
 from fastapi.responses import JSONResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -36,12 +37,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     telemetry = TelemetryConfig(tracing=False, metrics=False, logs=False)
     app = FastAPI(title="push-hub", description=DESCRIPTION, version=version("push-hub"), telemetry=telemetry)
     mount(app, settings)
+    # Here and not in `mount`: this application is ours, so nobody's guard is passed by.
+    app.router.routes[:0] = direct_routes(app)
     app.include_router(_operations())
     return app
 
 
-def mount(app: FastAPI, settings: Settings | None = None) -> Context:
-    """Add the job endpoints to `app`, with their lifespan. For health of your own, the returned context is there."""
+def mount(
+    app: FastAPI, settings: Settings | None = None, *, dependencies: Sequence[Depends] | None = None
+) -> Context:
+    """Add the job endpoints to `app`, with their lifespan.
+
+    `dependencies` (of `Depends(...)`) guard every endpoint of the hub, and so do those of `app` itself. The returned context has
+    what a health check of your own needs.
+    """
     context = Context(settings or Settings())
     app.state.push_hub = context
 
@@ -55,8 +64,7 @@ def mount(app: FastAPI, settings: Settings | None = None) -> Context:
             await context.aclose()
 
     app.include_router(APIRouter(lifespan=lifespan))
-    app.router.routes[:0] = direct_routes()
-    app.include_router(jobs_router)
+    app.include_router(jobs_router, dependencies=dependencies)
     return context
 
 

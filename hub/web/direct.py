@@ -1,14 +1,16 @@
-"""A short way to the two stream endpoints, past FastAPI's dependency solver, which is more than half of what a join costs.
+"""A short way to the two stream endpoints, past FastAPI's dependency solver, which is more than half of the cost of a join.
 
-Invariant: the endpoints are those of routes.py, called with what their dependencies would have given. Whoever overrides a
-dependency gets FastAPI's own route, which stands behind these in the table; so does any method but GET.
+Invariant: it serves only where it skips nothing. `create_app` alone puts it in, on an application that it makes itself and so
+without anybody's guards; once a dependency is overridden these routes match nothing, and FastAPI's, which stand behind them,
+serve. `mount` never has it (tests/api/test_guards.py).
 """
 
 from __future__ import annotations
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from hub.web.context import get_context, require_auth
@@ -37,27 +39,31 @@ class _Socket:
         await watch_job(websocket, user, scope["path_params"]["job_id"], context.service(context.client()))
 
 
-def _is_direct(scope: Scope) -> bool:
-    return not scope["app"].dependency_overrides
+def _is_direct(scope: Scope, app: FastAPI) -> bool:
+    """Returns True if FastAPI would do nothing but resolve the hub's own dependencies."""
+    return scope["app"] is app and not app.dependency_overrides
 
 
 class _DirectStream(Route):
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(STREAM_PATH, _Stream(), methods=["GET"], include_in_schema=False)
+        self._of = app
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and scope["method"] == "GET" and _is_direct(scope):
+        if scope["type"] == "http" and scope["method"] == "GET" and _is_direct(scope, self._of):
             return super().matches(scope)
         return Match.NONE, {}
 
 
 class _DirectSocket(WebSocketRoute):
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(WEBSOCKET_PATH, _Socket())
+        self._of = app
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return super().matches(scope) if _is_direct(scope) else (Match.NONE, {})
+        return super().matches(scope) if _is_direct(scope, self._of) else (Match.NONE, {})
 
 
-def direct_routes() -> list[BaseRoute]:
+def direct_routes(app: FastAPI) -> list[BaseRoute]:
     """The routes, to stand before FastAPI's. They are in no schema: the ones behind them are."""
-    stream: ASGIApp = _Stream()
-    socket: ASGIApp = _Socket()
-    return [
-        _DirectStream(STREAM_PATH, stream, methods=["GET"], include_in_schema=False),
-        _DirectSocket(WEBSOCKET_PATH, socket),
-    ]
+    return [_DirectStream(app), _DirectSocket(app)]
