@@ -28,11 +28,10 @@ from fastapi import FastAPI
 
 from hub.ending import end_tasks
 from hub.errors import InvalidSettings
+from hub.serve.protocols import protocols
 from hub.serve.workers import Workers
 from hub.settings import Settings
 from hub.transports.commands import MAX_BYTES
-from hub.transports.uvicorn_http import HandoffHttpProtocol
-from hub.transports.uvicorn_websocket import HandoffWebSocketProtocol
 from hub.web.context import Context
 from hub.web.metrics import Board
 
@@ -182,11 +181,12 @@ def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """uvicorn's configuration for `app`."""
+    http, websocket = protocols()
     return uvicorn.Config(
         app,
         loop="auto",
-        http=HandoffHttpProtocol,
-        ws=HandoffWebSocketProtocol,
+        http=http,
+        ws=websocket,
         ws_max_size=MAX_BYTES,
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=2 * settings.heartbeat,
