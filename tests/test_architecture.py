@@ -209,6 +209,15 @@ def test_a_worker_loads_no_web_framework(code):
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["hub.job.log", "hub.job.frame", "hub.feed.state", "hub.feed.numbering", "hub.fanout.wire"]
+)
+def test_the_pure_part_loads_neither_redis_nor_settings(name):
+    """The contract with Redis stands in a file without Redis (broker/seam.py), and records know nothing of where they are from."""
+    loaded = set(run(f"import {name}; {LOADED}").split())
+    assert not loaded & {"redis", "hiredis", "pydantic", "pydantic_settings", "fastapi", "uvicorn"}
+
+
 def test_importing_the_package_loads_nothing_of_it():
     """Each name is imported when it is first used."""
     assert run("import hub, sys; print([n for n in sys.modules if n.startswith('hub.')])") == "[]"

@@ -16,6 +16,9 @@ from starlette.websockets import WebSocketDisconnect
 from hub.ending import end_tasks
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
+from hub.quiet import quiet_log
+
+log = quiet_log("hub.transports")
 
 Message = MutableMapping[str, Any]
 Messages = list[Message]
@@ -132,6 +135,8 @@ class AsgiWire:
         if listener.cancelled():
             return
         error = listener.exception()
+        if error is not None:
+            log.error("a client's command failed, its connection is closed", exc_info=error)
         self.finish(listener.result() if error is None else Reason.FAILED)
         if self.reason is Reason.LEFT:
             self._pending.clear()

@@ -318,3 +318,10 @@ async def test_who_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
     client.blocked.abort(now + 4 * 8 + 11)
     assert client.transport.aborted
     assert client.blocked.aborted == 1
+
+
+async def test_who_says_close_and_does_not_read_is_cut_off(client):
+    """The echo waits in the buffer, and the transport would wait with it for ever."""
+    client.send(Opcode.CLOSE, Close(1001, "going").serialize())
+    client.blocked.abort(asyncio.get_running_loop().time() + 11)
+    assert client.transport.aborted

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
+from hub import quiet
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
 from hub.transports.portable import AsgiWire
@@ -204,3 +206,21 @@ async def test_a_cancelled_run_leaves_no_task():
     await asyncio.wait([running])
     assert asyncio.all_tasks() == before
     assert wire.paused
+
+
+async def test_a_command_that_fails_is_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """The client gets 1011, and the operator the traceback."""
+    monkeypatch.setattr(logging.getLogger("hub"), "propagate", True)  # a server that ran before has set it
+    monkeypatch.setattr(quiet, "INTERVAL", 0.0)
+
+    async def broken() -> Reason:
+        raise LookupError("a defect")
+
+    wire = made(Server())
+    await wire.run(broken())
+    assert wire.reason is Reason.FAILED
+    (record,) = [one for one in caplog.records if one.name == "hub.transports"]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError

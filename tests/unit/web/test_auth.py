@@ -486,3 +486,13 @@ async def test_a_slow_publication_holds_up_nobody_else(published):
     published.may.set()
     assert await patient == User("ada")
     assert published.fetches == 1
+
+
+def test_a_token_is_not_remembered_beyond_its_exp():
+    """What is remembered is taken at its word for ten seconds at most, so a token that ends before that is not."""
+    verified = auth_module._Verified()
+    soon, later = "soon", "later"
+    verified.put(soon, auth_module.User("ada"), expires=time.time() + 2 * auth_module.VERIFIED - 1)
+    verified.put(later, auth_module.User("ada"), expires=time.time() + 2 * auth_module.VERIFIED + 60)
+    assert verified.get(soon) is None
+    assert verified.get(later) is not None
