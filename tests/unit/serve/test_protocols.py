@@ -36,7 +36,6 @@ def test_what_uvicorn_lost_is_said_in_one_line(
 ) -> None:
     """And uvicorn's own classes serve."""
     monkeypatch.delattr(kind, name)
-    monkeypatch.setattr(logging.getLogger("hub"), "propagate", True)
     with caplog.at_level(logging.WARNING, "hub"):
         assert protocols() == UVICORNS_OWN
     (record,) = caplog.records

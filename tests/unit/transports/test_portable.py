@@ -212,7 +212,6 @@ async def test_a_command_that_fails_is_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     """The client gets 1011, and the operator the traceback."""
-    monkeypatch.setattr(logging.getLogger("hub"), "propagate", True)  # a server that ran before has set it
     monkeypatch.setattr(quiet, "INTERVAL", 0.0)
 
     async def broken() -> Reason:
@@ -221,6 +220,5 @@ async def test_a_command_that_fails_is_in_the_log(
     wire = made(Server())
     await wire.run(broken())
     assert wire.reason is Reason.FAILED
-    (record,) = [one for one in caplog.records if one.name == "hub.transports"]
-    assert record.exc_info is not None
-    assert record.exc_info[0] is LookupError
+    records = [one for one in caplog.records if one.name == "hub.transports"]
+    assert [one.exc_info[0] for one in records if one.exc_info] == [LookupError]
