@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hub"
 
 ROWS = [
-    {"hub.errors", "hub.quiet", "hub.ending"},
+    {"hub.errors", "hub.quiet", "hub.ending", "hub.totals"},
     {"hub.job"},
     {"hub.settings"},
     {"hub.broker", "hub.fanout"},

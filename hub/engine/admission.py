@@ -1,43 +1,31 @@
-"""Who may come in: caps per process, per job, per user, and per user on one job.
+"""Caps on viewers: per process, per job, per user, and per user on one job.
 
-Invariant: at a cap the new one is refused and nobody who is in is evicted; what `enter` counted, `leave` takes back.
+Invariant: at a cap the new viewer is refused and none is evicted; what `enter` counted, `leave` takes back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TypeVar
 
 from hub.errors import Overloaded
 from hub.job.event import JobId
 from hub.quiet import quiet_log
 from hub.settings import Settings
+from hub.totals import Totals
 
-log = quiet_log("hub.admission")
+logger = quiet_log("hub.admission")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionStatistics:
-    """`viewers` (a stream, or a job on a dashboard) and dashboard `sockets` now; `opened` and `refused` since the start."""
-
-    viewers: int
-    sockets: int
-    opened: int
-    refused: int
-
-
 class Admission:
-    """The places of one process."""
+    """The places of one process: viewers (a stream, or a job on a dashboard), counted in `totals`, and `sockets`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, totals: Totals) -> None:
+        self.sockets = 0  # of dashboards
         self._settings = settings
-        self._viewers = 0
-        self._sockets = 0
-        self._opened = 0
-        self._refused = 0
+        self._totals = totals
         self._by_job: Counter[JobId] = Counter()
         self._by_user: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, JobId]] = Counter()
@@ -50,14 +38,14 @@ class Admission:
             self._by_both[user, job], limits.max_viewers_per_user_and_job, "viewers of a user on a job"
         )
         self._enter(user)
-        self._viewers += 1
+        self._totals.viewers += 1
+        self._totals.opened += 1
         self._by_job[job] += 1
         self._by_both[user, job] += 1
-        self._opened += 1
 
     def leave(self, user: str, job: JobId) -> None:
         """The pair of `enter`."""
-        self._viewers -= 1
+        self._totals.viewers -= 1
         _take_back(self._by_job, job)
         _take_back(self._by_both, (user, job))
         _take_back(self._by_user, user)
@@ -65,26 +53,22 @@ class Admission:
     def enter_socket(self, user: str) -> None:
         """A dashboard socket, which may watch nothing yet. Raises Overloaded."""
         self._enter(user)
-        self._sockets += 1
+        self.sockets += 1
 
     def leave_socket(self, user: str) -> None:
         """The pair of `enter_socket`."""
-        self._sockets -= 1
+        self.sockets -= 1
         _take_back(self._by_user, user)
 
     def refuse(self, words: str) -> Overloaded:
         """Count a refusal; the error to raise."""
-        self._refused += 1
-        log.warning("a viewer was refused: %s", words)
+        self._totals.refused += 1
+        logger.warning("a viewer was refused: %s", words)
         return Overloaded(words)
-
-    def statistics(self) -> AdmissionStatistics:
-        """How many are in, and how many were not let in."""
-        return AdmissionStatistics(self._viewers, self._sockets, self._opened, self._refused)
 
     def _enter(self, user: str) -> None:
         limits = self._settings
-        self._check(self._viewers + self._sockets, limits.max_viewers, "viewers")
+        self._check(self._totals.viewers + self.sockets, limits.max_viewers, "viewers")
         self._check(self._by_user[user], limits.max_viewers_per_user, "viewers of a user")
         self._by_user[user] += 1
 

@@ -1,7 +1,8 @@
 """The position check: holds every watched job's hash against its feed, and its lease against the clock.
 
-It finds what Pub/Sub silently dropped, a terminal event among it, within `HUB_POSITION_CHECK` seconds; and the worker that died
-with a lease. One pipeline for all jobs that are due, jittered, so a thousand jobs cost Redis forty reads a second.
+It finds what Pub/Sub silently dropped, also a terminal event, within `HUB_POSITION_CHECK` seconds, and a worker that
+died with a lease. One pipeline reads all jobs that are due; with the jitter a thousand jobs cost Redis forty reads a
+second.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from hub.feed.feed import Feed
 from hub.job.record import Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
+from hub.totals import Totals
 
-log = quiet_log("hub.check")
+logger = quiet_log("hub.check")
 
 TICK = 1.0
 """Seconds between looks for what is due, or a quarter of the check's own period."""
@@ -27,11 +29,12 @@ SLACK = 0.2
 
 
 class PositionCheck:
-    """Checks `feeds()` while `run` runs. `found`: jobs with something that no message brought; `lost`: workers."""
+    """Checks the jobs of `feeds()` while `run` runs."""
 
-    def __init__(self, broker: Broker, settings: Settings, feeds: Callable[[], Iterable[Feed]]) -> None:
-        self.found = 0
-        self.lost = 0
+    def __init__(
+        self, broker: Broker, settings: Settings, feeds: Callable[[], Iterable[Feed]], totals: Totals
+    ) -> None:
+        self._totals = totals
         self._broker = broker
         self._period = settings.position_check
         self._feeds = feeds
@@ -54,9 +57,9 @@ class PositionCheck:
                 try:
                     await self._check(due)
                 except HubError as error:
-                    log.warning("the position check failed: %s", error)
+                    logger.warning("the position check failed: %s", error)
                 except Exception:
-                    log.exception("the position check failed")
+                    logger.exception("the position check failed")
 
     async def _check(self, due: list[Feed]) -> None:
         for feed in due:  # also when Redis does not answer: it is not asked in a spin
@@ -64,7 +67,7 @@ class PositionCheck:
         jobs = await self._broker.jobs([feed.id for feed in due])
         lapsed = []
         for feed, job in zip(due, jobs, strict=True):
-            self.found += feed.intake.compare(job)
+            self._totals.checks_found += feed.compare(job)
             if job is not None:
                 self.plan(feed, job)
                 if job.lease is not None and job.lease < 0:
@@ -76,9 +79,9 @@ class PositionCheck:
         try:
             ended = await self._broker.declare_lost(feed.id)
         except HubError as error:  # no rights to publish, no memory: nothing that a second would change
-            log.warning("job %s: its worker's lease has lapsed, and it was not ended: %s", feed.id, error)
+            logger.warning("job %s: its worker's lease has lapsed, and it was not ended: %s", feed.id, error)
             feed.due = self._loop.time() + self._period
             return
         if ended:
-            self.lost += 1
-            log.warning("job %s: its worker's lease has lapsed, it is declared failed", feed.id)
+            self._totals.workers_lost += 1
+            logger.warning("job %s: its worker's lease has lapsed, it is declared failed", feed.id)

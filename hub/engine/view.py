@@ -1,72 +1,80 @@
-"""One viewer's way in: hold the feed, decide where to begin, replay what the window no longer has, take a seat.
+"""One viewer's way in: hold the feed, decide where to begin, read what the window no longer has, take a seat.
 
-Invariant: between `seat` and the last replayed frame there is no await, so nothing can fall between them. A `View` is
-a context manager that gives back what it holds, however the viewer goes.
+Invariant: between the end of the past and the seat there is no await, so no event can fall between them. A `View` is a
+context manager that gives back what it holds, however the viewer leaves.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from hub.broker.seam import Broker
 from hub.fanout.audience import CHUNK, Seat
-from hub.fanout.wire import Wire
+from hub.fanout.wire import Reason, Wire
 from hub.feed.feed import Feed
 from hub.feed.intake import PAGE
 from hub.job.cursor import Beginning, Wish, beginning, live
-from hub.job.event import EventId
+from hub.job.event import EventId, JobId, UserId
 from hub.job.frame import Format, Frame, gap_frame, resync_frame
-from hub.job.record import Entry, Snapshot
+from hub.job.log import Log
+from hub.job.record import Entry, Job, Snapshot
 
 P = TypeVar("P")
 
-
-def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
-    """Whether the retained log has given this id."""
-    position = snapshot.job.position if snapshot.job is not None else None
-    return position is not None and position.epoch == event_id.epoch and position >= event_id
-
-
 FIRST_PAGE = 50
-"""Entries of the first read for a viewer who wants the past: events may be a megabyte each, and each viewer has its own copy."""
+"""Entries of a viewer's first read of the past: an event may be a megabyte, and each viewer has its own copy."""
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
-_NOTHING: list[Any] = []
-
-
-class Host(Protocol):
-    """What a view is a guest of: the hub of this process."""
-
-    def leave(self, view: View) -> None: ...
-
-    def begin_drain(self) -> None: ...
-
-    def stream_end(self) -> float: ...
-
-    def seated(self, seat: Seat[Any]) -> None: ...
-
-    def patience(self) -> AbstractAsyncContextManager[None]: ...
+_NO_FRAMES: list[Frame] = []
+_NO_PAGE: deque[Entry] = deque()
 
 
 class View:
-    """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`."""
+    """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`, which calls `leave`.
 
-    __slots__ = ("_broker", "_host", "_page", "_seat", "begin", "feed", "preamble", "user", "wish")
+    `until`: the loop time at which its stream is to end by age.
+    """
 
-    def __init__(self, feed: Feed, broker: Broker, wish: Wish, host: Host, user: str) -> None:
-        self.feed = feed
+    __slots__ = (
+        "_broker",
+        "_feed",
+        "_leave",
+        "_limit",
+        "_page",
+        "_seat",
+        "_until",
+        "begin",
+        "preamble",
+        "user",
+        "wish",
+    )
+
+    def __init__(
+        self,
+        feed: Feed,
+        broker: Broker,
+        wish: Wish,
+        user: UserId,
+        *,
+        leave: Callable[[View], None],
+        until: float,
+    ) -> None:
         self.user = user
         self.wish = wish
         self.begin = Beginning(feed.log.end)
-        self.preamble: list[Frame] = []
+        self.preamble = _NO_FRAMES
+        self._feed = feed
         self._broker = broker
-        self._host: Host | None = host
-        self._page: list[Entry] = []
+        self._leave: Callable[[View], None] | None = leave
+        self._until = until
+        self._limit = min(FIRST_PAGE, PAGE)
+        self._page = _NO_PAGE
         self._seat: Seat[Any] | None = None
 
     def __enter__(self) -> View:
@@ -79,23 +87,50 @@ class View:
 
     def close(self) -> None:
         """Give back the seat, the feed and the place. May be called twice."""
-        host, self._host = self._host, None
-        if host is None:
+        leave, self._leave = self._leave, None
+        if leave is None:
             return
         seat, self._seat = self._seat, None
         if seat is not None:
             seat.leave()
-            self.feed.dismiss(seat.audience)
-        self.feed.release()
-        host.leave(self)
+            self._feed.dismiss(seat.audience)
+        self._feed.release()
+        leave(self)
+
+    # --- the job
+
+    @property
+    def job_id(self) -> JobId:
+        """The id of the job it watches."""
+        return self._feed.id
+
+    @property
+    def job(self) -> Job:
+        """The job's hash as last read."""
+        return self._feed.job
+
+    @property
+    def log(self) -> Log:
+        """The job's window."""
+        return self._feed.log
+
+    @property
+    def status(self) -> str:
+        """The job's status, as of the last event."""
+        return self._feed.state.status
+
+    def state_text(self) -> str:
+        """JSON text of the job's current state."""
+        return self._feed.state.text(self.log.seen_at(self.log.end))
+
+    # --- where it begins
 
     def open_in_window(self) -> bool:
-        """Decide where this viewer begins, if that is in the window, as for nearly all; else `open` must."""
-        log = self.feed.log
-        begin = beginning(self.wish, log, retained=self.feed.retained)
+        """Decide where this viewer begins, if that is in the window, as for nearly all. Else `open` must."""
+        begin = self._beginning()
         if begin.after is not None or begin.ahead is not None:
             return False
-        self._begin(begin)
+        self._set_beginning(begin)
         return True
 
     async def open(self) -> None:
@@ -103,129 +138,131 @@ class View:
 
         Raises BrokerUnavailable.
         """
-        log = self.feed.log
-        begin = await self._catch_up_with(beginning(self.wish, log, retained=self.feed.retained))
+        begin = await self._wait_for_window(self._beginning())
         if begin.after is not None:
-            self._page = (
-                await self._broker.since(self.feed.id, begin.after, limit=min(FIRST_PAGE, PAGE))
-            ).entries
-            first = self._page[0].id if self._page else log.origin.next
+            await self._read_page(begin.after)
+            first = self._page[0].id if self._page else self.log.origin.next
             if first != begin.after.next and self.wish.cursor is not None:
-                begin = live(log, resync="trimmed")
-        self._begin(begin)
+                begin = live(self.log, resync="trimmed")
+        self._set_beginning(begin)
 
-    async def _catch_up_with(self, begin: Beginning) -> Beginning:
-        """Wait until the window reaches a cursor that is ahead of it, if the retained log knows the cursor; else `resync`."""
-        log = self.feed.log
+    def _beginning(self) -> Beginning:
+        return beginning(self.wish, self.log, retained=self._feed.retained)
+
+    async def _wait_for_window(self, begin: Beginning) -> Beginning:
+        """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else `resync`."""
         while begin.ahead is not None:
-            snapshot = await self._broker.since(self.feed.id, begin.ahead.previous, limit=1)
-            begin = beginning(self.wish, log, retained=self.feed.retained)  # it may have come meanwhile
+            snapshot = await self._broker.since(self.job_id, begin.ahead.previous, limit=1)
+            begin = self._beginning()  # it may have come meanwhile
             if begin.ahead is None:
                 break
             if not _knows(snapshot, begin.ahead):
-                return live(log, resync="unknown")
-            self.feed.inbox.doubt()
-            await self.feed.wait_grown()
-            begin = beginning(self.wish, log, retained=self.feed.retained)
+                return live(self.log, resync="unknown")
+            self._feed.doubt()
+            await self._feed.wait_grown()
+            begin = self._beginning()
         return begin
 
-    def _begin(self, begin: Beginning) -> None:
-        log = self.feed.log
-        wish = self.wish
+    def _set_beginning(self, begin: Beginning) -> None:
+        log = self.log
         first_of_all = EventId(log.origin.next.epoch, 0)
-        from_start = wish.cursor is None and wish.origin == "start"
+        from_start = self.wish.cursor is None and self.wish.origin == "start"
         if from_start and begin.after is None and log.origin >= first_of_all:
-            self.preamble = self._gap(first_of_all, log.origin)  # from the start, which nobody has any more
+            self.preamble = self._gap(first_of_all, log.origin)  # from the start, which no log has any more
         if begin.resync is not None:
-            reason = resync_frame(begin.resync)
-            self.preamble = [reason, self._state(log.seen_at(begin.position))]
+            self.preamble = [resync_frame(begin.resync), self._state(log.seen_at(begin.position))]
         self.begin = begin
 
     @property
     def seen(self) -> EventId:
         """The cursor with which this stream begins."""
-        return self.begin.after or self.feed.log.seen_at(self.begin.position)
+        return self.begin.after or self.log.seen_at(self.begin.position)
 
-    async def replay(self) -> AsyncIterator[list[Frame]]:
-        """Frames from before the window, a full write at a time, until they meet it. The caller waits for its wire between.
+    # --- the past
 
-        After it `position` is where the seat belongs. Raises BrokerUnavailable.
+    async def read_past(self) -> list[Frame]:
+        """The next frames from before the window, a full write at most; [] once they meet the window.
+
+        After that `position` is where the seat belongs. Raises BrokerUnavailable.
         """
-        log = self.feed.log
-        limit = min(FIRST_PAGE, PAGE)
-        while (after := self.begin.after) is not None and after < log.origin:
-            entries, self._page = self._page, []
-            if not entries:
-                async with self._patience():
-                    entries = (await self._broker.since(self.feed.id, after, limit=limit)).entries
-            limit = _next_limit(limit, entries)
-            frames: list[Frame] = []
-            size = 0
-            for entry in entries:
-                if entry.id > log.origin:
-                    break
-                if entry.id != after.next:
-                    frames += self._gap(after.next, entry.id.previous)
-                frames += self.feed.retained_frames(entry)
-                after = entry.id
-                size += len(entry.body)
-                if size >= CHUNK:
-                    self.begin = Beginning(log.start, after=after)
-                    yield frames
-                    frames, size = [], 0
-            if after < log.origin and (not entries or entries[-1].id > log.origin):
-                frames += self._gap(after.next, log.origin)  # trimmed away under our hands
-                after = log.origin
-            self.begin = Beginning(log.start, after=after)
-            if frames:
-                yield frames
+        while (after := self.begin.after) is not None and after < self.log.origin:
+            if not self._page:
+                await self._read_page(after)
+            if frames := self._past_frames(after):
+                return frames
+        return _NO_FRAMES
 
-    def _patience(self) -> AbstractAsyncContextManager[None]:
-        assert self._host is not None, "a view that is closed has no past"
-        return self._host.patience()
+    async def _read_page(self, after: EventId) -> None:
+        entries = (await self._broker.since(self.job_id, after, limit=self._limit)).entries
+        self._limit = _next_limit(self._limit, entries)
+        self._page = deque(entries)
+
+    def _past_frames(self, after: EventId) -> list[Frame]:
+        """Frames of the page that was read; a gap up to the window if the log has no more of what is before it."""
+        frames: list[Frame] = []
+        size = 0
+        origin = self.log.origin
+        is_over = not self._page
+        while self._page and size < CHUNK and after < origin:
+            entry = self._page.popleft()
+            if entry.id > origin:
+                is_over = True
+                break
+            if entry.id != after.next:
+                frames += self._gap(after.next, entry.id.previous)
+            frames += self._feed.retained_frames(entry)
+            after = entry.id
+            size += len(entry.body)
+        if is_over and after < origin:
+            frames += self._gap(after.next, origin)  # the log was trimmed while it was read
+            after = origin
+        self.begin = Beginning(self.log.start, after=after)
+        return frames
+
+    # --- the seat
 
     @property
     def position(self) -> int:
-        """Where the seat belongs, once the replay is over."""
+        """Where the seat belongs, once the past is over."""
         if self.begin.after is None:
             return self.begin.position
-        found = self.feed.log.position_after(self.begin.after)
-        return self.feed.log.start if found is None else found
+        found = self.log.position_after(self.begin.after)
+        return self.log.start if found is None else found
 
     def skip_to_end(self) -> None:
-        """Nothing of a job that has ended but the end itself; one that runs is watched from now on."""
-        log = self.feed.log
-        self.begin = Beginning(log.end - log.closed)
+        """Of a job that has ended, only the end itself; a running one from now on."""
+        self.begin = Beginning(self.log.end - self.log.closed)
 
     def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
         """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready for bytes."""
-        assert self._host is not None, "a view that is closed takes no seat"
-        return self.share(wire, fmt, at=self.position, until=self._host.stream_end())
+        return self.share(wire, fmt, at=self.position, until=self._until)
 
     def share(self, wire: Wire[P], fmt: Format[P], *, at: int, until: float = math.inf) -> Seat[P]:
         """Take a seat at `at` on a wire that has an end, or an age, of its own."""
-        assert self._host is not None, "a view that is closed takes no seat"
-        self._seat = seat = self.feed.audience(fmt, self.wish.types).seat(wire, at, until=until)
-        self._host.seated(seat)
+        assert self._leave is not None, "a view that is closed takes no seat"
+        self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at, until=until)
+        if self._feed.closing:  # the hub ended while this viewer was given its past
+            asyncio.get_running_loop().call_soon(seat.send_away, Reason.RESTART)
         return seat
 
     def settle(self) -> None:
-        """The beginning is over: drop what only that needed. There may be ten thousand of these."""
+        """The beginning is over: drop what only that needed. There may be ten thousand views."""
         self.begin = _SETTLED
         self.wish = _NO_WISH
-        self.preamble = _NOTHING
-        self._page = _NOTHING
-
-    def drain_hub(self) -> None:
-        """The server is going away: begin to move everybody, once."""
-        if self._host is not None:
-            self._host.begin_drain()
+        self.preamble = _NO_FRAMES
+        self._page = _NO_PAGE
 
     def _gap(self, first: EventId, last: EventId) -> list[Frame]:
         return [gap_frame("trimmed", first, last), self._state(last)]
 
     def _state(self, position: EventId) -> Frame:
-        return self.feed.state.frame(position)
+        return self._feed.state.frame(position)
+
+
+def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
+    """Returns True if the retained log has given this id."""
+    position = snapshot.job.position if snapshot.job is not None else None
+    return position is not None and position.epoch == event_id.epoch and position >= event_id
 
 
 def _next_limit(limit: int, entries: list[Entry]) -> int:

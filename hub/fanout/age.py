@@ -13,6 +13,7 @@ from typing import Any
 from hub.fanout.audience import Audience
 from hub.fanout.wire import Reason
 from hub.settings import Settings
+from hub.totals import Totals
 
 TICK = 5.0
 """Seconds between looks at every seat, or a hundredth of the age; 50,000 seats are about 5 ms, in slices."""
@@ -22,10 +23,12 @@ SLICE = 5_000
 
 
 class StreamAge:
-    """Ends the seats of `audiences()` whose time is over while `run` runs. `aged` counts them, and dashboards (their own)."""
+    """Ends the seats of `audiences()` whose time is over while `run` runs."""
 
-    def __init__(self, settings: Settings, audiences: Callable[[], Iterable[Audience[Any]]]) -> None:
-        self.aged = 0
+    def __init__(
+        self, settings: Settings, audiences: Callable[[], Iterable[Audience[Any]]], totals: Totals
+    ) -> None:
+        self._totals = totals
         self._age = settings.stream_age
         self._audiences = audiences
         self._loop = asyncio.get_running_loop()
@@ -45,6 +48,6 @@ class StreamAge:
         now = self._loop.time()
         for count, seat in enumerate(list(audience.seats), 1):
             if seat.until <= now:
-                self.aged += seat.send_away(Reason.AGED)
+                self._totals.aged += seat.send_away(Reason.AGED)
             if count % SLICE == 0:
                 await asyncio.sleep(0)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from hub.fanout.wire import Reason, Wire
 from hub.job.frame import Format, Frame
 from hub.job.log import Log
+from hub.totals import Totals
 
 P = TypeVar("P")
 
@@ -22,22 +23,25 @@ CHUNK = 64 * 1024
 """Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays bounded."""
 
 SLICE = 150
-"""Seats written before the loop gets a turn: about 1.5 ms of writes. Who waits for a timer needs two or three turns, so with
-15,000 viewers on a job nobody else waits much longer than 5 ms (tests/bench/stall.py; with 500 it was 16)."""
+"""Seats written before the loop gets a turn: about 1.5 ms of writes. A timer fires after two or three turns, so this
+bounds the delay of everything else to about 5 ms with 15,000 viewers on a job (tests/bench/stall.py; 16 ms with 500)."""
 
 _LEFT = -1
 
 
 class Seat(Generic[P]):
-    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py)."""
+    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py). `told`: it was sent
+    away, and only the wire's goodbye is missing.
+    """
 
-    __slots__ = ("audience", "position", "until", "wire")
+    __slots__ = ("audience", "position", "told", "until", "wire")
 
     def __init__(self, audience: Audience[P], wire: Wire[P], position: int, until: float) -> None:
         self.audience = audience
         self.wire = wire
         self.position = position
         self.until = until
+        self.told = False
 
     def catch_up(self) -> None:
         """Write what the log holds beyond this position, until the wire pauses or the end is reached."""
@@ -45,7 +49,7 @@ class Seat(Generic[P]):
         wire = self.wire
         while not wire.paused and not self.left:
             if self.position < log.start:
-                self.audience.lagged += 1
+                self.audience.totals.lagged += 1
                 wire.finish(Reason.TOO_SLOW)
                 return
             frames = log.slice(self.position, CHUNK)
@@ -60,21 +64,23 @@ class Seat(Generic[P]):
 
     @property
     def left(self) -> bool:
-        """Whether it is given back."""
+        """Returns True if the seat is given back."""
         return self.position == _LEFT
 
     def send_away(self, reason: Reason) -> bool:
-        """End the stream, which resumes elsewhere; whether it does. Who has all of a job that has ended is told the end."""
-        if self.left:
+        """End the stream, once. Returns True if the viewer is to resume elsewhere; one that has everything of a job
+        that has ended is told the end instead.
+        """
+        if self.told or self.left:
             return False
+        self.told = True
         log = self.audience.log
         over = log.closed and self.position == log.end
-        self.until = math.inf  # it is told once
         self.wire.finish(Reason.ENDED if over else reason)
         return not over
 
     def leave(self) -> None:
-        """No more for this seat, also from a fan-out that is under way. May be called twice."""
+        """Write nothing more to this seat, also from a fan-out that is under way. May be called twice."""
         self.position = _LEFT
         self.audience.seats.pop(self, None)
 
@@ -82,17 +88,18 @@ class Seat(Generic[P]):
 class Audience(Generic[P]):
     """All seats of one job that get the same bytes: one format, one filter."""
 
-    __slots__ = ("deliveries", "format", "lagged", "last_write", "log", "seats", "types")
+    __slots__ = ("format", "last_write", "log", "seats", "totals", "types")
 
-    def __init__(self, log: Log, fmt: Format[P], types: frozenset[str] | None, now: float) -> None:
+    def __init__(
+        self, log: Log, fmt: Format[P], types: frozenset[str] | None, totals: Totals, now: float
+    ) -> None:
         self.log = log
         self.format = fmt
         self.types = types
-        # A dictionary for its order: who came first is written to first, each time, as memory lies; a set has no order.
+        # A dictionary keeps the order in which seats came, which is the order in which they lie in memory; a set does not.
         self.seats: dict[Seat[P], None] = {}
         self.last_write = now  # loop time; the transport's heartbeat reads it
-        self.deliveries = 0
-        self.lagged = 0
+        self.totals = totals
 
     def seat(self, wire: Wire[P], position: int, *, until: float = math.inf) -> Seat[P]:
         """A new seat at `position`; the wire calls its `catch_up` when it is ready for bytes."""
@@ -101,7 +108,7 @@ class Audience(Generic[P]):
         return seat
 
     def payload(self, frames: list[Frame]) -> P | None:
-        """What one viewer gets for `frames`, or None when the filter lets none through."""
+        """The payload of `frames` for one viewer, or None if the filter lets none through."""
         fmt, types = self.format, self.types
         parts = [frame.encoded(fmt) for frame in frames if frame.passes(types)]
         return fmt.join(parts) if parts else None
@@ -111,20 +118,22 @@ class Audience(Generic[P]):
         payload = self.payload(frames)
         end = start + len(frames)
         seats = list(self.seats)  # a copy: seats come and go between slices
+        delivered = 0
         for first in range(0, len(seats), SLICE):
             if first:
                 await asyncio.sleep(0)
             for seat in seats[first : first + SLICE]:
                 if seat.position == start and not seat.wire.paused:
                     seat.position = end
+                    delivered += 1
                     if payload is not None:
                         seat.wire.write(payload)
-                        self.deliveries += 1
         if payload is not None:
+            self.totals.deliveries += delivered
             self.last_write = now
 
     async def finish(self) -> None:
-        """The log is closed: end every seat that has all of it; the others end when they have caught up."""
+        """The log is closed: end every seat that has all of it. The others end when they have caught up."""
         for count, seat in enumerate(list(self.seats), 1):
             if seat.position == self.log.end:
                 seat.wire.finish(Reason.ENDED)

@@ -1,19 +1,16 @@
 """One watched job: its window, its audiences, and the one task that feeds them all.
 
-Attach order, which is why nobody misses anything and nobody waits for ever: SUBSCRIBE is confirmed, then hash and log
-are read, then messages are taken. Whatever happened before the read is in the log or the hash; whatever happened after
-the confirmation is in the inbox; what is in both has the same id and is taken once.
+The order of an attach is why no viewer misses an event or waits for ever: SUBSCRIBE is confirmed, then hash and log
+are read, then messages are handled. What happened before the read is in the log or the hash; what happened after the
+confirmation is in the inbox; what is in both has the same id and is delivered once.
 
-Invariant: ids in the window are contiguous, or a `gap` or `resync` frame with the current state stands where they
-are not. Only this task appends to the log and writes to audiences.
+Invariant: only this task appends to the log and writes to audiences.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hub.broker.seam import Broker
@@ -23,47 +20,34 @@ from hub.fanout.audience import Audience
 from hub.fanout.wire import Reason
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
-from hub.feed.state import State
-from hub.job.event import FINAL, Event
+from hub.feed.window import Window
+from hub.job.event import Event
 from hub.job.frame import Format, Frame, gap_frame
-from hub.job.log import Log, LogStatistics
 from hub.job.record import Entry, Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
+from hub.totals import Totals
 
-log = quiet_log("hub.feed")
-
-
-@dataclass(frozen=True, slots=True)
-class FeedStatistics:
-    """One watched job: viewers, window, messages waiting, and holes healed (`heals`) or announced (`gaps`), viewers
-    that fell out of the window (`lagged`)."""
-
-    holds: int
-    viewers: int
-    log: LogStatistics
-    inbox: int
-    heals: int
-    gaps: int
-    resyncs: int
-    lagged: int
+logger = quiet_log("hub.feed")
 
 
 class Feed:
-    """A watched job. `hold` and `release` count who needs it; `on_idle` is called when the last one let go."""
+    """A watched job. `hold` and `release` count its users; `on_idle` is called when the last one lets go."""
 
-    def __init__(self, job: Job, broker: Broker, settings: Settings, on_idle: Callable[[Feed], None]) -> None:
+    def __init__(
+        self, job: Job, broker: Broker, settings: Settings, totals: Totals, on_idle: Callable[[Feed], None]
+    ) -> None:
         self.id = job.id
-        self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
-        self.state = State(job.id, settings.public_fields)
-        self.inbox = Inbox()
-        self.intake = Intake(
-            job.id, broker, settings, inbox=self.inbox, log=self.log, state=self.state, deliver=self._deliver
-        )
+        self._window = Window(job.id, settings, totals)
+        self._inbox = Inbox(totals)
+        self._intake = Intake(self._window, self._inbox, broker, settings, totals)
+        self.log = self._window.log
+        self.state = self._window.state
         self.closing = False  # the hub has let go of it
-        self.due = 0.0  # loop time of the next position check; the hub's to set
+        self.due = 0.0  # loop time of the next position check; the hub sets it
         self._broker = broker
         self._settings = settings
+        self._totals = totals
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._audiences: dict[tuple[Format[Any], frozenset[str] | None], Audience[Any]] = {}
@@ -71,7 +55,6 @@ class Feed:
         self._failure: HubError | None = None
         self._holds = 0
         self._waiters: list[asyncio.Future[None]] = []  # for the next batch
-        self._gone: Counter[str] = Counter()  # what audiences that were dismissed had counted
         self._task = asyncio.create_task(self._run(job), name=f"hub-feed-{job.id}")
 
     # --- who watches
@@ -84,8 +67,8 @@ class Feed:
 
     @property
     def retained(self) -> bool:
-        """Whether the job's events are kept in a log that all processes share."""
-        return self.intake.numbering.shared
+        """Returns True if the job's events are kept in a log that all processes share."""
+        return self._window.numbering.shared
 
     @property
     def audiences(self) -> list[Audience[Any]]:
@@ -94,31 +77,26 @@ class Feed:
 
     @property
     def failed(self) -> bool:
-        """Whether the task ended with an error; a new feed must take its place."""
+        """Returns True if the task ended with an error; a new feed must take its place."""
         return self._failure is not None
 
-    def is_of_before(self, job: Job) -> bool:
-        """Whether this feed's job has ended, and `job` is another one of this name, or the same begun anew."""
+    @property
+    def ready(self) -> bool:
+        """Returns True if the window is filled."""
+        return self._started.is_set() and self._failure is None
+
+    def is_outdated(self, job: Job) -> bool:
+        """Returns True if this feed's job has ended, and `job` is another of its name, or goes on after the end."""
         if not self.log.closed or self.state.job is None:
             return False
         if (job.epoch, job.user_id) != (self.state.job.epoch, self.state.job.user_id):
             return True
-        newest = self.intake.numbering.newest
+        newest = self._window.numbering.newest
         has_ended = job.status in self._settings.terminal_statuses
         return not has_ended and newest is not None and job.position is not None and job.position > newest
 
-    @property
-    def ready(self) -> bool:
-        """Whether the window is filled."""
-        return self._started.is_set() and self._failure is None
-
-    @property
-    def deliveries(self) -> int:
-        """Payloads given to viewers since the feed began."""
-        return self._gone["deliveries"] + sum(audience.deliveries for audience in self._audiences.values())
-
     def hold(self) -> None:
-        """Somebody needs the feed."""
+        """The feed has one more user."""
         self._holds += 1
 
     def release(self) -> None:
@@ -136,7 +114,7 @@ class Feed:
             raise type(self._failure)(*self._failure.args)
 
     async def wait_grown(self) -> None:
-        """Return when the window has more in it. Cancel-safe; who ends the wait when nothing comes is the caller."""
+        """Return when the window has more in it. Cancel-safe; the caller bounds the wait."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -145,48 +123,42 @@ class Feed:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
+    def compare(self, job: Job | None) -> bool:
+        """Hold what was just read of the hash against the window. Returns True if the log is read because of it."""
+        return self._intake.compare(job)
+
+    def doubt(self) -> None:
+        """Read the retained log: it may have something that no message brought."""
+        self._inbox.doubt()
+
     def audience(self, fmt: Format[Any], types: frozenset[str] | None) -> Audience[Any]:
         """The audience for this format and filter."""
         found = self._audiences.get((fmt, types))
         if found is None:
-            found = self._audiences[fmt, types] = Audience(self.log, fmt, types, self._loop.time())
+            found = Audience(self.log, fmt, types, self._totals, self._loop.time())
+            self._audiences[fmt, types] = found
         return found
 
+    def dismiss(self, audience: Audience[Any]) -> None:
+        """Forget `audience` if it has no seat."""
+        if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
+            del self._audiences[audience.format, audience.types]
+
     def retained_frames(self, entry: Entry) -> list[Frame]:
-        """A retained event from before the window, for one viewer; a gap and the state when it is too large."""
+        """A retained event from before the window, for one viewer; a gap and the state if it is over the limit."""
         if len(entry.body) > self._settings.max_event_bytes:
             return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
         event = Event.from_body(entry.id, entry.body)
         return [Frame(event, event_id=entry.id, terminal=event.status in self._settings.terminal_statuses)]
 
-    def dismiss(self, audience: Audience[Any]) -> None:
-        """Forget `audience` if nobody sits in it."""
-        if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
-            self._gone.update(deliveries=audience.deliveries, lagged=audience.lagged)
-            self._audiences.pop((audience.format, audience.types), None)
-
     async def aclose(self) -> None:
-        """End the task and the subscription. Called once.
-
-        Feed, task and intake hold each other. Apart they are freed at once: a window may be a megabyte, and the garbage collector,
-        which the server has made slow, would come after a thousand of them.
-        """
+        """End the task and the subscription. Called once."""
         await end_tasks(self._task)
+        # Feed and task hold each other. Apart they are freed at once: a window may be a megabyte, and the garbage
+        # collector, which the server has made slow, would come after a thousand of them.
         del self._task
-        self.intake.close()
-
-    def statistics(self) -> FeedStatistics:
-        """What this feed holds."""
-        return FeedStatistics(
-            holds=self._holds,
-            viewers=sum(len(audience.seats) for audience in self._audiences.values()),
-            log=self.log.statistics(),
-            inbox=len(self.inbox),
-            heals=self.intake.heals,
-            gaps=self.intake.gaps,
-            resyncs=self.intake.resyncs,
-            lagged=self._gone["lagged"] + sum(audience.lagged for audience in self._audiences.values()),
-        )
+        self._inbox.clear()
+        self._totals.window_bytes -= self.log.size
 
     # --- the task
 
@@ -195,19 +167,18 @@ class Feed:
         try:
             if not await self._begin(has_ended=has_ended):
                 return
-            while not self.log.closed:
-                await self.inbox.wait()
-                await self.intake.take_all()
+            async for frames in self._intake:
+                await self._fan_out(frames)
             for audience in self.audiences:
                 await audience.finish()
         except JobNotFound as error:
             self._fail(error, Reason.NOT_FOUND)
         except Exception:
-            log.exception("the feed of job %s failed", self.id)
+            logger.exception("the feed of job %s failed", self.id)
             self._fail(BrokerUnavailable("the feed failed"), Reason.GAP)
         finally:
             if not has_ended:
-                self._broker.unsubscribe(self.id, self.inbox)
+                self._broker.unsubscribe(self.id, self._inbox)
 
     def _fail(self, error: HubError, reason: Reason) -> None:
         self._failure = error
@@ -216,17 +187,18 @@ class Feed:
                 seat.wire.finish(reason)
 
     async def _begin(self, *, has_ended: bool) -> bool:
-        """Subscribe, then fill the window; whether it worked. A job that has ended has nothing to say."""
+        """Subscribe, then fill the window. Returns True if both worked. A job that has ended publishes nothing."""
         try:
             if not has_ended:
-                await self._broker.subscribe(self.id, self.inbox)
-            await self.intake.begin(await self._broker.latest(self.id, limit=self._settings.window_events))
+                await self._broker.subscribe(self.id, self._inbox)
+            self._intake.fill(await self._broker.latest(self.id, limit=self._settings.window_events))
             if not has_ended:
-                self.intake.end_soon()
+                self._intake.end_soon()
                 return True
-            await self.intake.close_if_ended()
+            if frames := self._window.final_frames():
+                self._window.append(frames)
             if not self.log.closed:
-                self._failure = BrokerUnavailable("expected a job that has ended, got one that began anew")
+                self._failure = BrokerUnavailable("expected a job that has ended, got one that was restarted")
         except HubError as error:
             self._failure = error
         except asyncio.CancelledError:
@@ -236,9 +208,8 @@ class Feed:
             self._started.set()
         return self._failure is None
 
-    async def _deliver(self, frames: list[Frame]) -> None:
-        start = self.log.end
-        self.log.append(frames)
+    async def _fan_out(self, frames: list[Frame]) -> None:
+        start = self.log.end - len(frames)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -1,6 +1,6 @@
 """What waits for a feed: messages as they came, and marks where something may be missing between them.
 
-Invariant: nothing in here waits, and nothing is lost without a mark in its place.
+Invariant: no method but `wait` waits, and nothing is lost without a mark in its place.
 """
 
 from __future__ import annotations
@@ -10,45 +10,48 @@ import enum
 from collections import deque
 
 from hub.job.event import EventId
+from hub.totals import Totals
 
 LIMIT = 10_000
-"""Messages that may wait for the feed's task; a burst of a second. Beyond it all are dropped, and the log is looked into."""
+"""Messages that may wait for the feed's task, a burst of a second. Beyond it all are dropped and the log is read."""
 
 
 class Mark(enum.Enum):
-    """Stands where something may be missing; in its place, so that a notice comes neither early nor late."""
+    """Stands in the place where something may be missing, so that a notice comes neither early nor late."""
 
-    LOOK = "look into the log: something may be there that no message brought"
-    LOST = "messages are gone; those without a number are in no log"
+    LOOK = "read the log: something may be there that no message brought"
+    LOST = "messages were lost; those without an id are in no log"
+    LOST_BARE = "messages were lost, and viewers had been sent some without an id"
     OVER = "the hash says that the job has ended; what was published before that stands before this"
 
 
 class Inbox:
-    """The `Sink` of one job's channel."""
+    """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or dropped."""
 
-    __slots__ = ("_queue", "_wake", "received", "taken")
+    __slots__ = ("_items", "_totals", "_wake", "popped", "received")
 
-    def __init__(self) -> None:
-        self.received = 0  # messages so far
-        self.taken = 0  # of them: taken, or dropped
-        self._queue: deque[bytes | Mark] = deque()
+    def __init__(self, totals: Totals) -> None:
+        self.received = 0
+        self.popped = 0
+        self._totals = totals
+        self._items: deque[bytes | Mark] = deque()
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._items)
 
     def receive(self, data: bytes) -> None:
         """A message on the job's channel."""
-        if len(self._queue) >= LIMIT:
-            self._queue.clear()
-            self.taken = self.received
+        if len(self._items) >= LIMIT:
+            self.clear()
             self.missed()
         self.received += 1
-        self._queue.append(data)
+        self._totals.inbox += 1
+        self._items.append(data)
         self._wake.set()
 
     def missed(self) -> None:
-        """The subscription was interrupted: messages may be gone."""
+        """The subscription was interrupted: messages may be lost."""
         self._mark(Mark.LOST)
 
     def doubt(self) -> None:
@@ -56,45 +59,55 @@ class Inbox:
         self._mark(Mark.LOOK)
 
     def end(self) -> None:
-        """The job has ended, and who published its events had time to send the last of them."""
+        """The job has ended, and its producers had time to publish their last events."""
         self._mark(Mark.OVER)
 
     def _mark(self, mark: Mark) -> None:
-        if not self._queue or self._queue[-1] is not mark:
-            self._queue.append(mark)
+        if not self._items or self._items[-1] is not mark:
+            self._items.append(mark)
         self._wake.set()
 
     async def wait(self) -> None:
-        """Return when there is something to take. Cancel-safe."""
-        await self._wake.wait()
-        self._wake.clear()
+        """Return when there is an item. Cancel-safe."""
+        while not self._items:
+            self._wake.clear()
+            await self._wake.wait()
 
     @property
     def first(self) -> bytes | Mark:
-        """What is to be taken next."""
-        return self._queue[0]
+        """The item that came first."""
+        return self._items[0]
 
-    def take(self) -> bytes | Mark:
-        """Take it."""
-        what = self._queue.popleft()
-        self.taken += not isinstance(what, Mark)
-        return what
+    def pop(self) -> bytes | Mark:
+        """Take the first item out."""
+        item = self._items.popleft()
+        self._count_popped(not isinstance(item, Mark))
+        return item
 
-    def put_back(self, what: bytes | Mark) -> None:
-        """Let it be the first again."""
-        self.taken -= not isinstance(what, Mark)
-        self._queue.appendleft(what)
+    def put_back(self, item: bytes | Mark) -> None:
+        """Make `item` the first again."""
+        self._count_popped(-(not isinstance(item, Mark)))
+        self._items.appendleft(item)
 
     def first_after(self, last: EventId) -> EventId | None:
-        """The first id in here that is after `last` in its epoch."""
-        for what in self._queue:
-            event_id = None if isinstance(what, Mark) else EventId.of_message(what)
+        """The first id of a message that is after `last` in its epoch."""
+        for item in self._items:
+            event_id = None if isinstance(item, Mark) else EventId.of_message(item)
             if event_id is not None and event_id.epoch == last.next.epoch and event_id >= last.next:
                 return event_id
         return None
 
     def drop_numbered(self) -> None:
-        """Drop the messages that have a number; the numbering they belong to is over."""
-        kept = [what for what in self._queue if isinstance(what, Mark) or EventId.of_message(what) is None]
-        self.taken += len(self._queue) - len(kept)
-        self._queue = deque(kept)
+        """Drop the messages that have an id; the numbering they belong to is over."""
+        kept = [item for item in self._items if isinstance(item, Mark) or EventId.of_message(item) is None]
+        self._count_popped(len(self._items) - len(kept))
+        self._items = deque(kept)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._count_popped(self.received - self.popped)
+        self._items.clear()
+
+    def _count_popped(self, number: int) -> None:
+        self.popped += number
+        self._totals.inbox -= number

@@ -1,347 +1,240 @@
-"""A job's messages and its retained log, merged into frames in order: numbering, healing, the terminal.
+"""A job's messages and its retained log, merged into batches of frames in order.
 
-Invariant: what `deliver` gets is contiguous: an event follows the last one, or a `gap` or `resync` frame with the
-current state stands between them. What both the channel and the log bring has the same id and is taken once.
+Invariant: what both the channel and the log bring has the same id and is delivered once; a message that does not
+follow the last event waits until the log was read for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from hub.broker.seam import Broker
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.audience import CHUNK
 from hub.feed.inbox import Inbox, Mark
-from hub.feed.numbering import Numbering
-from hub.feed.state import State
-from hub.job.event import FINAL, Event, EventId, JobId, body_size
-from hub.job.frame import Frame, end_frame, final_event, gap_frame, resync_frame
-from hub.job.log import Log
+from hub.feed.window import Window
+from hub.job.event import EventId
+from hub.job.frame import Frame
 from hub.job.record import Entry, Job, Snapshot
-from hub.quiet import quiet_log
 from hub.settings import Settings
-
-log = quiet_log("hub.intake")
+from hub.totals import Totals
 
 PAGE = 500
 """Entries per read of the retained log: about 100 KB of small events."""
 
 SETTLE = 0.25
-"""Seconds between the hash that says a job has ended and the end, if no event brings it: its producer writes the one and then
-publishes the other, and they come on two connections."""
+"""Seconds between a hash that says the job has ended and the end frame, if no event brings the end. A producer writes
+the hash and publishes the event on two connections, so the event may arrive later."""
 
 RETRY = 0.5
 """Seconds, jittered, between tries to read the log while Redis is away."""
 
 
 class Intake:
-    """One job's. `compare` never waits; `begin` and `take_all` are the feed's task's."""
+    """The batches of one job: `async for frames in intake` ends when the log is closed. A batch is in the log when it
+    is returned. `compare` and `end_soon` never wait and may be called from outside the feed's task.
+    """
 
     def __init__(
-        self,
-        job: JobId,
-        broker: Broker,
-        settings: Settings,
-        *,
-        inbox: Inbox,
-        log: Log,
-        state: State,
-        deliver: Callable[[list[Frame]], Awaitable[None]],
+        self, window: Window, inbox: Inbox, broker: Broker, settings: Settings, totals: Totals
     ) -> None:
-        self.id = job
+        self.window = window
         self.inbox = inbox
-        self.log = log
-        self.state = state
-        self.numbering = Numbering()
-        self.heals = 0
-        self.gaps = 0
-        self.resyncs = 0
         self._broker = broker
         self._settings = settings
-        self._deliver_frames = deliver
-        self._ending: asyncio.TimerHandle | None = None
-        self._looked = 0  # messages that had come when the log was last looked into for one of them
-        self._unnumbered = False  # messages without an id came, which no log can bring back
+        self._totals = totals
+        self._page: deque[Entry] = deque()  # read from the retained log, in no batch yet
+        self._ends = False  # a timer will put Mark.OVER into the inbox
+        self._healed = -1  # messages that came before the one for which the log was last read
+        self._looked = 0  # messages that had come by then
+
+    def fill(self, snapshot: Snapshot) -> None:
+        """Put what was read after the subscription into the window. Raises JobNotFound."""
+        if snapshot.job is None:
+            raise JobNotFound(f"expected a job, got {self.window.id!r}, which is gone")
+        self.window.open(snapshot.job, snapshot.entries)
+        self._page.extend(snapshot.entries)
+        while self._page:
+            self.window.append(self._page_frames())
 
     def compare(self, job: Job | None) -> bool:
-        """Hold what the position check read against what this feed has; whether there is a difference to look into."""
-        if self.log.closed or self.inbox:  # what waits in the inbox may be the difference
+        """Hold what the position check read against the window. Returns True if the log is read because of it."""
+        if self.window.log.closed or self._page or self.inbox:  # what waits may be the difference
             return False
-        if self._differs(job):
+        if self.window.differs(job):
             self.inbox.doubt()
             return True
-        self.state.job = job or self.state.job
+        self.window.state.job = job or self.window.state.job
         return False
 
-    def _differs(self, job: Job | None) -> bool:
-        if job is None:
-            return self.numbering.shared
-        if self._is_anothers(job):
-            return True
-        if job.status in self._settings.terminal_statuses:
-            return True
-        if job.epoch is None:
-            return self.numbering.shared
-        return not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self._last
+    def end_soon(self) -> None:
+        """If the hash says that the job has ended, close the log after `SETTLE` seconds, unless an event does."""
+        if self.window.has_ended and not self._ends:
+            self._ends = True
+            asyncio.get_running_loop().call_later(SETTLE, self._end)
 
-    def close(self) -> None:
-        """Nobody is there any more to hand on to."""
-        self._deliver_frames = _drop
-        if self._ending is not None:
-            self._ending.cancel()
+    def _end(self) -> None:
+        self._ends = False
+        self.inbox.end()
 
-    async def begin(self, snapshot: Snapshot) -> None:
-        """Fill the window from what was read after the subscription. Raises JobNotFound."""
-        job, entries = snapshot.job, snapshot.entries
-        if job is None:
-            raise JobNotFound(f"expected a job, got {self.id!r}, which is gone")
-        self.state.job = job
-        self.numbering.shared = job.epoch is not None
-        # Without a retained log the ids are this feed's own: good in this process while the feed lives.
-        first = EventId(job.epoch if job.epoch is not None else _now_ms(), 0)
-        self.log.renumber(entries[0].id.previous if entries else first.previous)
-        await self._deliver_entries(entries)
+    def __aiter__(self) -> Intake:
+        return self
 
-    async def take_all(self) -> None:
-        """Take everything that waits, in batches that fit one write."""
-        while self.inbox and not self.log.closed:
-            if frames := self._in_order():
-                await self._deliver(frames)
-            elif self.inbox:
-                await self._take_one(self.inbox.take())
+    async def __anext__(self) -> list[Frame]:
+        """The next batch; it fits one write. Waits for messages, and for a Redis that is away. Raises JobNotFound."""
+        while not self.window.log.closed:
+            if frames := await self._step():
+                return self.window.append(frames)
+        raise StopAsyncIteration
 
-    async def _take_one(self, what: bytes | Mark) -> None:
-        if what is Mark.OVER:
-            self._ending = None
-            await self.close_if_ended()
-        elif isinstance(what, Mark):
-            await self._look(what)
-        elif self._is_oversize(what):
-            await self._refuse(what)
-        else:
-            await self._heal(what)
+    async def _step(self) -> list[Frame]:
+        """Frames of one step, [] if the step brought none."""
+        if self._page:
+            return self._page_frames()
+        await self.inbox.wait()
+        frames = self._frames_in_order()
+        return frames if frames or not self.inbox else await self._frames_of(self.inbox.pop())
 
-    def _in_order(self) -> list[Frame]:
-        """Frames of the messages that follow what the log has; stops before one that does not."""
+    async def _frames_of(self, item: bytes | Mark) -> list[Frame]:
+        if item is Mark.OVER:
+            return self.window.final_frames()
+        if isinstance(item, Mark):
+            return await self._look(item)
+        return self._refuse(item) if self.window.is_oversize(item) else self._heal(item)
+
+    def _frames_in_order(self) -> list[Frame]:
+        """Frames of the messages that follow the log; stops before one that does not."""
         frames: list[Frame] = []
         size = 0
-        last = self._last
+        last = self.window.last
         while self.inbox and size < CHUNK:
             data = self.inbox.first
-            if isinstance(data, Mark) or self._is_oversize(data):
+            if isinstance(data, Mark) or self.window.is_oversize(data):
                 break
             event_id = EventId.of_message(data)
-            if event_id is not None and self._is_past(event_id, last):
-                self.inbox.take()
+            if event_id is not None and self.window.is_past(event_id, last):
+                self.inbox.pop()
                 continue
             if event_id is not None and self._is_unclear(event_id, last):
                 break
-            event = self._event(data, event_id, last)
-            self.inbox.take()
+            self.inbox.pop()
+            frames.append(self.window.message_frame(data, event_id, last))
             size += len(data)
-            last = event.id or last
-            frames.append(self._frame(event))
+            last = frames[-1].event.id or last
             if frames[-1].terminal:
                 break
         return frames
 
-    def _is_past(self, event_id: EventId, last: EventId) -> bool:
-        """Whether it was read from the log before, or is a straggler of a numbering that is over."""
-        return event_id <= last if self._is_ours(event_id, last) else self.numbering.is_over(event_id)
+    def _page_frames(self) -> list[Frame]:
+        """Frames of the entries that were read, as many as fit one write."""
+        frames: list[Frame] = []
+        size = 0
+        last = self.window.last
+        while self._page and size < CHUNK:
+            entry = self._page.popleft()
+            frames += self.window.entry_frames(entry, last)
+            last = entry.id
+            size += len(entry.body)
+            if frames[-1].terminal:
+                self._page.clear()
+        return frames
 
     def _is_unclear(self, event_id: EventId, last: EventId) -> bool:
-        """Whether the log must be looked into first: there is a hole before it, or it may be of a log that we do not know yet."""
-        return event_id > last.next if self._is_ours(event_id, last) else self.inbox.taken >= self._looked
+        """Returns True if the log must be read first: there is a hole, or the id may be of a log not known yet."""
+        return event_id > last.next if self.window.owns(event_id, last) else self.inbox.popped >= self._looked
 
-    def _event(self, data: bytes, event_id: EventId | None, last: EventId) -> Event:
-        if event_id is not None and self._is_ours(event_id, last):
-            return Event.from_message(data)
-        # Without a number, or it only looks like one of ours: it gets one of its own where it can have one.
-        return Event.from_body(None if self.numbering.shared else last.next, data)
-
-    def _is_ours(self, event_id: EventId, last: EventId) -> bool:
-        return self.numbering.shared and event_id.epoch == last.next.epoch
-
-    def _is_oversize(self, data: bytes) -> bool:
-        limit = self._settings.max_event_bytes
-        return len(data) > limit and body_size(data) > limit
-
-    async def _heal(self, data: bytes) -> None:
-        """A message that does not follow: there is a hole before it, or its number is of a log that is not ours, or not yet."""
-        self.heals += 1
-        known = self.inbox.received
-        self.inbox.put_back(data)  # so that the look stops before it
-        await self._look(Mark.LOOK)
-        self._looked = known
-        event_id, last = EventId.of_message(data), self._last
-        if event_id is None or not self.inbox or self.inbox.first is not data:
-            return
-        if self._is_ours(event_id, last) and event_id > last.next:
-            await self._deliver(self._gap("trimmed", last.next, event_id.previous))
-
-    async def _refuse(self, data: bytes) -> None:
-        """A message over the limit: a gap frame stands for it, and the hash is asked whether it was the last."""
-        last = self._last
-        event_id = EventId.of_message(data)
-        if event_id is not None and not self._is_ours(event_id, last):
-            event_id = None  # it only looks like one of ours
-        if event_id is not None and event_id != last.next:
-            await self._look(Mark.LOOK)  # the log has it as well, and what came before it
-            return
-        if event_id is None and not self.numbering.shared:
-            event_id = last.next
-        await self._deliver(self._gap("oversize", event_id, event_id))
+    def _heal(self, data: bytes) -> list[Frame]:
+        """A message that does not follow. The log is read for it once; a hole that is left then is a gap."""
+        self.inbox.put_back(data)
+        if self._healed == self.inbox.popped:
+            event_id, last = EventId.of_message(data), self.window.last
+            assert event_id is not None, "only a message with an id is unclear"
+            return self.window.gap("trimmed", last.next, event_id.previous)
+        self._totals.heals += 1
+        self._healed = self.inbox.popped
+        self._looked = self.inbox.received
         self.inbox.put_back(Mark.LOOK)
+        return []
 
-    async def _look(self, mark: Mark) -> None:
-        """Read hash and log, and deliver what no message brought. Waits for a Redis that is away."""
-        was_shared = self.numbering.shared
-        while await self._look_at_page():
-            pass
-        unnumbered = not was_shared or not self.numbering.shared or self._unnumbered
-        if mark is Mark.LOST and unnumbered and not self.log.closed:
-            # Where ids are ours the notice takes one, so that a cursor from before it is told as well.
-            await self._deliver(self._gap("redis", None, None if self.numbering.shared else self._last.next))
-        self.end_soon()
+    def _refuse(self, data: bytes) -> list[Frame]:
+        """A message over the limit: a gap stands for it. The hash is read because it may have been the last."""
+        last = self.window.last
+        event_id = EventId.of_message(data)
+        if event_id is not None and not self.window.owns(event_id, last):
+            event_id = None  # it only looks like one of the job's
+        self.inbox.put_back(Mark.LOOK)
+        if event_id is not None and event_id != last.next:
+            return []  # the log has it as well, and what came before it
+        if event_id is None and not self.window.numbering.shared:
+            event_id = last.next
+        return self.window.gap("oversize", event_id, event_id)
 
-    def _waiting(self) -> EventId | None:
-        """The first id that waits in the inbox. What follows it in the log also follows it there, among messages without
-        one, so the log is read up to it and no further."""
-        return self.inbox.first_after(self._last)
+    # --- the retained log
 
-    async def _look_at_page(self) -> bool:
-        """Read and deliver a page of the log; whether there may be more."""
-        snapshot = await self._read()
+    async def _look(self, mark: Mark) -> list[Frame]:
+        """Read a page of hash and log. While a page brings something, `mark` goes back into the inbox for the next."""
+        window = self.window
+        if mark is Mark.LOST and window.may_lose:
+            mark = Mark.LOST_BARE
+        after = window.numbering.read_after(window.last)
+        snapshot = await _patiently(lambda: self._broker.since(window.id, after, limit=PAGE))
         job = snapshot.job
-        if job is not None and self._is_anothers(job):
-            raise JobNotFound(f"expected job {self.id} of its owner, got another's of that name")
+        if job is not None and window.is_anothers(job):
+            raise JobNotFound(f"expected job {window.id} of its owner, got another's of that name")
         if job is None or job.epoch is None:
-            await self._look_without_log(job)
+            if window.numbering.shared:
+                self.inbox.drop_numbered()
+            return window.lose_log(job) + self._end_look(mark)
+        if not window.numbering.shared:
+            window.share(job.epoch)
+        elif (restart := window.numbering.restarted(job, snapshot.entries, window.last)) is not None:
+            self.inbox.put_back(mark)
+            return await self._restart(job, *restart)
+        window.state.job = job
+        if self._turn_page(snapshot.entries, mark):
+            return []
+        return self._trimmed_frames(job) + self._end_look(mark)
+
+    def _turn_page(self, entries: list[Entry], mark: Mark) -> bool:
+        """Keep the entries that come before everything in the inbox. Returns True if the look goes on after them."""
+        # What follows a waiting event in the log also follows it in the inbox, among messages without an id.
+        last = self.window.last
+        waiting = self.inbox.first_after(last)
+        news = [entry for entry in entries if entry.id > last and (waiting is None or entry.id < waiting)]
+        self._page.extend(news)
+        if not news or (mark is Mark.LOOK and news[-1].id.next == waiting):
             return False
-        if not self.numbering.shared:
-            self.numbering.shared = True
-            self.log.renumber(EventId(job.epoch, 0).previous)
-        elif (restart := self.numbering.restart(job, snapshot.entries, self._last)) is not None:
-            await self._resync(job, *restart)
-            return True
-        self.state.job = job
-        waiting = self._waiting()
-        entries = [entry for entry in snapshot.entries if entry.id > self._last]
-        await self._deliver_entries([entry for entry in entries if waiting is None or entry.id < waiting])
-        if self.log.closed:
-            return False
-        if len(snapshot.entries) >= PAGE and (waiting is None or entries[-1].id < waiting):
-            return True
-        if waiting is None and job.position is not None and job.position > self._last:
-            await self._deliver(self._gap("trimmed", self._last.next, job.position))
-        return False
+        self.inbox.put_back(mark)
+        return True
 
-    def _is_anothers(self, job: Job) -> bool:
-        # Without an owner it is nobody's: a publisher goes on after Redis lost the hash.
-        known = self.state.job
-        return known is not None and job.user_id not in ("", known.user_id)
+    def _trimmed_frames(self, job: Job) -> list[Frame]:
+        """A gap up to the job's position, if neither the log nor a message reaches it."""
+        last = self.window.last
+        if self._page or job.position is None or job.position <= last or self.inbox.first_after(last):
+            return []
+        return self.window.gap("trimmed", last.next, job.position)
 
-    async def _look_without_log(self, job: Job | None) -> None:
-        """The job has no retained log: it never had one, or it was lost together with its numbers."""
-        if self.numbering.shared:
-            self.numbering.shared = False
-            await self._resync(job, "lost", EventId(_now_ms(), 0).previous)
-        self.state.job = job or self.state.job
+    def _end_look(self, mark: Mark) -> list[Frame]:
+        """The look is over. Messages that may have been lost and are in no log are a gap."""
+        self.end_soon()
+        if mark is not Mark.LOST_BARE and not (mark is Mark.LOST and self.window.may_lose):
+            return []
+        # Where ids are this feed's own the gap uses one up, so that a cursor from before it is told as well.
+        return self.window.gap("redis", None, None if self.window.numbering.shared else self.window.last.next)
 
-    async def _read(self) -> Snapshot:
-        return await _patiently(
-            lambda: self._broker.since(self.id, self.numbering.read_after(self._last), limit=PAGE)
-        )
-
-    async def _deliver_entries(self, entries: list[Entry]) -> None:
-        batch: list[Frame] = []
-        size = 0
-        for entry in entries:
-            frames = self._entry_frames(entry, batch[-1].seen if batch else self._last)
-            batch.extend(frames)
-            size += len(entry.body)
-            if size >= CHUNK or frames[-1].terminal:
-                await self._deliver(batch)
-                batch, size = [], 0
-            if self.log.closed:
-                return
-        if batch:
-            await self._deliver(batch)
-
-    def _entry_frames(self, entry: Entry, last: EventId | None) -> list[Frame]:
-        hole = []
-        if last is not None and entry.id != last.next:
-            hole = self._gap("trimmed", last.next, entry.id.previous)
-        if len(entry.body) > self._settings.max_event_bytes:
-            return [*hole, *self._gap("oversize", entry.id, entry.id)]
-        return [*hole, self._frame(Event.from_body(entry.id, entry.body))]
-
-    async def _resync(self, job: Job | None, reason: str, last: EventId) -> None:
-        """The numbering began anew: say so, and give the state."""
-        self.resyncs += 1
-        log.warning("job %s: its log began anew (%s), its viewers are told", self.id, reason)
-        self.numbering.begin_anew(reason, self._last)
-        # The new log has whatever is worth having; what waits with a number has an old one.
-        self.inbox.drop_numbered()
-        self.log.forget()
-        self.log.renumber(last)
-        self.state.forget(job)
+    async def _restart(self, job: Job, reason: str, last: EventId) -> list[Frame]:
+        kept: list[Entry] = []
         if reason == "rolled back":
-            await self._remember(last)
-        await self._deliver([resync_frame(reason), self.state.frame(last)])
-
-    async def _remember(self, last: EventId) -> None:
-        """What the log still has up to `last` was delivered before, and is part of the state all the same."""
-        limit = self._settings.window_events
-        snapshot = await _patiently(lambda: self._broker.latest(self.id, limit=limit))
-        for entry in snapshot.entries:
-            if entry.id <= last:
-                self.state.take(Event.from_body(entry.id, entry.body))
-
-    def end_soon(self) -> None:
-        """The hash may say that the job has ended, and no event did. Its last events may be on their way, on another connection."""
-        if self._has_ended and self._ending is None:
-            self._ending = asyncio.get_running_loop().call_later(SETTLE, self.inbox.end)
-
-    async def close_if_ended(self) -> None:
-        """They are not: the final status stands for them."""
-        if self._has_ended:
-            assert self.state.job is not None, "or it would not have ended"
-            await self._deliver([self._frame(final_event(self.id, self.state.job.status))])
-
-    @property
-    def _has_ended(self) -> bool:
-        job = self.state.job
-        return job is not None and not self.log.closed and job.status in self._settings.terminal_statuses
-
-    async def _deliver(self, frames: list[Frame]) -> None:
-        """Hand on. A terminal event takes the end along."""
-        if frames[-1].terminal:
-            frames.append(end_frame(self.state.status))
-        await self._deliver_frames(frames)
-
-    def _frame(self, event: Event) -> Frame:
-        self.state.take(event)
-        terminal = event.status in self._settings.terminal_statuses
-        if event.id is None:
-            self._unnumbered = True
-        else:
-            self.numbering.take(event)
-        event_id = FINAL if terminal and event.id is None else event.id
-        return Frame(event, event_id=event_id, terminal=terminal)
-
-    def _gap(self, reason: str, first: EventId | None, last: EventId | None) -> list[Frame]:
-        """The frame that says what is missing, and the current state."""
-        self.gaps += 1
-        log.warning("job %s: events are missing (%s), its viewers are told", self.id, reason)
-        return [gap_frame(reason, first, last), self.state.frame(last)]
-
-    @property
-    def _last(self) -> EventId:
-        return self.log.seen_at(self.log.end)
+            # What the log still has up to `last` was delivered before, and is part of the state.
+            limit = self._settings.window_events
+            read = await _patiently(lambda: self._broker.latest(self.window.id, limit=limit))
+            kept = [entry for entry in read.entries if entry.id <= last]
+        # The new log has whatever is worth having; what waits with an id has an old one.
+        self.inbox.drop_numbered()
+        return self.window.restart(job, reason, last, kept)
 
 
 async def _patiently(read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
@@ -349,13 +242,5 @@ async def _patiently(read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
         try:
             return await read()
         except BrokerUnavailable:
-            # Nobody waits for this but messages that may not be delivered before it; heartbeats go on.
+            # Only messages that may not be delivered before it wait for this; heartbeats continue.
             await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
-
-
-async def _drop(frames: list[Frame]) -> None:
-    """What comes after the end."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,6 +1,6 @@
-"""Whose ids a job's events have, and how it is noticed that the numbering began anew. Pure.
+"""Where a job's ids come from, and whether its numbering was restarted. Pure.
 
-Invariant: an id is never taken for another event than the one that was delivered with it.
+Invariant: an id never stands for another event than the one that was delivered with it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ class Numbering:
 
     def __init__(self) -> None:
         self.shared = False
-        self._newest: Event | None = None  # the last numbered event that was delivered
-        self._over: deque[int] = deque(maxlen=8)  # epochs of before
+        self._newest: Event | None = None  # the last event with an id that was delivered
+        self._over: deque[int] = deque(maxlen=8)  # epochs of numberings that are over
 
     @property
     def newest(self) -> EventId | None:
-        """The last number that was delivered."""
+        """The last id that was delivered."""
         return self._newest.id if self._newest is not None else None
 
-    def take(self, event: Event) -> None:
-        """This numbered event goes out."""
+    def remember(self, event: Event) -> None:
+        """An event with an id is delivered."""
         self._newest = event
 
     def is_over(self, event_id: EventId | None) -> bool:
-        """Whether the id is of a numbering that is over."""
+        """Returns True if the id is of a numbering that is over."""
         return event_id is not None and event_id.epoch in self._over
 
     def read_after(self, last: EventId) -> EventId:
-        """Where a read of the log begins: with the newest event again, to see that it still is what went out."""
+        """The id after which the log is read. The newest event is read again, to see that the log still has it."""
         if not self.shared:
             return FINAL
         return last.previous if self._newest is not None and self._newest.id == last else last
 
-    def restart(self, job: Job, entries: list[Entry], last: EventId) -> tuple[str, EventId] | None:
-        """Whether the numbering began anew: why, and after which id it goes on.
+    def restarted(self, job: Job, entries: list[Entry], last: EventId) -> tuple[str, EventId] | None:
+        """If the job's numbering was restarted: the reason, and the id after which it goes on. Else None.
 
         `entries` follow `read_after(last)`; `job` was read with them and has an epoch.
         """
@@ -54,14 +54,14 @@ class Numbering:
             return "rolled back", job.position  # Redis lost its last writes
         return None
 
-    def begin_anew(self, reason: str, last: EventId) -> None:
-        """What `restart` found is accepted; `last` was the last id until now."""
+    def restart(self, reason: str, last: EventId) -> None:
+        """Accept what `restarted` found; `last` was the last id until now."""
         self._newest = None
         if reason != "rolled back":
             self._over.append(last.next.epoch)
 
     def _rewritten(self, entries: list[Entry], last: EventId) -> bool:
-        """Whether the newest event's id now belongs to another one: Redis lost its last writes, and others followed."""
+        """Returns True if the newest event's id is another event's now: Redis lost its last writes, and others followed."""
         newest = self._newest
         if not entries or newest is None or newest.id != last or entries[0].id != last:
             return False

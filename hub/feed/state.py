@@ -1,6 +1,6 @@
-"""What a viewer needs who cannot have every event: the job's status, its public fields, the last event of each type.
+"""A job's current state, for a viewer that cannot have every event: status, public fields, last event of each type.
 
-Invariant: it is as new as the last frame made from it. Kept in the feed, so that a join makes no trip to Redis.
+Invariant: the state is as new as the last frame made from it. The feed keeps it, so that a join makes no trip to Redis.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hub.job.frame import Frame
 from hub.job.record import Job
 
 MAX_TYPES = 64
-"""Types of which the last event is kept; a producer that makes up more is told nothing, the first 64 stay."""
+"""Types of which the last event is kept. The first 64 of a producer that makes up more stay."""
 
 
 class State:
@@ -30,11 +30,11 @@ class State:
 
     @property
     def status(self) -> str:
-        """What the last event with a status said, else what the hash says."""
+        """The status of the last event that had one, else the hash's."""
         return self._status or (self.job.status if self.job else "")
 
-    def take(self, event: Event) -> None:
-        """Remember an event."""
+    def remember(self, event: Event) -> None:
+        """An event is delivered."""
         if event.status is not None:
             self._status = event.status
         kind = event.type
@@ -42,7 +42,7 @@ class State:
             self._last[kind] = event.body
 
     def forget(self, job: Job | None) -> None:
-        """The log was lost, and what was remembered from it with it; `job` is the hash, if there still is one."""
+        """The log was lost, and with it what was remembered from it. `job` is the hash, if there still is one."""
         self._last.clear()
         if job is not None:
             self.job = job
@@ -62,7 +62,7 @@ class State:
         return f'{json.dumps(head, separators=(",", ":"))[:-1]},"last":{{{last}}}}}'
 
     def frame(self, position: EventId | None) -> Frame:
-        """The `state` frame. With a `position` that is its id, and a viewer that got it resumes from there."""
+        """The `state` frame. A `position` is its id, and a viewer that has the frame resumes from there."""
         return Frame(
             Event(None, self.text(position), {"job_id": self._job_id}), event_id=position, name="state"
         )

@@ -8,19 +8,9 @@ It does not know viewers (wire.py) or where frames come from (feed.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hub.job.event import EventId
 from hub.job.frame import Frame
-
-
-@dataclass(frozen=True, slots=True)
-class LogStatistics:
-    """`frames` and `size` (bytes of bodies) in the window, `evicted` frames since the feed began."""
-
-    frames: int
-    size: int
-    evicted: int
 
 
 class Log:
@@ -47,6 +37,11 @@ class Log:
     def end(self) -> int:
         """The position after the last frame."""
         return self._base + len(self._frames)
+
+    @property
+    def size(self) -> int:
+        """Bytes of bodies in the window."""
+        return self._bytes
 
     def append(self, frames: Iterable[Frame]) -> None:
         """Add frames at the end; may evict at the start. A frame named `end` closes the log: nothing follows it."""
@@ -106,10 +101,6 @@ class Log:
     def forget(self) -> None:
         """Cursors from before are unknown from now on; frames stay for who is reading."""
         self._positions.clear()
-
-    def statistics(self) -> LogStatistics:
-        """What the window holds."""
-        return LogStatistics(frames=self.end - self.start, size=self._bytes, evicted=self.start)
 
     def _evict(self) -> None:
         while self.end - self.start > self._count or (self._bytes > self._size and self.end - self.start > 1):

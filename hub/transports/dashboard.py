@@ -63,7 +63,7 @@ class DashboardSockets:
         except Overloaded:
             await websocket.close(Reason.OVERLOADED.close_code, Reason.OVERLOADED.words)
             return
-        session = _Session(self.transport, websocket, user, until=hub.stream_end())
+        session = _Session(self.transport, websocket, user, until=hub.age.end())
         self._sessions[session] = hub.loop.time()
         try:
             await session.serve()
@@ -76,7 +76,7 @@ class DashboardSockets:
         hub = self.transport.hub
         for session, since in self._sessions.items():
             if now >= session.until:
-                hub.age.aged += session.reason is None
+                hub.totals.aged += session.reason is None
                 session.finish(Reason.AGED)
             elif session.has_written():
                 self._sessions[session] = now
@@ -174,7 +174,7 @@ class _Session(AsgiWire):
         self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
         self.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
         try:
-            async for frames in view.replay():
+            while frames := await self._hub.read_past(view):
                 self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
                 await self.flush()
         except HubError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, Protocol, TypeVar
 
+from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.fanout.audience import Seat
 from hub.fanout.blocked import Blocked
@@ -19,6 +20,9 @@ from hub.transports.handoff import GONE, Taken
 
 class Side(Protocol):
     """What all sockets of one transport share, so that each holds one reference: who is blocked, and the last bytes."""
+
+    @property
+    def hub(self) -> Hub: ...
 
     @property
     def blocked(self) -> Blocked: ...
@@ -136,7 +140,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
 
     def shutdown(self) -> None:
         """uvicorn calls this on every connection at SIGTERM, before it waits for anything: here the drain begins."""
-        self._view.drain_hub()
+        self._side.hub.begin_drain()
 
 
 class SseWire(SocketWire[Side]):

@@ -10,6 +10,7 @@ import asyncio
 from starlette.types import Receive
 
 from hub.ending import end_tasks
+from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.fanout.audience import CHUNK
 from hub.fanout.wire import Reason
@@ -70,7 +71,7 @@ async def _wait_until_left(receive: Receive) -> None:
         pass
 
 
-async def read_page(view: View, *, limit: int, wait: float, receive: Receive) -> bytes:
+async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: Receive) -> bytes:
     """The JSON text of one page: at most `limit` events after the view's cursor; waits `wait` seconds for the first.
 
     `{"events": [...], "notices": [...], "position": "epoch-seq", "ended": bool}`: events as on a WebSocket; notices
@@ -78,12 +79,12 @@ async def read_page(view: View, *, limit: int, wait: float, receive: Receive) ->
     """
     page = _Page(view, limit)
     page.take(view.preamble)
-    async for frames in view.replay():
+    while frames := await hub.read_past(view):
         page.take(frames)
         if page.full:
             return page.text()
     page.read_window()
-    if wait and not page.events and not view.feed.log.closed:
+    if wait and not page.events and not view.log.closed:
         bell = Bell()
         view.share(bell, NOTHING, at=page.position)  # the view gives it back at its own end
         await bell.wait(wait, receive)
@@ -121,14 +122,14 @@ class _Page:
 
     def read_window(self) -> None:
         """Take what the window holds from the view's position on."""
-        log = self._view.feed.log
+        log = self._view.log
         self.position = max(self.position, self._view.position)
         while not self.full and self.position >= log.start and (frames := log.slice(self.position, CHUNK)):
             self.position += self.take(frames)
 
     def text(self) -> bytes:
         """The page as JSON."""
-        log = self._view.feed.log
+        log = self._view.log
         ended = b"true" if log.closed and self._seen == log.seen_at(log.end) else b"false"
         return b'{"events":[%b],"notices":[%b],"position":"%b","ended":%b}' % (
             b",".join(self.events),

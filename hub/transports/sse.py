@@ -145,7 +145,7 @@ class EventStream(Response):
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await wire.send_now([start, _body(last)])
-            async for frames in view.replay():
+            while frames := await transport.hub.read_past(view):
                 last = b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types))
                 await wire.send_now([_body(last)])
         except BrokerUnavailable:

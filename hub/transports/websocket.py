@@ -146,7 +146,7 @@ class WebSocketTransport:
         wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, cut=cut)
         try:
             await wire.send_now(ASGI_WEBSOCKET.join([encode(frame) for frame in view.preamble]))
-            async for frames in view.replay():
+            while frames := await self.hub.read_past(view):
                 parts = [encode(frame) for frame in frames if frame.passes(view.wish.types)]
                 await wire.send_now(ASGI_WEBSOCKET.join(parts))
         except BrokerUnavailable:
@@ -225,8 +225,7 @@ def error_text(code: str, words: str, ref: Any, **fields: Any) -> bytes:
 
 def state_text(view: View, ref: Any) -> bytes:
     """The job's current state as a frame."""
-    log = view.feed.log
-    return splice(answer_text("state", ref), view.feed.state.text(log.seen_at(log.end)))
+    return splice(answer_text("state", ref), view.state_text())
 
 
 async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:

@@ -107,10 +107,10 @@ def _operations() -> APIRouter:
         context = get_context(request)
         hub = context.service(await _client(request.app, context)).hub
         if context.place is None:
-            read = hub.totals
+            read = hub.statistics
         else:
-            board, row = context.place
-            board.write(row, hub.totals())
+            board, _ = context.place
+            context.report()
             read = board.sum
         return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
 

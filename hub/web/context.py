@@ -20,6 +20,7 @@ from hub.broker.script import Publication
 from hub.engine.hub import Hub
 from hub.errors import HubError, JobNotFound
 from hub.settings import Settings
+from hub.totals import Totals
 from hub.transports.dashboard import DashboardSockets
 from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
@@ -86,8 +87,7 @@ class Context:
         """Put this process's totals where the others can read them."""
         if self.place is not None:
             board, row = self.place
-            for service in self.services:
-                board.write(row, service.hub.totals())
+            board.write(row, sum((service.hub.statistics() for service in self.services), Totals()))
 
     def service(self, client: AsyncRedis) -> Service:
         """The service on this client, begun when first asked for.

@@ -1,83 +1,46 @@
-"""Prometheus metrics, read from `statistics()` when they are asked for, so that counting costs the hot path nothing.
-
-Several processes put their totals on a `Board`; whichever of them is scraped answers for all.
-"""
+"""Prometheus metrics of one process, or of several that put their totals on a `Board`, whichever of them is scraped."""
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, fields
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from hub.engine.totals import Totals
-
-_GAUGES = {
-    "viewers": "Viewers connected now",
-    "jobs": "Jobs watched now",
-    "window_bytes": "Bytes of event bodies in memory",
-    "inbox": "Messages that wait for a feed",
-    "connected": "Processes whose subscription connection to Redis is up",
-    "draining": "Processes that are moving their viewers away",
-}
-
-_COUNTERS = {
-    "opened": "Viewers that came in",
-    "refused": "Viewers refused at a cap",
-    "unavailable": "Viewers sent away because Redis did not answer",
-    "deliveries": "Payloads written to viewers",
-    "heals": "Holes looked up in the retained log",
-    "gaps": "Gap frames sent to a job's viewers",
-    "resyncs": "Resync frames sent to a job's viewers",
-    "messages": "Pub/Sub messages received",
-    "redis_reconnects": "Subscription connections lost, and failed tries to get one",
-    "lagged": "Viewers closed because they fell out of the window",
-    "blocked": "Viewers cut off because they took no bytes for the send timeout",
-    "moved": "Viewers told to go elsewhere because this process ends",
-    "aged": "Streams ended by age, to be resumed",
-    "checks_found": "Position checks that found something to look into",
-    "workers_lost": "Jobs whose worker's lease lapsed",
-    "stalls": "Times the event loop stood still for half a second or more",
-}
+from hub.totals import FIELDS, Totals, is_counter
 
 
 class Board:
-    """The totals of several processes, in memory they share: one row of numbers each, and one for who is gone.
+    """The totals of several processes in memory they share: one row for each, and one for processes that are gone.
 
-    Made before the workers are. A counter never falls: what a dead worker had counted stays in the last row.
+    It is made before the workers are. A counter never falls: what a dead worker had counted stays in the last row.
     """
 
-    _ROW = struct.Struct(f"{len(fields(Totals))}d")
+    _ROW = struct.Struct(f"{len(FIELDS)}d")
 
     def __init__(self, rows: int) -> None:
         self._gone = rows
         self._memory = mmap.mmap(-1, (rows + 1) * self._ROW.size)
 
     def begin(self, row: int) -> None:
-        """A new process takes this row over."""
-        counted = zip(fields(Totals), self._read(self._gone), self._read(row), strict=True)
-        self._put(self._gone, [gone + old if field.name in _COUNTERS else 0 for field, gone, old in counted])
-        self._put(row, [0] * len(fields(Totals)))
+        """A new process uses this row from now on."""
+        self.write(self._gone, self._read(self._gone) + self._read(row).counters())
+        self.write(row, Totals())
 
     def write(self, row: int, totals: Totals) -> None:
-        """Put down one process's totals."""
-        self._put(row, astuple(totals))
+        """Set one process's totals."""
+        self._ROW.pack_into(self._memory, row * self._ROW.size, *astuple(totals))
 
     def sum(self) -> Totals:
         """All processes together; a row may be a second old."""
-        rows = map(self._read, range(self._gone + 1))
-        return Totals(*(int(sum(column)) for column in zip(*rows, strict=True)))
+        return sum(map(self._read, range(self._gone + 1)), Totals())
 
-    def _read(self, row: int) -> tuple[float, ...]:
-        return self._ROW.unpack_from(self._memory, row * self._ROW.size)
-
-    def _put(self, row: int, values: Iterable[float]) -> None:
-        self._ROW.pack_into(self._memory, row * self._ROW.size, *values)
+    def _read(self, row: int) -> Totals:
+        return Totals(*map(int, self._ROW.unpack_from(self._memory, row * self._ROW.size)))
 
 
 class _Collector:
@@ -85,15 +48,14 @@ class _Collector:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        totals: Any = self._read()
-        for name, words in _GAUGES.items():
-            yield GaugeMetricFamily(f"hub_{name}", words, value=getattr(totals, name))
-        for name, words in _COUNTERS.items():
-            yield CounterMetricFamily(f"hub_{name}", words, value=getattr(totals, name))
+        totals = self._read()
+        for one in FIELDS:
+            family = CounterMetricFamily if is_counter(one) else GaugeMetricFamily
+            yield family(f"hub_{one.name}", one.metadata["words"], value=getattr(totals, one.name))
 
 
 def registry(read: Callable[[], Totals]) -> CollectorRegistry:
-    """A registry that reads `read()` at each scrape."""
+    """A registry that calls `read()` at each scrape."""
     made = CollectorRegistry()
     made.register(_Collector(read))
     return made

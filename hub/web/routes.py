@@ -89,8 +89,7 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Res
         view = await service.hub.view(user.id, known(job_id), Wish(origin="live"))
     except HubError as error:
         return _stream_refused(service, error)
-    hash_ = view.feed.job
-    status = {"job_id": job_id, "status": view.feed.state.status, "message": hash_.fields.get("message", "")}
+    status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
     view.skip_to_end()
     return EventStream(service.sse, view, prologue=json.dumps(status))
 
@@ -121,8 +120,7 @@ async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
     """A job's state: status, position, public fields, the last event of each type."""
     view = await _view(service, user, job_id, Wish(origin="live"))
     with view:
-        log = view.feed.log
-        return Response(view.feed.state.text(log.seen_at(log.end)), media_type="application/json")
+        return Response(view.state_text(), media_type="application/json")
 
 
 @router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
@@ -143,7 +141,7 @@ async def get_job_events(
     with view:
         try:
             async with asyncio.timeout(35):  # the wait, and the reads before it
-                page = await read_page(view, limit=limit, wait=wait, receive=request.receive)
+                page = await read_page(service.hub, view, limit=limit, wait=wait, receive=request.receive)
         except HubError as error:
             raise refusal(error) from error
         except TimeoutError as error:

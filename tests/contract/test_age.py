@@ -62,4 +62,4 @@ async def test_viewers_that_came_together_do_not_go_together(app):
     await asyncio.gather(*waiting)
     assert all(in_the_last_fifth(at - begun) for at in ends)
     assert max(ends) - min(ends) > 120
-    assert app.state.push_hub.service(app.state.client).hub.totals().aged == 20
+    assert app.state.push_hub.service(app.state.client).hub.statistics().aged == 20

@@ -136,7 +136,7 @@ async def test_after_linger_a_local_cursor_is_answered_by_a_resync(redis, start_
         async with view(live, transport, foreign) as viewer:
             await producers.shout(redis, foreign, {"type": "step", "n": 0})
             await viewer.take(1)
-        await live.until(lambda: not live.hub.statistics().feeds)
+        await live.until(lambda: not live.hub.statistics().jobs)
         async with view(live, transport, foreign, cursor=viewer.cursor) as again:
             assert [one.name for one in await again.take(2)] == ["resync", "state"]
 

@@ -207,8 +207,8 @@ async def test_who_is_cancelled_at_any_await_leaves_nothing_behind(real_redis, k
                     await live.until(lambda: live.hub.statistics().viewers == (1 if alone else 2))
                 visitor.cancel()
                 await asyncio.wait([visitor])
-        await live.until(lambda: not live.hub.statistics().feeds)
+        await live.until(lambda: not live.hub.statistics().jobs)
         assert live.hub.statistics().viewers == 0
         await live.until(lambda: asyncio.all_tasks() == before)
         assert await real_redis.pubsub_channels() == [b"push-hub:control"]
-        assert live.hub.statistics().subscriber.reconnects == 0
+        assert live.hub.statistics().redis_reconnects == 0

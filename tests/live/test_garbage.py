@@ -102,7 +102,7 @@ async def test_a_feed_that_nobody_needs_is_freed_at_once(start_hub, garbage, end
             if ends:
                 await live.publisher.ready(job)
         await settled(live)
-        await live.until(lambda: not live.hub.statistics().feeds)
+        await live.until(lambda: not live.hub.statistics().jobs)
         assert not garbage()
 
 

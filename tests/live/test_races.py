@@ -81,7 +81,7 @@ async def test_fifty_concurrent_first_viewers_share_one_subscription(start_hub):
             assert await numsub(live, job) == 1
             after = (await live.client.info("commandstats"))["cmdstat_subscribe"]["calls"]
             assert after - before == 1
-            assert len(live.hub.statistics().feeds) == 1
+            assert live.hub.statistics().jobs == 1
             await producers.publish(live, job, 3)
             await live.publisher.ready(job)
             everything = await asyncio.gather(*(viewer.all() for viewer in viewers))
@@ -101,7 +101,7 @@ async def test_connections_to_redis_do_not_grow_with_watched_jobs(start_hub):
                 board = one if n < 100 else two
                 await board.say("subscribe", job=job, ref=n)
                 await board.answer(n)
-            assert len(live.hub.statistics().feeds) == 200
+            assert live.hub.statistics().jobs == 200
             assert await connections(live) <= before + 2
             pubsub = await live.client.client_list(_type="pubsub")
             assert len(pubsub) == 1
@@ -120,11 +120,11 @@ async def test_nothing_is_left_after_the_last_viewer_and_the_linger(start_hub, t
                 await viewer.take(2)
                 assert await numsub(live, job) == 1
         async with asyncio.timeout(10):
-            await live.until(lambda: not live.hub.statistics().feeds)
+            await live.until(lambda: not live.hub.statistics().jobs)
             while any([await numsub(live, job) for job in jobs]):
                 await asyncio.sleep(0.005)
         assert live.hub.statistics().viewers == 0
-        assert live.hub.statistics().subscriber.channels == 0
+        assert live.hub.broker.statistics().channels == 0
         assert [task for task in asyncio.all_tasks() if task.get_name().startswith("hub-feed")] == []
 
 
@@ -174,7 +174,7 @@ async def test_joins_and_leaves_in_any_order_leave_nothing(start_hub, seed):
 
         async with asyncio.timeout(30):
             await asyncio.gather(*(come_and_go() for _ in range(20)))
-            await live.until(lambda: not live.hub.statistics().feeds)
+            await live.until(lambda: not live.hub.statistics().jobs)
         assert live.hub.statistics().viewers == 0
         async with asyncio.timeout(10):  # the last command is on its way to Redis
             while any([await numsub(live, job) for job in jobs]):
@@ -206,4 +206,4 @@ async def test_a_viewer_that_leaves_during_its_replay_is_gone(start_hub, transpo
                 socket = viewer.viewer.writer.transport if transport == "sse" else viewer.socket.transport
                 socket.abort()
         await live.until(lambda: live.hub.statistics().viewers == 0)
-        await live.until(lambda: not live.hub.statistics().feeds)
+        await live.until(lambda: not live.hub.statistics().jobs)

@@ -137,11 +137,11 @@ async def test_an_outage_keeps_streams_open_and_is_healed(transport):
             job, other = await producers.job(live), await producers.job(live)
             async with asyncio.timeout(40), view(live, transport, job) as viewer:
                 server.kill()
-                await live.until(lambda: not live.hub.statistics().subscriber.connected)
+                await live.until(lambda: not live.hub.statistics().connected)
                 async with view(live, transport, other) as refused:
                     await refused.all()
                     assert refused.closed == "reconnect"
                 server.start()
-                await live.until(lambda: live.hub.statistics().subscriber.connected)
+                await live.until(lambda: live.hub.statistics().connected)
                 assert (await viewer.until("state"))[0].name in ("resync", "gap")
                 assert viewer.closed == ""

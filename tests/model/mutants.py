@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hub.engine.check import PositionCheck
+from hub.engine.drain import Drain
 from hub.engine.hub import Hub
+from hub.engine.reads import JobReads
 from hub.engine.view import View
 from hub.fanout.audience import Audience, Seat
 from hub.feed.feed import Feed
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
+from hub.feed.window import Window
 from hub.job.log import Log
 
 
@@ -41,7 +44,7 @@ def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) 
     return Mutant(scenario, law, (Edit(owner, name, old, new),))
 
 
-_SUBSCRIBE = "await self._broker.subscribe(self.id, self.inbox)"
+_SUBSCRIBE = "await self._broker.subscribe(self.id, self._inbox)"
 _LATEST = "await self._broker.latest(self.id, limit=self._settings.window_events)"
 
 MUTANTS = {
@@ -50,7 +53,7 @@ MUTANTS = {
         "nobody waits for ever",
         (
             Edit(Feed, "_begin", _SUBSCRIBE, f"early = {_LATEST}; {_SUBSCRIBE}"),
-            Edit(Feed, "_begin", f"begin({_LATEST})", f"begin({_LATEST} if has_ended else early)"),
+            Edit(Feed, "_begin", f"fill({_LATEST})", f"fill({_LATEST} if has_ended else early)"),
         ),
     ),
     "confirmation-not-awaited": mutant(
@@ -59,15 +62,15 @@ MUTANTS = {
         Feed,
         "_begin",
         _SUBSCRIBE,
-        "self._early = self._loop.create_task(self._broker.subscribe(self.id, self.inbox))",
+        "self._early = self._loop.create_task(self._broker.subscribe(self.id, self._inbox))",
     ),
     "no-healing": mutant(
         "cut",
         "told of a loss where there is none",
         Intake,
         "_look",
-        "while await self._look_at_page():",
-        "while False:",
+        "if self._turn_page(snapshot.entries, mark):",
+        "if False:",
     ),
     "deaf-to-reconnects": mutant(
         "cut", "nobody waits for ever", Inbox, "missed", "self._mark(Mark.LOST)", "pass"
@@ -77,11 +80,11 @@ MUTANTS = {
         "nobody waits for ever",
         Intake,
         "end_soon",
-        "if self._has_ended",
-        "if False and self._has_ended",
+        "if self.window.has_ended",
+        "if False and self.window.has_ended",
     ),
     "position-check-finds-nothing": mutant(
-        "drop", "reached nobody", Intake, "compare", "if self._differs(job):", "if False:"
+        "drop", "reached nobody", Intake, "compare", "if self.window.differs(job):", "if False:"
     ),
     "wake-up-dropped": mutant(
         "attach",
@@ -89,16 +92,16 @@ MUTANTS = {
         Inbox,
         "wait",
         "await self._wake.wait()",
-        "self._wake.clear(); await self._wake.wait()",
+        "await self._wake.wait(); self._wake.clear(); await self._wake.wait()",
     ),
     "mark-does-not-wake": mutant("cut", "nobody waits for ever", Inbox, "_mark", "self._wake.set()", "pass"),
     "heal-skips-one": mutant(
         "cut",
         "told of a loss where there is none",
         Intake,
-        "_look_at_page",
-        "if entry.id > self._last]",
-        "if entry.id > self._last.next]",
+        "_turn_page",
+        "if entry.id > last and",
+        "if entry.id > last.next and",
     ),
     "resume-one-too-late": mutant(
         "resume",
@@ -119,8 +122,8 @@ MUTANTS = {
     "gap-without-state": mutant(
         "trim",
         "comes the state",
-        Intake,
-        "_gap",
+        Window,
+        "gap",
         "[gap_frame(reason, first, last), self.state.frame(last)]",
         "[gap_frame(reason, first, last)]",
     ),
@@ -158,7 +161,7 @@ MUTANTS = {
         "replay-trimmed",
         "a hole without a word",
         View,
-        "replay",
+        "_past_frames",
         "if entry.id != after.next:",
         "if False:",
     ),
@@ -169,21 +172,21 @@ MUTANTS = {
     "hash-read-per-viewer": mutant(
         "first-viewers",
         "one read of the hash",
-        Hub,
+        JobReads,
         "_read",
         "await asyncio.wait(",
-        "await self.broker.jobs([job]); await asyncio.wait(",
+        "await self._broker.jobs([job]); await asyncio.wait(",
     ),
     "shared-read-dies-with-the-first": mutant(
         "first-leaves",
         "cancelled by nobody but itself",
-        Hub,
+        JobReads,
         "_read",
-        "reading.add_done_callback(lambda done: self._read_done(job, done))",
-        "reading.add_done_callback(lambda done: self._read_done(job, done)); await reading",
+        "reading.add_done_callback(lambda done: self._end(job, done))",
+        "reading.add_done_callback(lambda done: self._end(job, done)); await reading",
     ),
     "drain-forgets-one": mutant(
-        "drain", "forgotten by a hub", Hub, "drain", "for seat in seats[:lot]:", "for seat in seats[1:lot]:"
+        "drain", "forgotten by a hub", Drain, "_untold", "if not seat.told]", "if not seat.told][1:]"
     ),
     "drain-says-ended": mutant(
         "drain",

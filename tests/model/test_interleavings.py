@@ -62,7 +62,7 @@ def _note(seen: Counter[str], one: Run) -> None:
         label == "..." and after != "..." for label, after in zip(world.story, world.story[1:], strict=False)
     )
     for hub in world.hubs:
-        totals = hub.totals()
+        totals = hub.statistics()
         seen.update(heals=totals.heals, gaps=totals.gaps, resyncs=totals.resyncs, refused=totals.refused)
     for viewer in world.viewers.values():
         kinds = [item.kind for item in viewer.items]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hub.engine import check as check_module
-from hub.engine import hub as hub_module
+from hub.engine import drain as drain_module
 from hub.engine import stall as stall_module
 from hub.engine import view as view_module
 from hub.engine.hub import Hub
@@ -26,6 +26,7 @@ from hub.fanout import audience as wire_module
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
 from hub.feed import intake as intake_module
+from hub.feed import window as window_module
 from hub.job.cursor import Wish
 from hub.settings import Settings
 from tests.model.loop import StepLoop
@@ -445,7 +446,7 @@ class World:
             law(link.most_asked <= 1 or checks, "one read of the hash for all who ask at the same time")
         for hub in self.hubs:
             now = hub.statistics()
-            law(not now.viewers and not now.feeds, "no viewer and no feed is left")
+            law(not now.viewers and not now.jobs, "no viewer and no feed is left")
 
     @property
     def _feeds_at_most(self) -> float:
@@ -501,14 +502,14 @@ def on_its_own(scenario: Scenario) -> Iterator[World]:
         (intake_module, "PAGE", 3),
         (intake_module, "SETTLE", 0),
         (view_module, "PAGE", 3),
-        (intake_module, "_now_ms", lambda: next(epochs)),
+        (window_module, "_now_ms", lambda: next(epochs)),
         (check_module, "TICK", NEVER),
-        (check_module, "log", types.SimpleNamespace(warning=lambda *words: None)),
+        (check_module, "logger", types.SimpleNamespace(warning=lambda *words: None)),
         (age_module, "TICK", NEVER),
         (stall_module, "PERIOD", NEVER),
-        (hub_module, "DRAIN_STEP", 0.1),
+        (drain_module, "STEP", 0.1),
         (wire_module, "SLICE", 1),
-        (feed_module, "log", _LoudFeed(world.broken)),
+        (feed_module, "logger", _LoudFeed(world.broken)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]
     for module, name, value in patches:

@@ -290,7 +290,7 @@ class Client:
                 self.cursor = view.seen
                 self._take(view.preamble)
                 try:
-                    async for frames in view.replay():
+                    while frames := await self.hub.read_past(view):
                         self._take(frames)
                         await view._broker._gate()
                 except HubError:

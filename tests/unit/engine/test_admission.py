@@ -7,10 +7,11 @@ import pytest
 from hub.engine.admission import Admission
 from hub.errors import Overloaded
 from hub.settings import Settings
+from hub.totals import Totals
 
 
 def admission(**limits: int) -> Admission:
-    return Admission(Settings(**limits))
+    return Admission(Settings(**limits), Totals())
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_a_cap_refuses_the_new_one_and_only_there(limits, present, refused, welc
         places.enter(user, job)
     with pytest.raises(Overloaded):
         places.enter(*refused)
-    assert (places.statistics().viewers, places.statistics().refused) == (len(present), 1)
+    assert (places._totals.viewers, places._totals.refused) == (len(present), 1)
     if welcome is not None:
         places.enter(*welcome)
 
@@ -42,7 +43,7 @@ def test_a_place_that_is_given_back_is_free():
         with pytest.raises(Overloaded):
             places.enter("a", "2")
         places.leave("a", "1")
-    assert places.statistics().viewers == 0
+    assert places._totals.viewers == 0
 
 
 def test_a_dashboard_that_watches_nothing_takes_a_place_of_its_user():
@@ -54,7 +55,7 @@ def test_a_dashboard_that_watches_nothing_takes_a_place_of_its_user():
         places.enter_socket("a")
     places.leave_socket("a")
     places.enter_socket("a")
-    assert (places.statistics().sockets, places.statistics().viewers) == (1, 1)
+    assert (places.sockets, places._totals.viewers) == (1, 1)
 
 
 def test_nothing_is_remembered_of_who_has_left():

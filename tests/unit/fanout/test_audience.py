@@ -14,6 +14,7 @@ from hub.fanout.wire import Reason
 from hub.job.event import Event, EventId
 from hub.job.frame import Frame
 from hub.job.log import Log
+from hub.totals import Totals
 
 EPOCH = 5
 SEEDS = 400
@@ -97,7 +98,7 @@ class Schedule:
         self.numbers: dict[Frame, int] = {}
         self.formats = [CountingFormat(self.numbers) for _ in range(2)]
         self.audiences = [
-            audience(self.log, fmt, types, 0.0)
+            audience(self.log, fmt, types, Totals(), 0.0)
             for fmt in self.formats
             for types in rng.sample(TYPES, rng.randrange(1, 4))
         ]
@@ -358,7 +359,7 @@ def test_a_broken_audience_fails_the_schedules(mutant):
 def seated(count: int = 1):
     log = Log(origin=EventId(EPOCH, 0).previous)
     numbers: dict[Frame, int] = {}
-    audience = Audience(log, CountingFormat(numbers), None, 0.0)
+    audience = Audience(log, CountingFormat(numbers), None, Totals(), 0.0)
     wires = [FakeWire(random.Random(0), 0.0) for _ in range(count)]
     for wire in wires:
         wire.seat = audience.seat(wire, 0)
@@ -390,10 +391,10 @@ def test_leaving_twice_is_leaving_once():
 async def test_a_filtered_batch_is_no_write_but_moves_the_position():
     """So that the next one that passes follows at once, and silence is still silence for the heartbeat."""
     log = Log(origin=EventId(EPOCH, 0).previous)
-    audience = Audience(log, CountingFormat({}), frozenset({"b"}), 0.0)
+    audience = Audience(log, CountingFormat({}), frozenset({"b"}), Totals(), 0.0)
     wire = FakeWire(random.Random(0), 0.0)
     seat = audience.seat(wire, 0)
     batch = [Frame(Event(EventId(EPOCH, 0), "x", {"type": "a"}), event_id=EventId(EPOCH, 0))]
     log.append(batch)
     await audience.deliver(0, batch, 9.0)
-    assert (wire.got, seat.position, audience.last_write, audience.deliveries) == ([], 1, 0.0, 0)
+    assert (wire.got, seat.position, audience.last_write, audience.totals.deliveries) == ([], 1, 0.0, 0)

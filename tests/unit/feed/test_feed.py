@@ -13,6 +13,7 @@ from hub.engine.hub import Hub
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
 from hub.feed import intake as intake_module
+from hub.feed import window as window_module
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
 from hub.job.cursor import Wish
@@ -29,7 +30,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count(10**12, 1000)
     monkeypatch.setattr(intake_module, "RETRY", 0)
     monkeypatch.setattr(intake_module, "SETTLE", 0)
-    monkeypatch.setattr(intake_module, "_now_ms", lambda: next(numbers))
+    monkeypatch.setattr(window_module, "_now_ms", lambda: next(numbers))
 
 
 class Schedule:
@@ -91,7 +92,7 @@ class Schedule:
     def position_check(self) -> None:
         for feed in self.hub._feeds.values():
             if feed.ready:
-                feed.intake.compare(self.broker.job())
+                feed.compare(self.broker.job())
 
     async def damage(self) -> None:
         broker = self.broker
@@ -179,8 +180,8 @@ class Schedule:
 
     async def play(self) -> None:
         self.broker.open = self.rng.random() < 0.2
-        loud, feed_module.log.exception = (
-            feed_module.log.exception,
+        loud, feed_module.logger.exception = (
+            feed_module.logger.exception,
             lambda *args: self.errors.append(repr(args)),
         )
         try:
@@ -206,7 +207,7 @@ class Schedule:
             await self.quiet()
             self.check(ended=ended)
         finally:
-            feed_module.log.exception = loud
+            feed_module.logger.exception = loud
             await self.end()
 
     def check(self, *, ended: bool) -> None:
@@ -226,7 +227,7 @@ class Schedule:
         await self.settle()
         statistics = self.hub.statistics()
         law(self.broker.sink is None, "no subscription is left")
-        law(not statistics.feeds and not statistics.viewers, "no viewer and no feed is left")
+        law(not statistics.jobs and not statistics.viewers, "no viewer and no feed is left")
         left = [task for task in asyncio.all_tasks() if task.get_name().startswith("hub-")]
         law(not left, f"no task is left: {left}")
 
@@ -249,7 +250,7 @@ async def test_the_schedules_reach_what_they_are_for():
         schedule = Schedule(seed)
         with contextlib.suppress(Violation):  # the test above is the one that fails then
             await schedule.play()
-        totals = schedule.hub.totals()
+        totals = schedule.hub.statistics()
         heals, gaps, resyncs = heals + totals.heals, gaps + totals.gaps, resyncs + totals.resyncs
         for client in schedule.clients:
             sessions += sum(item.kind == "session" for item in client.items)
@@ -284,7 +285,7 @@ class SubscribesAfterTheRead(ScriptedBroker):
 
 
 async def no_look(self, *args):
-    return
+    return []
 
 
 def deaf(self, *args):

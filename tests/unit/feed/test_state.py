@@ -18,7 +18,7 @@ def made(*bodies: str, public: frozenset[str] = frozenset({"status", "title"})) 
         JobId("a"), "queued", UserId("ada"), fields={"status": "queued", "title": "T", "secret": "s"}
     )
     for body in bodies:
-        state.take(Event.from_body(None, body.encode()))
+        state.remember(Event.from_body(None, body.encode()))
     return state
 
 

@@ -13,6 +13,7 @@ from websockets.protocol import Protocol as Parser
 
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
+from hub.totals import Totals
 from hub.transports.commands import BURST, MAX_BYTES
 from hub.transports.fast_websocket import WebSocketWire, frame_end
 from hub.transports.handoff import Taken
@@ -84,7 +85,7 @@ class Client:
         self.view = View()
         self.said: list[str] = []
         self.connections: set = set()
-        self.blocked = Blocked(10)
+        self.blocked = Blocked(10, Totals())
         self.wire = WebSocketWire(Taken(self.transport, self.connections), self.view, None, self)
         self.wire.begin()
 
@@ -317,7 +318,7 @@ async def test_who_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
     assert not client.transport.aborted
     client.blocked.abort(now + 4 * 8 + 11)
     assert client.transport.aborted
-    assert client.blocked.aborted == 1
+    assert client.blocked._totals.blocked == 1
 
 
 async def test_who_says_close_and_does_not_read_is_cut_off(client):

@@ -33,7 +33,7 @@ class Socket:
 
 class View:
     def __init__(self, job: str) -> None:
-        self.feed = SimpleNamespace(id=job)
+        self.job_id = job
         self.closings = 0
 
     def close(self) -> None:

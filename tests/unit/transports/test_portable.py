@@ -9,6 +9,7 @@ import pytest
 from hub import quiet
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
+from hub.totals import Totals
 from hub.transports.portable import AsgiWire
 
 pytestmark = pytest.mark.looptime
@@ -40,7 +41,7 @@ def message(n: str) -> dict:
 
 
 def made(server: Server, blocked: Blocked | None = None) -> AsgiWire:
-    bound = Blocked(10) if blocked is None else blocked  # an empty one is false
+    bound = Blocked(10, Totals()) if blocked is None else blocked  # an empty one is false
     return AsgiWire(server.send, bound, last_words=lambda reason: [message(reason.name)])
 
 
@@ -100,7 +101,7 @@ async def test_a_blocked_client_is_closed_after_the_timeout():
     """Seconds of loop time and at most a tick; it is counted, and nobody is blocked afterwards."""
     server = Server()
     server.free.clear()
-    blocked = Blocked(7)
+    blocked = Blocked(7, Totals())
     wire = made(server, blocked)
     looking = asyncio.create_task(looked_at(blocked))
     wire.write([message("a")])
@@ -109,7 +110,7 @@ async def test_a_blocked_client_is_closed_after_the_timeout():
     assert 7 < asyncio.get_running_loop().time() - began <= 8.1
     assert wire.reason is Reason.LEFT
     assert server.sent == []
-    assert (blocked.aborted, len(blocked)) == (1, 0)
+    assert (blocked._totals.blocked, len(blocked)) == (1, 0)
     looking.cancel()
 
 
@@ -117,7 +118,7 @@ async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
     """Breaking off is ours alone; who cancels the task means the task."""
     server = Server()
     server.free.clear()
-    blocked = Blocked(7)
+    blocked = Blocked(7, Totals())
     wire = made(server, blocked)
     running = asyncio.create_task(wire.run(server.listen()))
     wire.write([message("a")])
@@ -125,7 +126,7 @@ async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (blocked.aborted, len(blocked)) == (0, 0)
+    assert (blocked._totals.blocked, len(blocked)) == (0, 0)
 
 
 @pytest.mark.parametrize("error", [OSError, ConnectionResetError, BrokenPipeError])
@@ -184,7 +185,7 @@ async def test_flush_returns_when_nothing_ever_will_be_sent():
     """The wire ended by timeout while somebody waited."""
     server = Server()
     server.free.clear()
-    blocked = Blocked(1)
+    blocked = Blocked(1, Totals())
     wire = made(server, blocked)
     looking = asyncio.create_task(looked_at(blocked))
     wire.write([message("a")])

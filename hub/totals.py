@@ -1,0 +1,61 @@
+"""What one process holds and has done, in numbers. Counted as things happen, so that asking costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _gauge(words: str) -> Any:
+    return field(default=0, metadata={"kind": "gauge", "words": words})
+
+
+def _counter(words: str) -> Any:
+    return field(default=0, metadata={"kind": "counter", "words": words})
+
+
+@dataclass(slots=True)
+class Totals:
+    """The numbers of one process. Each is a metric `hub_<name>`; each adds up over processes.
+
+    One instance is shared by all parts of a hub, and each part counts its own numbers in it.
+    """
+
+    viewers: int = _gauge("Viewers connected now")
+    jobs: int = _gauge("Jobs watched now")
+    window_bytes: int = _gauge("Bytes of event bodies in memory")
+    inbox: int = _gauge("Messages that wait for a feed")
+    connected: int = _gauge("Processes whose subscription connection to Redis is up")
+    draining: int = _gauge("Processes that are moving their viewers away")
+    opened: int = _counter("Viewers that came in")
+    refused: int = _counter("Viewers refused at a cap")
+    unavailable: int = _counter("Viewers sent away because Redis did not answer")
+    deliveries: int = _counter("Payloads written to viewers")
+    heals: int = _counter("Holes looked up in the retained log")
+    gaps: int = _counter("Gap frames sent to a job's viewers")
+    resyncs: int = _counter("Resync frames sent to a job's viewers")
+    messages: int = _counter("Pub/Sub messages received")
+    redis_reconnects: int = _counter("Subscription connections lost, and failed tries to get one")
+    lagged: int = _counter("Viewers closed because they fell out of the window")
+    blocked: int = _counter("Viewers cut off because they took no bytes for the send timeout")
+    moved: int = _counter("Viewers told to go elsewhere because this process ends")
+    aged: int = _counter("Streams ended by age, to be resumed")
+    checks_found: int = _counter("Position checks that found something to look into")
+    workers_lost: int = _counter("Jobs whose worker's lease lapsed")
+    stalls: int = _counter("Times the event loop stood still for half a second or more")
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(getattr(self, name) + getattr(other, name) for name in NAMES))
+
+    def counters(self) -> Totals:
+        """The same with every gauge at 0: what is left of a process that is gone."""
+        return Totals(**{one.name: getattr(self, one.name) for one in FIELDS if is_counter(one)})
+
+
+FIELDS = fields(Totals)
+NAMES = tuple(one.name for one in FIELDS)
+
+
+def is_counter(one: Any) -> bool:
+    """Returns True if a field of `Totals` only grows."""
+    return bool(one.metadata["kind"] == "counter")
