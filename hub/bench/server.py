@@ -29,7 +29,7 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
     """Run a server until the block ends; gives its pid and the free port that stands for `{port}` in `command`."""
     port = free_port()
     with tempfile.TemporaryFile() as errors:  # a pipe nobody reads would block it one day
-        process = subprocess.Popen(  # noqa: S603  # our own arguments
+        process = subprocess.Popen(
             [word.format(port=port) for word in command],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,

@@ -51,7 +51,7 @@ def obey(send: Send, *, jobs: int, size: int) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         done = publish(send, jobs=jobs, size=size, rate=order["rate"], duration=order["duration"])
-        print(json.dumps(asdict(done)), flush=True)  # noqa: T201  # the answer, to the process that asked
+        print(json.dumps(asdict(done)), flush=True)
 
 
 def publish(send: Send, *, jobs: int, size: int, rate: float, duration: float) -> Published:

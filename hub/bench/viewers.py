@@ -60,7 +60,7 @@ class Viewer(asyncio.BufferedProtocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         self.transport.write(self._crowd.target.request(self.index))
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002  # one size for all
+    def get_buffer(self, sizehint: int) -> bytearray:
         """The shared buffer."""
         return self._crowd.buffer
 

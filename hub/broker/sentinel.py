@@ -39,37 +39,37 @@ Command = bytes | str | Iterable[bytes]
 
 
 class _Asking(SentinelManagedConnection):
-    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:
         if not self.is_connected:
-            await self.connect()  # type: ignore[no-untyped-call]
+            await self.connect()
         await super().send_packed_command(command, check_health)
 
 
 class _AskingTls(SentinelManagedSSLConnection):
-    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:
         if not self.is_connected:
-            await self.connect()  # type: ignore[no-untyped-call]
+            await self.connect()
         await super().send_packed_command(command, check_health)
 
 
 class _SyncAsking(SyncManagedConnection):
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
-            self.connect()  # type: ignore[no-untyped-call]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+            self.connect()
+        super().send_packed_command(command, check_health)
 
 
 class _SyncAskingTls(SyncManagedSSLConnection):
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
-            self.connect()  # type: ignore[no-untyped-call]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+            self.connect()
+        super().send_packed_command(command, check_health)
 
 
 def primary(place: Address, options: dict[str, Any]) -> Redis:
     """A client of the primary; `options` are redis-py's, for its connections."""
     asking = _asking(place, Retry(NoBackoff(), 0))
-    sentinel = Sentinel(list(place.sentinels), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    sentinel = Sentinel(list(place.sentinels), sentinel_kwargs=asking)
     kind = _AskingTls if place.tls else _Asking
     client: Redis = sentinel.master_for(
         place.service, **place.options, **options, connection_class=kind, max_connections=CONNECTIONS
@@ -80,9 +80,9 @@ def primary(place: Address, options: dict[str, Any]) -> Redis:
 def primary_sync(place: Address, options: dict[str, Any]) -> redis.Redis:
     """The same, blocking."""
     asking = _asking(place, SyncRetry(NoBackoff(), 0))
-    sentinel = SyncSentinel(list(place.sentinels), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    sentinel = SyncSentinel(list(place.sentinels), sentinel_kwargs=asking)
     kind = _SyncAskingTls if place.tls else _SyncAsking
-    client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
+    client: redis.Redis = sentinel.master_for(
         place.service, **place.options, **options, connection_class=kind
     )
     return client

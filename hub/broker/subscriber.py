@@ -168,7 +168,7 @@ class Subscriber:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(SILENCE):
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()
         self._heard = asyncio.get_running_loop().time()
         self._commands.clear()
         self._serving = True  # from here on who subscribes is queued behind the list that is made now

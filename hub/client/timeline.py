@@ -39,7 +39,7 @@ def watch(url: str, job: str, token: str, console: Console, *, as_json: bool) ->
 async def _watch(url: str, job: str, token: str, console: Console, *, as_json: bool) -> str:
     async for frame in frames(url, job, token):
         if as_json:
-            print(json.dumps(frame, ensure_ascii=False), flush=True)  # noqa: T201  # for pipes, not for people
+            print(json.dumps(frame, ensure_ascii=False), flush=True)
         elif frame["type"] != "heartbeat":
             console.print(line(frame))
         if frame["type"] == "end":

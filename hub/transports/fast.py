@@ -127,7 +127,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.finished = self.paused = True
         self._connections.discard(self)
@@ -148,6 +148,6 @@ class SseWire(SocketWire[Side]):
 
     __slots__ = ()
 
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # asyncio's signature
+    def data_received(self, data: bytes) -> None:
         """Nobody speaks on an event stream: a second request behind an endless answer is a mistake."""
         self.transport.close()

@@ -22,11 +22,11 @@ from hub.transports.websocket import encode
 class _Nothing:
     """The `Format` of who only waits: the page reads the frames from the log."""
 
-    def encode(self, frame: Frame) -> bytes:  # noqa: ARG002  # a Format's signature
+    def encode(self, frame: Frame) -> bytes:
         """Nothing."""
         return b""
 
-    def join(self, parts: list[bytes]) -> bytes:  # noqa: ARG002  # a Format's signature
+    def join(self, parts: list[bytes]) -> bytes:
         """Nothing."""
         return b""
 
@@ -42,14 +42,14 @@ class Bell:
     def __init__(self) -> None:
         self._rung = asyncio.Event()
 
-    def write(self, payload: bytes) -> None:  # noqa: ARG002  # a Wire's signature
+    def write(self, payload: bytes) -> None:
         """There is an event."""
         self._rung.set()
 
     def beat(self, payload: bytes) -> None:
         """A long poll is over before a heartbeat would be due."""
 
-    def finish(self, reason: Reason) -> None:  # noqa: ARG002  # a Wire's signature
+    def finish(self, reason: Reason) -> None:
         """The job ended, or the hub drains: the page is made of what there is."""
         self._rung.set()
 

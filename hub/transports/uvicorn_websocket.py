@@ -38,7 +38,7 @@ class _WebSocketHandoff:
         if self._protocol is not None:
             self._protocol.transport.abort()
 
-    def take(self, last: bytes | None) -> Taken | None:  # noqa: ARG002  # SSE needs it
+    def take(self, last: bytes | None) -> Taken | None:
         protocol = self._protocol
         if protocol is None:
             return None
