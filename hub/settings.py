@@ -16,6 +16,10 @@ Words = Annotated[frozenset[str], NoDecode]
 """A set of words; in the environment they are separated by commas."""
 
 
+PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_at"})
+"""Fields of a job's hash that its owner may see, unless `HUB_PUBLIC_FIELDS` says otherwise."""
+
+
 class Settings(BaseSettings):
     """The hub's settings. Times in seconds, sizes in bytes."""
 
@@ -31,7 +35,7 @@ class Settings(BaseSettings):
     key_template: str = Field("job:{id}", description="a job's hash; {id} stands for its id, once")
     terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job; failed always does")
     public_fields: Words = Field(
-        frozenset({"status", "project_id", "title", "message", "created_at"}),
+        PUBLIC_FIELDS,
         description="fields of a job's hash that its owner may see",
     )
     position_check: float = Field(

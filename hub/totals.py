@@ -35,6 +35,9 @@ class Totals:
     gaps: int = _counter("Gap frames sent to a job's viewers")
     resyncs: int = _counter("Resync frames sent to a job's viewers")
     messages: int = _counter("Pub/Sub messages received")
+    strangers: int = _counter(
+        "Messages dropped because their id is of a log that this database does not have"
+    )
     redis_reconnects: int = _counter("Subscription connections lost, and failed tries to get one")
     lagged: int = _counter("Viewers closed because they fell out of the window")
     blocked: int = _counter("Viewers cut off because they took no bytes for the send timeout")

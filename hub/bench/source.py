@@ -77,7 +77,7 @@ def through_script(url: str, names: Sequence[str], publication: Publication) -> 
     def send(batch: list[tuple[int, str]]) -> None:
         pipeline = client.pipeline(transaction=False)
         for number, event in batch:
-            keys, args = publication.prepare(JobId(names[number]), event, status=None, once=None)
+            keys, args = publication.prepare(JobId(names[number]), [(event, "")], once=None)
             pipeline.evalsha(sha, len(keys), *keys, *map(str, args))
         pipeline.execute()
 

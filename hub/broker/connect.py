@@ -6,8 +6,11 @@ across a stall; here each client says how long it may take.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 from collections.abc import Awaitable
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -17,7 +20,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from hub.broker.address import Address
-from hub.broker.sentinel import close_sentinels, primary, primary_sync
+from hub.broker.sentinel import close_sentinels, close_sentinels_sync, primary, primary_sync
 from hub.errors import BrokerUnavailable
 
 AsyncRedis = redis.asyncio.Redis
@@ -87,15 +90,54 @@ async def close(client: AsyncRedis) -> None:
     await close_sentinels(client)
 
 
+def close_sync(client: SyncRedis) -> None:
+    """The same for a blocking client."""
+    client.close()
+    close_sentinels_sync(client)
+
+
+def sibling(client: AsyncRedis, **changes: Any) -> AsyncRedis:
+    """A client of the same place with connections of its own; `changes` to what redis-py makes them with."""
+    pool = copy.copy(client.connection_pool)
+    pool.connection_kwargs = {**pool.connection_kwargs, **changes}
+    pool.reset()
+    return AsyncRedis.from_pool(pool) if type(client) is AsyncRedis else type(client)(connection_pool=pool)
+
+
+class PerLoop:
+    """A client for whichever loop runs: connections belong to the loop that made them.
+
+    A worker may call `asyncio.run` for each of its tasks. The first loop gets the `given` client, every other one a
+    sibling, which is gone with its loop.
+    """
+
+    def __init__(self, given: AsyncRedis) -> None:
+        self.given = given
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedis] = WeakKeyDictionary()
+        self._is_given = False
+
+    def get(self) -> AsyncRedis:
+        """The running loop's client."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = sibling(self.given) if self._is_given else self.given
+            self._is_given = True
+            self._clients[loop] = client
+        return client
+
+
 class Script:
     """A Lua script on an async client: EVALSHA, and EVAL when the server does not know it yet."""
 
-    def __init__(self, client: AsyncRedis, text: str) -> None:
-        self._script = client.register_script(text)
+    def __init__(self, clients: PerLoop, text: str) -> None:
+        self._clients = clients
+        self._script = clients.given.register_script(text)
 
     async def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
         """The script's answer, for script.py to read."""
-        return cast(list[bytes | str], await cast(Awaitable[Any], self._script(keys=keys, args=args)))
+        answer = self._script(keys=keys, args=args, client=self._clients.get())
+        return cast(list[bytes | str], await cast(Awaitable[Any], answer))
 
 
 class SyncScript:

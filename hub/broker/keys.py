@@ -1,7 +1,13 @@
-"""Names of keys and channels, from one template."""
+"""Names of keys and channels, from one template.
+
+Invariant: a key of the hub's own has braces around the application's key, and a job's id cannot have braces. So no job's
+id names one of ours, and no key of ours is an application's. On a cluster the braces put our keys into the slot of the
+application's (Redis cluster specification, hash tags).
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hub.errors import InvalidSettings
@@ -10,32 +16,46 @@ from hub.job.event import JobId
 CONTROL_CHANNEL = "push-hub:control"
 """Always subscribed, so that the Pub/Sub connection never leaves subscribed mode and has something to confirm."""
 
+_TEMPLATE = re.compile(
+    r"[^{}]*(\{id\}|\{[^{}]*\{id\}[^{}]*\}|\{[^{}]+\}[^{}]*\{id\}|\{id\}[^{}]*\{[^{}]+\})[^{}]*"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`template` is the job's hash with `{id}` for the job's id; every other name extends it.
+    """`template` is the job's hash with `{id}` for the job's id; it may have a hash tag (`app:{{id}}`, `{app}:{id}`).
 
-    Raises InvalidSettings without an `{id}`.
+    Raises InvalidSettings without an `{id}`, and for braces that are no hash tag.
     """
 
     template: str = "job:{id}"
 
     def __post_init__(self) -> None:
-        if self.template.count("{id}") != 1:
-            raise InvalidSettings(f"expected one {{id}} in the key template, got {self.template!r}")
+        if self.template.count("{id}") != 1 or not _TEMPLATE.fullmatch(self.template):
+            raise InvalidSettings(
+                f"expected one {{id}} and at most one hash tag in the key template, got {self.template!r}"
+            )
 
     def job(self, job: JobId) -> str:
-        """The hash: status, owner, what the application adds."""
+        """The application's hash: status, owner, and what else the application keeps."""
         return self.template.replace("{id}", job)
 
     def events(self, job: JobId) -> str:
         """The Pub/Sub channel."""
         return self.job(job) + ":events"
 
+    def meta(self, job: JobId) -> str:
+        """The hub's hash: epoch, position and whatever else the hub must know about the job."""
+        return self._ours(job) + ":meta"
+
     def log(self, job: JobId) -> str:
         """The stream: the same events, retained."""
-        return self.job(job) + ":log"
+        return self._ours(job) + ":log"
 
     def once(self, job: JobId, key: str) -> str:
         """Remembers the id that an idempotency key was given."""
-        return f"{self.job(job)}:once:{key}"
+        return f"{self._ours(job)}:once:{key}"
+
+    def _ours(self, job: JobId) -> str:
+        name = self.job(job)
+        return f"push-hub:{name}" if "{" in name else f"push-hub:{{{name}}}"

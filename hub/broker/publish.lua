@@ -1,68 +1,96 @@
--- Publish one event of one job: guard, number, retain, remember, announce.
+-- Publish events of one job: guard, number, retain, remember, announce.
 --
 -- One script and not a pipeline, because XADD can fail (out of memory, a replica) where PUBLISH succeeds, and viewers
--- must never see an event that the log does not have. Without the right to PUBLISH the event is in the log, and whoever watches
--- finds it at the position check. Needs Redis >= 7 for `XADD <epoch>-*`.
+-- must never see an event that the log does not have. Without the right to PUBLISH the event is in the log, and a hub
+-- that watches the job finds it at the position check. Needs Redis >= 7 for `XADD <epoch>-*`.
 --
--- KEYS  1 job hash   2 log stream   3 channel   4 idempotency key
--- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events   4 seconds the log lives
---       after this event   5 the same after a terminal event   6 seconds an idempotency key lives
---       7 "" or "lapsed": only if the job's lease is over (lease.lua)   8.. the terminal statuses
--- gives {"ok", id} | {"repeated", id} | {"ended", status} | {"alive", ""}
-local job, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local body, status = ARGV[1], ARGV[2]
+-- KEYS  1 the application's hash   2 meta hash   3 log stream   4 channel   5 idempotency key
+-- ARGV  1 largest number of retained events   2 seconds the log lives after this   3 the same after a terminal event
+--       4 seconds the meta hash lives after this   5 seconds an idempotency key lives
+--       6 "" or "lapsed": only if the job's lease is over (lease.lua)   7 the number of terminal statuses, which follow;
+--       then for each event its body (JSON object text) and its status or ""
+-- gives {"ok", last id, "1" if the job has an owner} | {"repeated", last id, ""} | {"ended", status, ""} | {"alive", "", ""}
+local job, meta, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 local repeated = redis.call('GET', once)
 if repeated then
-  return {'repeated', repeated}
+  return {'repeated', repeated, ''}
 end
 
-local known = redis.call('HMGET', job, 'status', 'epoch', 'position', 'lease')
-local ends = false
-for i = 8, #ARGV do
-  if known[1] == ARGV[i] then
-    return {'ended', known[1]}
+local known = redis.call('HMGET', job, 'status', 'user_id')
+local status, owner = known[1], known[2]
+local terminal = {}
+local first = 8 + tonumber(ARGV[7])
+for i = 8, first - 1 do
+  if status == ARGV[i] then
+    return {'ended', status, ''}
   end
-  ends = ends or status == ARGV[i]
+  terminal[ARGV[i]] = true
 end
+
+local ours = redis.call('HMGET', meta, 'epoch', 'position', 'lease', 'ended', 'owner', 'attempt', 'digest')
+local epoch, position, lease, ended, theirs = ours[1], ours[2], ours[3], ours[4], ours[5]
+local attempt, digest = tonumber(ours[6] or 1), ours[7] or ''
 
 -- Redis's clock and not the caller's: several processes ask this at about the same time, and one of them is answered.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[7] == 'lapsed' and not (known[4] and tonumber(known[4]) < now) then
-  return {'alive', ''}
+if ARGV[6] == 'lapsed' and not (lease and tonumber(lease) < now) then
+  return {'alive', '', ''}
 end
 
--- The epoch is when the log began. A log that is gone (deleted, expired, evicted) took its numbers with it: begin a
--- later epoch, so that no id is ever given twice and every old cursor is recognised as old. A log whose last position the hash
--- does not know is that of an earlier job of this name, whose hash was deleted: it belongs to whom that job belonged to.
-local epoch, position = known[2], known[3]
+-- The epoch is when the log began. A new one begins when the log is gone (deleted, expired, evicted) and took its
+-- numbers with it, when it is another owner's, and when the attempt that it is of has ended. So no id is ever given
+-- twice, and every old cursor is recognised as old.
 local before = epoch and tonumber(epoch) or 0
-if redis.call('EXISTS', log) == 0 then
-  if position then
-    epoch = false
-  end
-elseif not epoch or not position then
+local restarts = false
+if owner and theirs and owner ~= theirs then
+  restarts, attempt = true, 1
+elseif ended then
+  restarts, attempt = true, attempt + 1
+elseif redis.call('EXISTS', log) == 0 then
+  restarts = position
+elseif not position then  -- our hash was lost, and with it what the log's numbers are
   local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-  local theirs = newest and tonumber(string.match(newest[1], '%d+')) or 0
-  redis.call('DEL', log)
-  if theirs >= before then
-    epoch, before = false, theirs
-  end
+  before = math.max(before, newest and tonumber(string.match(newest[1], '%d+')) or 0)
+  restarts = true
 end
-if not epoch then
-  epoch = string.format('%.0f', math.max(now, before + 1))
+if restarts or not epoch then
+  redis.call('DEL', log)
+  epoch, digest = string.format('%.0f', math.max(now, before + 1)), ''
 end
 
-local id = redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], epoch .. '-*', 'data', body)
-redis.call('HSET', job, 'epoch', epoch, 'position', id)
-if status ~= '' then
-  redis.call('HSET', job, 'status', status)
+local id, new_status
+local ends = false
+local messages = {}
+for i = first, #ARGV, 2 do
+  local body = ARGV[i]
+  id = redis.call('XADD', log, 'MAXLEN', '~', ARGV[1], epoch .. '-*', 'data', body)
+  digest = redis.sha1hex and redis.sha1hex(digest .. id .. body) or ''  -- fakeredis has none
+  if ARGV[i + 1] ~= '' then
+    new_status = ARGV[i + 1]
+    ends = terminal[new_status]
+  end
+  messages[#messages + 1] = '{"id":"' .. id .. '",' .. string.sub(body, 2)
 end
-if ends and known[4] then
-  redis.call('HDEL', job, 'lease')
+redis.call('HSET', meta, 'epoch', epoch, 'position', id, 'digest', digest, 'attempt', attempt,
+  'terminal', table.concat(ARGV, ',', 8, first - 1))
+if owner then
+  redis.call('HSET', meta, 'owner', owner)
 end
-redis.call('EXPIRE', log, ends and ARGV[5] or ARGV[4])
-redis.call('SET', once, id, 'EX', ARGV[6])
-redis.call('PUBLISH', channel, '{"id":"' .. id .. '",' .. string.sub(body, 2))
-return {'ok', id}
+if ends then
+  redis.call('HSET', meta, 'ended', id)
+  redis.call('HDEL', meta, 'lease')
+elseif ended then
+  redis.call('HDEL', meta, 'ended')
+end
+if new_status then
+  redis.call('HSET', job, 'status', new_status)
+end
+redis.call('EXPIRE', log, ends and ARGV[3] or ARGV[2])
+redis.call('EXPIRE', meta, ARGV[4])
+redis.call('SET', once, id, 'EX', ARGV[5])
+for _, message in ipairs(messages) do
+  redis.call('PUBLISH', channel, message)
+end
+return {'ok', id, owner and '1' or ''}

@@ -33,6 +33,7 @@ class RedisBroker:
     def __init__(self, client: Redis, publication: Publication, *, deadline: float = 5.0) -> None:
         self.client = client
         self.keys = publication.keys
+        self._names = ["status", "user_id", *sorted(publication.fields - {"status", "user_id"})]
         self._publication = publication
         self._lost = client.register_script(SCRIPT)
         self.subscriber = Subscriber(client.connection_pool)
@@ -43,11 +44,12 @@ class RedisBroker:
         async with _available(), self.client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
-                pipe.hgetall(self.keys.job(job))
+                self._ask(pipe, job)
             time, *replies = await pipe.execute(raise_on_error=False)
             seconds, micros = _readable(time)
             now = seconds + micros / 1e6
-            return [_job(job, reply, now) for job, reply in zip(jobs, replies, strict=True)]
+            pairs = zip(replies[::2], replies[1::2], strict=True)
+            return [self._job(job, *pair, now) for job, pair in zip(jobs, pairs, strict=True)]
 
     async def latest(self, job: JobId, *, limit: int) -> Snapshot:
         """The hash and the last `limit` retained events."""
@@ -92,16 +94,49 @@ class RedisBroker:
 
     async def _snapshot(self, job: JobId, command: str, first: str, last: str, limit: int) -> Snapshot:
         async with _available(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hgetall(self.keys.job(job))
+            self._ask(pipe, job)
             pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
-            fields, rows = await pipe.execute(raise_on_error=False)
-            found = _job(job, fields)
+            fields, meta, rows = await pipe.execute(raise_on_error=False)
+            found = self._job(job, fields, meta)
             entries = [_entry(row) for row in _readable(rows) or []]
-            # What has another epoch is of an earlier job of this name, and not for this one's viewers.
+            # Entries of another epoch are an earlier job's of this name, and not for this one's viewers.
             entries = [entry for entry in entries if found is not None and entry.id.epoch == found.epoch]
         if command == "XREVRANGE":
             entries.reverse()
         return Snapshot(found, entries)
+
+    def _ask(self, pipe: Any, job: JobId) -> None:
+        """Two reads: the hash by name, for it is the application's and may hold megabytes, and all of the hub's own."""
+        pipe.hmget(self.keys.job(job), self._names)
+        pipe.hgetall(self.keys.meta(job))
+
+    def _job(self, job: JobId, reply: Any, meta: Any, now: float | None = None) -> Job | None:
+        values = _readable(reply) or []
+        fields = {
+            name: _text(value) for name, value in zip(self._names, values, strict=False) if value is not None
+        }
+        ours = {_text(name): _text(value) for name, value in (_readable(meta) or {}).items()}
+        if not fields and not ours:
+            return None
+        owner = _owner(values[1]) if values else ""
+        if owner and ours.get("owner", owner) != owner:
+            ours = {}  # the log is of another owner's job of this name
+        lease = _number(ours.get("lease", ""))
+        return Job(
+            id=job,
+            status=fields.get("status", ""),
+            user_id=UserId(owner),
+            epoch=_number(ours.get("epoch", "")),
+            position=EventId.parse(ours.get("position", "")),
+            lease=None if lease is None or now is None else lease / 1000 - now,
+            fields=fields,
+            ended=EventId.parse(ours.get("ended", "")),
+            log_owner=ours.get("owner", ""),
+            attempt=_number(ours.get("attempt", "")) or 1,
+            digest=ours.get("digest", ""),
+            exists=bool(fields),
+            terminal=self._publication.terminal.union(filter(None, ours.get("terminal", "").split(","))),
+        )
 
 
 @asynccontextmanager
@@ -125,20 +160,12 @@ def _readable(reply: Any) -> Any:
     return reply
 
 
-def _job(job: JobId, reply: Any, now: float | None = None) -> Job | None:
-    if not (found := _readable(reply)):
-        return None
-    fields = {_text(name): _text(value) for name, value in found.items()}
-    epoch, lease = _number(fields.pop("epoch", "")), _number(fields.pop("lease", ""))
-    return Job(
-        id=job,
-        status=fields.get("status", ""),
-        user_id=UserId(fields.get("user_id", "")),
-        epoch=epoch,
-        position=EventId.parse(fields.pop("position", "")),
-        lease=None if lease is None or now is None else lease / 1000 - now,
-        fields=fields,
-    )
+def _owner(value: bytes | str | None) -> str:
+    """The owner in a hash, "" for none. Bytes that are not UTF-8 are nobody: replaced, they would equal another name."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value or ""
+    except UnicodeDecodeError:
+        return ""
 
 
 def _entry(row: Any) -> Entry:

@@ -1,13 +1,13 @@
 """The Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
 
-The rules themselves are publish.lua, lease.lua and create.lua. Every publish carries an idempotency key, made up here when the caller has none:
-redis-py repeats a write whose answer was lost, and without the key one event would become two.
+The rules themselves are the .lua files beside this one. Every write carries an idempotency key, made up here when the
+caller has none: redis-py repeats a write whose answer was lost, and without the key one event would become two.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -15,11 +15,12 @@ from hub.broker.keys import Keys
 from hub.errors import JobEnded, JobExists, JobNotFound
 from hub.job.catalogue import StageStarted
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, dumps
-from hub.settings import Settings
+from hub.settings import PUBLIC_FIELDS, Settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()
 LEASE_SCRIPT = files("hub.broker").joinpath("lease.lua").read_text()
 CREATE_SCRIPT = files("hub.broker").joinpath("create.lua").read_text()
+RESTART_SCRIPT = files("hub.broker").joinpath("restart.lua").read_text()
 
 _DAY = 24 * 3600
 
@@ -31,6 +32,7 @@ class Retention:
     events: int = 1000  # a build has some hundreds
     ended: int = _DAY  # a page left open over night still gets its end
     idle: int = 7 * _DAY  # a job that lost its worker does not stay for ever
+    meta: int = 37 * _DAY  # an old page still learns that it has everything, a month after its log is gone
     once: int = _DAY  # a producer's own idempotency key
     retry: int = 60  # a made-up key only has to outlive the client library's own retries
 
@@ -43,6 +45,7 @@ class Publication:
     retention: Retention = field(default_factory=Retention)
     terminal: frozenset[str] = TERMINAL
     limit: int = MAX_EVENT_BYTES
+    fields: frozenset[str] = PUBLIC_FIELDS  # of the application's hash, besides status and owner
 
     @classmethod
     def of(cls, settings: Settings) -> Publication:
@@ -52,13 +55,14 @@ class Publication:
             retention=Retention(events=settings.window_events),
             terminal=settings.terminal_statuses,
             limit=settings.max_event_bytes,
+            fields=settings.public_fields,
         )
 
     def prepare(
-        self, job: JobId, body: str, *, status: str | None, once: str | None
+        self, job: JobId, events: Sequence[tuple[str, str]], *, once: str | None
     ) -> tuple[list[str], list[str | int]]:
-        """KEYS and ARGV of publish.lua for one event."""
-        return self._prepare(job, body, status=status, once=once)
+        """KEYS and ARGV of publish.lua for `events`, each a body (JSON text) and its status or ""."""
+        return self._prepare(job, events, once=once)
 
     def prepare_lost(self, job: JobId) -> tuple[list[str], list[str | int]]:
         """The same for the event that stands for a worker which is lost; published only if its lease has lapsed."""
@@ -70,62 +74,70 @@ class Publication:
             "reason": "producer_lost",
             "job_id": str(job),
         }
-        return self._prepare(job, dumps(fields), status=LOST, once=None, only_if="lapsed")
+        return self._prepare(job, [(dumps(fields), LOST)], once=None, only_if="lapsed")
 
     def prepare_job(self, job: JobId, fields: Mapping[str, str]) -> tuple[list[str], list[str | int]]:
         """KEYS and ARGV of create.lua."""
-        keys = self.keys
         pairs = [text for pair in fields.items() for text in pair]
-        once = keys.once(job, uuid.uuid4().hex)
-        return [keys.job(job), keys.log(job), once], [self.retention.retry, *pairs]
+        kept = self.retention
+        return self._names(job), [kept.retry, kept.meta, fields["user_id"], *pairs]
+
+    def prepare_restart(self, job: JobId, status: str) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of restart.lua."""
+        return self._names(job), [self.retention.retry, self.retention.meta, status]
 
     def prepare_lease(self, job: JobId, ttl: float, held: str) -> tuple[list[str], list[str | int]]:
         """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back; `held` is its last answer."""
-        return [self.keys.job(job)], [int(ttl * 1000), held, *sorted(self.terminal)]
+        keys, kept = self.keys, self.retention
+        names = [keys.job(job), keys.meta(job)]
+        return names, [int(ttl * 1000), held, kept.meta, *sorted(self.terminal)]
 
     def _prepare(
-        self, job: JobId, body: str, *, status: str | None, once: str | None, only_if: str = ""
+        self, job: JobId, events: Sequence[tuple[str, str]], *, once: str | None, only_if: str = ""
     ) -> tuple[list[str], list[str | int]]:
-        keys, kept = self.keys, self.retention
-        names = [keys.job(job), keys.log(job), keys.events(job), keys.once(job, once or uuid.uuid4().hex)]
-        once_lives = kept.once if once else kept.retry
-        return names, [
-            body,
-            status or "",
-            kept.events,
-            kept.idle,
-            kept.ended,
-            once_lives,
+        kept = self.retention
+        hash_, meta, log, key = self._names(job, once)
+        lives = [kept.events, kept.idle, kept.ended, kept.meta, kept.once if once else kept.retry]
+        terminal = sorted(self.terminal | {LOST})
+        texts = [text for event in events for text in event]
+        return [hash_, meta, log, self.keys.events(job), key], [
+            *lives,
             only_if,
-            *sorted(self.terminal | {LOST}),
+            len(terminal),
+            *terminal,
+            *texts,
         ]
 
+    def _names(self, job: JobId, once: str | None = None) -> list[str]:
+        keys = self.keys
+        return [keys.job(job), keys.meta(job), keys.log(job), keys.once(job, once or uuid.uuid4().hex)]
 
-def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
-    """The id in publish.lua's answer. Raises JobEnded after a terminal."""
-    verdict, value = _words(reply)
+
+def interpret(job: JobId, reply: Iterable[bytes | str]) -> tuple[EventId, bool]:
+    """The last id in publish.lua's answer, and False if the job has no owner. Raises JobEnded after a terminal."""
+    verdict, value, owned = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
     event_id = EventId.parse(value)
     assert event_id is not None, "the script answers with the id that XADD gave"
-    return event_id
+    return event_id, verdict != "ok" or bool(owned)
 
 
 def is_published(reply: Iterable[bytes | str]) -> bool:
-    """Whether publish.lua published anything."""
+    """Returns True if publish.lua published anything."""
     return _words(reply)[0] == "ok"
 
 
 def interpret_job(job: JobId, reply: Iterable[bytes | str]) -> None:
     """Raises JobExists, as create.lua answers."""
-    verdict, _ = _words(reply)
+    verdict, *_ = _words(reply)
     if verdict == "exists":
         raise JobExists(f"expected a new id, got {job!r}, which is taken")
 
 
 def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> str:
     """Until when the lease holds, for the next `prepare_lease`. Raises JobEnded and JobNotFound, as lease.lua answers."""
-    verdict, value = _words(reply)
+    verdict, value, _ = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
     if verdict == "unknown":
@@ -133,6 +145,14 @@ def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> str:
     return value
 
 
-def _words(reply: Iterable[bytes | str]) -> tuple[str, str]:
-    verdict, value = (part.decode() if isinstance(part, bytes) else part for part in reply)
-    return verdict, value
+def interpret_restart(job: JobId, reply: Iterable[bytes | str]) -> int:
+    """The number of the attempt. Raises JobNotFound, as restart.lua answers."""
+    verdict, value, _ = _words(reply)
+    if verdict == "unknown":
+        raise JobNotFound(f"expected a job to restart, got {job!r}, which does not exist")
+    return int(value)
+
+
+def _words(reply: Iterable[bytes | str]) -> tuple[str, str, str]:
+    verdict, value, more = (part.decode() if isinstance(part, bytes) else part for part in reply)
+    return verdict, value, more

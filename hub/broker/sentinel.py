@@ -117,3 +117,10 @@ async def close_sentinels(client: Redis) -> None:
     manager = getattr(client.connection_pool, "sentinel_manager", None)
     if manager is not None:
         await manager.aclose()
+
+
+def close_sentinels_sync(client: redis.Redis) -> None:
+    """The same for a blocking client."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager is not None else ():
+        sentinel.close()

@@ -18,6 +18,9 @@ logger = quiet_log("hub.admission")
 
 T = TypeVar("T")
 
+MAX_WAITS = 20
+"""Viewers of one user that wait for jobs to be made: each asks Redis twice a second."""
+
 
 class Admission:
     """The places of one process: viewers (a stream, or a job on a dashboard), counted in `totals`, and `sockets`."""
@@ -26,6 +29,7 @@ class Admission:
         self.sockets = 0  # of dashboards
         self._settings = settings
         self._totals = totals
+        self._waits: Counter[str] = Counter()
         self._by_job: Counter[JobId] = Counter()
         self._by_user: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, JobId]] = Counter()
@@ -59,6 +63,15 @@ class Admission:
         """The pair of `enter_socket`."""
         self.sockets -= 1
         _take_back(self._by_user, user)
+
+    def enter_wait(self, user: str) -> None:
+        """A viewer that waits for a job to be made. Raises Overloaded."""
+        self._check(self._waits[user], MAX_WAITS, "waits of a user")
+        self._waits[user] += 1
+
+    def leave_wait(self, user: str) -> None:
+        """The pair of `enter_wait`."""
+        _take_back(self._waits, user)
 
     def refuse(self, words: str) -> Overloaded:
         """Count a refusal; the error to raise."""

@@ -52,7 +52,7 @@ class Hub:
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = Patience()
-        self._reads = JobReads(broker, self._patience)
+        self._reads = JobReads(broker, self._patience, self.admission, self._notice)
         self._drain = Drain(settings.drain, self._audiences, self._patience, totals)
         self._moving: asyncio.Task[None] | None = None
         self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()), totals)
@@ -64,31 +64,21 @@ class Hub:
 
     # --- viewers
 
-    async def authorised(self, user: UserId, job: JobId) -> Job:
-        """The job, if it is `user`'s; without a trip to Redis while it is watched.
+    async def view(self, user: UserId, job: JobId, wish: Wish, *, wait: float = 0) -> View:
+        """A new viewer; the caller closes it. Authorises first: each time, for a job may change hands.
 
-        Raises BrokerUnavailable, and JobNotFound for a job that is another's, exactly as if it did not exist. A refusal
-        never comes from memory, which would be faster and may be older than the job.
-        """
-        feed = self._feeds.get(job)
-        if feed is not None and feed.ready and not feed.log.closed and feed.job.user_id == user:
-            return feed.job
-        return await self._reads.read_of(user, job)
-
-    async def view(self, user: UserId, job: JobId, wish: Wish) -> View:
-        """A new viewer; the caller closes it. Authorises first.
-
-        Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
+        A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises JobNotFound, Overloaded,
+        BrokerUnavailable. Cancel-safe: nothing stays held.
         """
         try:
-            return await self._view(user, job, wish)
+            return await self._view(user, job, wish, wait)
         except BrokerUnavailable as error:
             self.totals.unavailable += 1
             logger.warning("a viewer was sent away: %s", error)
             raise
 
-    async def _view(self, user: UserId, job: JobId, wish: Wish) -> View:
-        found = await self.authorised(user, job)
+    async def _view(self, user: UserId, job: JobId, wish: Wish, wait: float) -> View:
+        found = await (self._reads.wait_for(user, job, wait) if wait else self._reads.read_of(user, job))
         self.check_open()
         self.admission.enter(user, job)
         feed = self._feed(found)
@@ -140,9 +130,26 @@ class Hub:
             timer.cancel()
         feed = self._feeds.get(job.id)
         if feed is None or feed.failed or feed.is_outdated(job):
+            if feed is not None:
+                self._replace(feed)
             feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self.totals, self._idle)
             self._check.plan(feed, job)
         return feed
+
+    def _replace(self, feed: Feed) -> None:
+        """Another feed takes the place of one that failed, or whose job was begun again or changed hands."""
+        if not feed.log.closed:
+            feed.expel()
+        if not feed.is_held:
+            self._end(feed)
+
+    def _notice(self, job: JobId, found: Job | None) -> None:
+        """The job was read for a viewer: its feed learns of it if it changed hands, was deleted or was begun again."""
+        feed = self._feeds.get(job)
+        if feed is None or not feed.ready or feed.log.closed:
+            return
+        if found is None or (found.user_id, found.epoch) != (feed.job.user_id, feed.job.epoch):
+            feed.compare(found)
 
     def _idle(self, feed: Feed) -> None:
         if self._feeds.get(feed.id) is not feed or feed.failed:

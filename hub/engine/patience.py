@@ -21,7 +21,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._limits: set[asyncio.Timeout] = set()
-        self._has_ended = False
+        self.has_ended = False
 
     def __len__(self) -> int:
         return len(self._limits)
@@ -29,7 +29,7 @@ class Patience:
     @asynccontextmanager
     async def bound(self) -> AsyncIterator[None]:
         """Bounds the waits in its block. Raises BrokerUnavailable."""
-        limit = asyncio.timeout(0 if self._has_ended else LIMIT)
+        limit = asyncio.timeout(0 if self.has_ended else LIMIT)
         self._limits.add(limit)
         try:
             async with limit:
@@ -41,7 +41,7 @@ class Patience:
 
     def end(self) -> None:
         """End every wait, and those that begin later at once."""
-        self._has_ended = True
+        self.has_ended = True
         for limit in list(self._limits):
             with suppress(RuntimeError):  # it is over already
                 limit.reschedule(asyncio.get_running_loop().time())

@@ -1,33 +1,68 @@
-"""Reads of job hashes, one for all viewers that ask at the same time: a storm of joins costs Redis one command."""
+"""Reads of job hashes for viewers that come in: each join is judged by what Redis says, and a storm costs little.
+
+Invariant: a viewer is refused only by a read that began after it came. It is let in by one that is at most a second old,
+and older than its own arrival only where more than `READS` viewers of the job came within that second.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from hub.broker.seam import Broker
+from hub.engine.admission import Admission
 from hub.engine.patience import Patience
 from hub.errors import JobNotFound
 from hub.job.event import JobId, UserId
 from hub.job.record import Job
 
+READS = 20
+"""Reads of one job in a second, before viewers that come in the same second share the last one."""
+
+POLL = 0.5
+"""Seconds between two looks for a job that is not there yet."""
+
+
+@dataclass(slots=True)
+class _Recent:
+    """What was read of one job in the present second."""
+
+    number: int = 0
+    found: Job | None = None
+
 
 class JobReads:
-    """The reads of one hub that are under way."""
+    """The reads of one hub. `notice` is called with the result of each."""
 
-    def __init__(self, broker: Broker, patience: Patience) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        patience: Patience,
+        admission: Admission,
+        notice: Callable[[JobId, Job | None], None],
+    ) -> None:
         self._broker = broker
         self._patience = patience
+        self._admission = admission
+        self._notice = notice
+        self._loop = asyncio.get_running_loop()
         self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
+        self._second = 0
+        self._recent: dict[JobId, _Recent] = {}
 
     @property
     def tasks(self) -> list[asyncio.Task[list[Job | None]]]:
-        """The tasks that read."""
+        """The reads that are under way."""
         return list(self._reading.values())
 
     async def read_of(self, user: UserId, job: JobId) -> Job:
         """The job, if it is `user`'s. Raises BrokerUnavailable, and JobNotFound for a job that is not, exactly as if it
         did not exist.
         """
+        recent = self._recent_of(job)
+        if recent.number >= READS and recent.found is not None and recent.found.user_id == user:
+            return recent.found
         is_shared = job in self._reading
         found = await self._read(job)
         if is_shared and (found is None or found.user_id != user):
@@ -36,9 +71,35 @@ class JobReads:
             raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
         return found
 
+    async def wait_for(self, user: UserId, job: JobId, seconds: float) -> Job:
+        """The same, for a job that may come within `seconds`. A job of another user is waited for as long as one that
+        does not exist. Raises also Overloaded.
+        """
+        end = self._loop.time() + seconds
+        self._admission.enter_wait(user)
+        try:
+            while True:
+                try:
+                    return await self.read_of(user, job)
+                except JobNotFound:
+                    left = end - self._loop.time()
+                    if left <= 0 or self._patience.has_ended:
+                        raise
+                    await asyncio.sleep(min(POLL, left))
+        finally:
+            self._admission.leave_wait(user)
+
+    def _recent_of(self, job: JobId) -> _Recent:
+        second = int(self._loop.time())
+        if second != self._second:
+            self._second = second
+            self._recent.clear()
+        return self._recent.setdefault(job, _Recent())
+
     async def _read(self, job: JobId) -> Job | None:
         reading = self._reading.get(job)
         if reading is None:
+            self._recent_of(job).number += 1
             reading = self._reading[job] = asyncio.create_task(self._broker.jobs([job]), name="hub-job-read")
             reading.add_done_callback(lambda done: self._end(job, done))
         async with self._patience.bound():
@@ -49,5 +110,8 @@ class JobReads:
 
     def _end(self, job: JobId, reading: asyncio.Task[list[Job | None]]) -> None:
         del self._reading[job]
-        if not reading.cancelled():
-            reading.exception()  # every viewer that waits raises it; with none left, asyncio would complain
+        if reading.cancelled() or reading.exception() is not None:
+            return  # every viewer that waits raises it; the look at it keeps asyncio from complaining if none is left
+        (found,) = reading.result()
+        self._recent_of(job).found = found
+        self._notice(job, found)

@@ -147,7 +147,7 @@ class View:
         self._set_beginning(begin)
 
     def _beginning(self) -> Beginning:
-        return beginning(self.wish, self.log, retained=self._feed.retained)
+        return beginning(self.wish, self.log, retained=self._feed.retained, ended=self.job.ended)
 
     async def _wait_for_window(self, begin: Beginning) -> Beginning:
         """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else `resync`."""

@@ -55,7 +55,7 @@ class Seat(Generic[P]):
             frames = log.slice(self.position, CHUNK)
             if not frames:
                 if log.closed:
-                    wire.finish(Reason.ENDED)
+                    wire.finish(_last_reason(log))
                 return
             self.position += len(frames)
             payload = self.audience.payload(frames)
@@ -76,7 +76,7 @@ class Seat(Generic[P]):
         self.told = True
         log = self.audience.log
         over = log.closed and self.position == log.end
-        self.wire.finish(Reason.ENDED if over else reason)
+        self.wire.finish(_last_reason(log) if over else reason)
         return not over
 
     def leave(self) -> None:
@@ -136,7 +136,7 @@ class Audience(Generic[P]):
         """The log is closed: end every seat that has all of it. The others end when they have caught up."""
         for count, seat in enumerate(list(self.seats), 1):
             if seat.position == self.log.end:
-                seat.wire.finish(Reason.ENDED)
+                seat.wire.finish(_last_reason(self.log))
             if count % SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -148,3 +148,8 @@ class Audience(Generic[P]):
                 seat.wire.beat(payload)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
+
+
+def _last_reason(log: Log) -> Reason:
+    """Why a seat ends that has all of a closed log."""
+    return Reason.NOT_FOUND if log.deleted else Reason.ENDED

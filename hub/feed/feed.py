@@ -43,6 +43,7 @@ class Feed:
         self._intake = Intake(self._window, self._inbox, broker, settings, totals)
         self.log = self._window.log
         self.state = self._window.state
+        self.state.job = job
         self.closing = False  # the hub has let go of it
         self.due = 0.0  # loop time of the next position check; the hub sets it
         self._broker = broker
@@ -62,7 +63,7 @@ class Feed:
     @property
     def job(self) -> Job:
         """The job's hash as last read: at the start, at each position check, after each reconnect."""
-        assert self.state.job is not None, "wait_started returned, so the hash was read"
+        assert self.state.job is not None, "the hash was read before the feed was made"
         return self.state.job
 
     @property
@@ -85,15 +86,22 @@ class Feed:
         """Returns True if the window is filled."""
         return self._started.is_set() and self._failure is None
 
+    @property
+    def is_held(self) -> bool:
+        """Returns True if the feed has a user."""
+        return self._holds > 0
+
     def is_outdated(self, job: Job) -> bool:
-        """Returns True if this feed's job has ended, and `job` is another of its name, or goes on after the end."""
-        if not self.log.closed or self.state.job is None:
-            return False
-        if (job.epoch, job.user_id) != (self.state.job.epoch, self.state.job.user_id):
+        """Returns True if `job`, as just read, is not what this feed can show: another owner's, or begun again."""
+        if self._window.is_anothers(job):
             return True
-        newest = self._window.numbering.newest
-        has_ended = job.status in self._settings.terminal_statuses
-        return not has_ended and newest is not None and job.position is not None and job.position > newest
+        return self.log.closed and (not job.over or job.epoch != self.job.epoch)
+
+    def expel(self) -> None:
+        """The job is not its viewers' any more: end their streams."""
+        self._fail(
+            JobNotFound(f"expected job {self.id} of its owner, got another's of that name"), Reason.NOT_FOUND
+        )
 
     def hold(self) -> None:
         """The feed has one more user."""
@@ -124,8 +132,11 @@ class Feed:
                 self._waiters.remove(waiter)
 
     def compare(self, job: Job | None) -> bool:
-        """Hold what was just read of the hash against the window. Returns True if the log is read because of it."""
-        return self._intake.compare(job)
+        """Hold what was just read of the hash against the window. Returns True if there is a difference."""
+        if job is not None and self.ready and self._window.is_anothers(job):
+            self.expel()
+            return True
+        return self.ready and self._intake.compare(job)
 
     def doubt(self) -> None:
         """Read the retained log: it may have something that no message brought."""
@@ -149,7 +160,7 @@ class Feed:
         if len(entry.body) > self._settings.max_event_bytes:
             return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
         event = Event.from_body(entry.id, entry.body)
-        return [Frame(event, event_id=entry.id, terminal=event.status in self._settings.terminal_statuses)]
+        return [Frame(event, event_id=entry.id, terminal=event.status in self.job.terminal)]
 
     async def aclose(self) -> None:
         """End the task and the subscription. Called once."""
@@ -163,7 +174,7 @@ class Feed:
     # --- the task
 
     async def _run(self, job: Job) -> None:
-        has_ended = job.status in self._settings.terminal_statuses
+        has_ended = job.over
         try:
             if not await self._begin(has_ended=has_ended):
                 return

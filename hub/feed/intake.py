@@ -53,12 +53,12 @@ class Intake:
 
     def fill(self, snapshot: Snapshot) -> None:
         """Put what was read after the subscription into the window. Raises JobNotFound."""
-        if snapshot.job is None:
+        if snapshot.job is None or not snapshot.job.exists:
             raise JobNotFound(f"expected a job, got {self.window.id!r}, which is gone")
-        self.window.open(snapshot.job, snapshot.entries)
-        self._page.extend(snapshot.entries)
+        self._page.extend(self.window.open(snapshot.job, snapshot.entries))
         while self._page:
             self.window.append(self._page_frames())
+        self.window.numbering.trust(snapshot.job, self.window.last)
 
     def compare(self, job: Job | None) -> bool:
         """Hold what the position check read against the window. Returns True if the log is read because of it."""
@@ -67,7 +67,9 @@ class Intake:
         if self.window.differs(job):
             self.inbox.doubt()
             return True
-        self.window.state.job = job or self.window.state.job
+        if job is not None:
+            self.window.state.job = job
+            self.window.numbering.trust(job, self.window.last)
         return False
 
     def end_soon(self) -> None:
@@ -121,6 +123,9 @@ class Intake:
             if event_id is not None and self._is_unclear(event_id, last):
                 break
             self.inbox.pop()
+            if event_id is not None and not self.window.owns(event_id, last):
+                self._totals.strangers += 1  # the log was read after it came, and does not know its epoch
+                continue
             frames.append(self.window.message_frame(data, event_id, last))
             size += len(data)
             last = frames[-1].event.id or last
@@ -184,6 +189,8 @@ class Intake:
         job = snapshot.job
         if job is not None and window.is_anothers(job):
             raise JobNotFound(f"expected job {window.id} of its owner, got another's of that name")
+        if window.is_deleted(job):
+            return window.deletion()
         if job is None or job.epoch is None:
             if window.numbering.shared:
                 self.inbox.drop_numbered()
@@ -196,7 +203,10 @@ class Intake:
         window.state.job = job
         if self._turn_page(snapshot.entries, mark):
             return []
-        return self._trimmed_frames(job) + self._end_look(mark)
+        frames = self._trimmed_frames(job)
+        if not self._page and not frames:
+            window.numbering.trust(job, window.last)
+        return frames + self._end_look(mark)
 
     def _turn_page(self, entries: list[Entry], mark: Mark) -> bool:
         """Keep the entries that come before everything in the inbox. Returns True if the look goes on after them."""
@@ -219,6 +229,8 @@ class Intake:
 
     def _end_look(self, mark: Mark) -> list[Frame]:
         """The look is over. Messages that may have been lost and are in no log are a gap."""
+        if self.window.has_ended and self.window.has_all and not self._page:
+            return self.window.final_frames()
         self.end_soon()
         if mark is not Mark.LOST_BARE and not (mark is Mark.LOST and self.window.may_lose):
             return []

@@ -5,6 +5,7 @@ Invariant: an id never stands for another event than the one that was delivered 
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 
 from hub.job.event import FINAL, Event, EventId
@@ -14,11 +15,12 @@ from hub.job.record import Entry, Job
 class Numbering:
     """`shared`: ids come from the retained log, the same in every process; otherwise they are this feed's own."""
 
-    __slots__ = ("_newest", "_over", "shared")
+    __slots__ = ("_digest", "_newest", "_over", "shared")
 
     def __init__(self) -> None:
         self.shared = False
         self._newest: Event | None = None  # the last event with an id that was delivered
+        self._digest = ""  # over all events up to the newest, as publish.lua makes it; "" if not known
         self._over: deque[int] = deque(maxlen=8)  # epochs of numberings that are over
 
     @property
@@ -29,6 +31,32 @@ class Numbering:
     def remember(self, event: Event) -> None:
         """An event with an id is delivered."""
         self._newest = event
+        if self._digest:
+            self._digest = hashlib.sha1(
+                f"{self._digest}{event.id}{event.body}".encode(), usedforsecurity=False
+            ).hexdigest()
+
+    def trust(self, job: Job, last: EventId) -> None:
+        """Begin the checksum, if it is not known and `job`, as just read, ends with `last`."""
+        if not self._digest and job.position == last:
+            self._digest = job.digest
+
+    def skip(self) -> None:
+        """Events were left out: the checksum is not known until the next read."""
+        self._digest = ""
+
+    def is_rewritten(self, job: Job, last: EventId) -> bool:
+        """Returns True if the log that ends with `last` has other events than were delivered.
+
+        Redis lost its last writes and others followed, or a message on the channel imitated an event.
+        """
+        known = self._digest and job.digest and job.position == last and self._newest is not None
+        return (
+            bool(known)
+            and self._newest is not None
+            and self._newest.id == last
+            and self._digest != job.digest
+        )
 
     def is_over(self, event_id: EventId | None) -> bool:
         """Returns True if the id is of a numbering that is over."""
@@ -50,6 +78,8 @@ class Numbering:
             return "restarted", EventId(job.epoch, 0).previous
         if self._rewritten(entries, last):
             return "rolled back", last.previous
+        if self.is_rewritten(job, last):
+            return "rolled back", last
         if not entries and job.position is not None and job.position < last:
             return "rolled back", job.position  # Redis lost its last writes
         return None
@@ -57,6 +87,7 @@ class Numbering:
     def restart(self, reason: str, last: EventId) -> None:
         """Accept what `restarted` found; `last` was the last id until now."""
         self._newest = None
+        self._digest = ""
         if reason != "rolled back":
             self._over.append(last.next.epoch)
 

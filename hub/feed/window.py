@@ -30,6 +30,7 @@ class Window:
         self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
         self.state = State(job, settings.public_fields)
         self.numbering = Numbering()
+        self.is_lost = False  # Redis lost the job's hash, and a publisher may go on without an owner
         self._settings = settings
         self._totals = totals
         self._has_bare = False  # events without an id went out, which no log can bring back
@@ -44,13 +45,19 @@ class Window:
         """Returns True if a message that is lost may be in no log."""
         return self._has_bare or not self.numbering.shared
 
-    def open(self, job: Job, entries: Sequence[Entry]) -> None:
-        """Begin the numbering: the job's own, before the first of `entries`, or this feed's where there is no log."""
+    def open(self, job: Job, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Begin the numbering: the job's own, before the first of `entries`, or this feed's where there is no log.
+
+        Returns the entries that viewers are to see: none of an attempt that is over, in a job that runs again.
+        """
         self.state.job = job
         self.numbering.shared = job.epoch is not None
+        if job.ended is not None and not job.over:
+            entries = ()
+        last = job.position if not entries else entries[0].id.previous
         # Without a retained log the ids are this feed's own: good in this process while the feed lives.
-        first = EventId(job.epoch if job.epoch is not None else _now_ms(), 0)
-        self.log.renumber(entries[0].id.previous if entries else first.previous)
+        self.log.renumber(last or EventId(job.epoch if job.epoch is not None else _now_ms(), 0).previous)
+        return entries
 
     def share(self, epoch: int) -> None:
         """The job has a retained log now, and its ids."""
@@ -72,27 +79,56 @@ class Window:
         """Returns True if `job`, as just read, has something that the window has not."""
         if job is None:
             return self.numbering.shared
-        if self.is_anothers(job) or job.status in self._settings.terminal_statuses:
+        if self.is_anothers(job) or self.is_deleted(job) or job.over:
             return True
         if job.epoch is None:
             return self.numbering.shared
-        return not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self.last
+        if not self.numbering.shared or (job.position or EventId(job.epoch, 0).previous) != self.last:
+            return True
+        return self.numbering.is_rewritten(job, self.last)
 
     def is_anothers(self, job: Job) -> bool:
-        """Returns True if `job` has another owner. A job without one is nobody else's: Redis lost its hash."""
+        """Returns True if `job` has another owner, or lost its owner while its hash is there."""
         known = self.state.job
-        return known is not None and job.user_id not in ("", known.user_id)
+        if known is None or not job.exists:
+            return False
+        return job.user_id != known.user_id and not (self.is_lost and not job.user_id)
+
+    def is_deleted(self, job: Job | None) -> bool:
+        """Returns True if the application has deleted the job's hash.
+
+        If ours is gone as well, Redis may have lost both: that is `lost` first, and a deletion when it stays so.
+        """
+        if job is None:
+            return not self.numbering.shared
+        return not job.exists and bool(job.log_owner)
 
     @property
     def has_ended(self) -> bool:
         """Returns True if the hash says that the job has ended, and no event did."""
         job = self.state.job
-        return job is not None and not self.log.closed and job.status in self._settings.terminal_statuses
+        return job is not None and not self.log.closed and job.over
 
     def final_frames(self) -> list[Frame]:
         """The event that stands for an end of which only the hash knows; [] if there is none."""
         job = self.state.job
         return [self.frame(final_event(self.id, job.status))] if job is not None and self.has_ended else []
+
+    @property
+    def has_all(self) -> bool:
+        """Returns True if the job's terminal event is in the log, or a gap that stands for it."""
+        job = self.state.job
+        return job is not None and job.ended is not None and self.last >= job.ended
+
+    def deletion(self) -> list[Frame]:
+        """The frame of a job that the application has deleted."""
+        return [end_frame(None, "deleted")]
+
+    def _is_terminal(self, event: Event) -> bool:
+        job = self.state.job
+        return event.status in self._settings.terminal_statuses or (
+            job is not None and event.status in job.terminal
+        )
 
     # --- ids
 
@@ -114,7 +150,7 @@ class Window:
     def frame(self, event: Event) -> Frame:
         """The frame of an event that goes out next."""
         self.state.remember(event)
-        terminal = event.status in self._settings.terminal_statuses
+        terminal = self._is_terminal(event)
         if event.id is None:
             self._has_bare = True
         else:
@@ -124,9 +160,9 @@ class Window:
 
     def message_frame(self, data: bytes, event_id: EventId | None, last: EventId) -> Frame:
         """The frame of a message that follows `last`."""
-        if event_id is not None and self.owns(event_id, last):
+        if event_id is not None:
             return self.frame(Event.from_message(data))
-        # It has no id, or one that only looks like the job's. It gets an id where the ids are this feed's own.
+        # It gets an id where the ids are this feed's own.
         return self.frame(Event.from_body(None if self.numbering.shared else last.next, data))
 
     def entry_frames(self, entry: Entry, last: EventId) -> list[Frame]:
@@ -139,6 +175,7 @@ class Window:
     def gap(self, reason: str, first: EventId | None, last: EventId | None) -> list[Frame]:
         """The frame that says what is missing, and the current state."""
         self._totals.gaps += 1
+        self.numbering.skip()
         logger.warning("job %s: events are missing (%s), its viewers are told", self.id, reason)
         return [gap_frame(reason, first, last), self.state.frame(last)]
 
@@ -147,6 +184,7 @@ class Window:
         frames = []
         if self.numbering.shared:
             self.numbering.shared = False
+            self.is_lost = True
             frames = self.restart(job, "lost", EventId(_now_ms(), 0).previous)
         self.state.job = job or self.state.job
         return frames

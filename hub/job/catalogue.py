@@ -1,17 +1,24 @@
-"""The typed events, and how a producer's event becomes JSON text. Pure."""
+"""The typed events, those of an application's own, and how a producer's event becomes JSON text. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from hub.errors import EventTooLarge, InvalidEvent
-from hub.job.event import MAX_EVENT_BYTES, JobId, dumps
+from hub.job.event import MAX_EVENT_BYTES, RESERVED, JobId, dumps
 
 
 class TypedEvent(BaseModel):
-    """Fields every typed event shares; fields of your own pass through."""
+    """Fields every typed event shares; fields of your own pass through. A subclass gives `type` a default:
+
+    `type: Literal["render.progress"] = "render.progress"`.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -63,27 +70,98 @@ CATALOGUE: dict[str, type[TypedEvent]] = {
     model.kind(): model for model in (StageStarted, StageCompleted, SnapshotUpdated, DocumentationUpdated)
 }
 
+T = TypeVar("T", bound=TypedEvent)
 
-def encode(job: JobId, kind: str, fields: dict[str, Any], *, limit: int = MAX_EVENT_BYTES) -> str:
+
+def register(model: type[T]) -> type[T]:
+    """Add an application's own event to the catalogue; also a decorator. Raises InvalidEvent for a type that is taken."""
+    kind = model.model_fields["type"].default
+    if not isinstance(kind, str) or not kind:
+        raise InvalidEvent(f"expected a default for type in {model.__name__}, got none")
+    if kind in RESERVED or CATALOGUE.get(kind, model) is not model:
+        raise InvalidEvent(f"expected a type of your own in {model.__name__}, got {kind!r}, which is taken")
+    CATALOGUE[kind] = model
+    return model
+
+
+def event_parts(kind: str | TypedEvent, fields: object) -> tuple[str, dict[Any, Any]]:
+    """The type and the fields of what a producer gave: a typed event, or a type and a mapping, model or dataclass.
+
+    Raises InvalidEvent.
+    """
+    if isinstance(kind, TypedEvent):
+        if fields:
+            raise InvalidEvent("expected no fields beside a typed event")
+        return kind.type, kind.model_dump(exclude_none=True)
+    if not isinstance(kind, str) or not kind:
+        raise InvalidEvent(f"expected a type, got {kind!r}")
+    if isinstance(fields, BaseModel):
+        return kind, fields.model_dump()
+    if dataclasses.is_dataclass(fields) and not isinstance(fields, type):
+        return kind, {one.name: getattr(fields, one.name) for one in dataclasses.fields(fields)}
+    if fields is None or isinstance(fields, Mapping):
+        return kind, dict(fields or {})
+    raise InvalidEvent(f"expected fields as a mapping, a model or a dataclass, got {type(fields).__name__}")
+
+
+def encode(
+    job: JobId, kind: str, fields: Mapping[str, Any], *, limit: int = MAX_EVENT_BYTES, strict: bool = True
+) -> str:
     """The body of a new event as JSON text.
 
-    `fields` of a type in the catalogue are checked by its model, others travel as they are. Raises InvalidEvent
-    (EventTooLarge over `limit` bytes).
+    `fields` of a type in the catalogue are checked by its model, others travel as they are. Without `strict`, values
+    that JSON does not have are converted (see `plain`). Raises InvalidEvent (EventTooLarge over `limit` bytes).
     """
     if not kind or "id" in fields:
         raise InvalidEvent("expected a type, and no field named id (the hub numbers events)")
+    if kind in RESERVED:
+        raise InvalidEvent(f"expected a type of your own, got {kind!r}, which is a control frame's")
     fields = {name: value for name, value in fields.items() if name not in ("type", "job_id")}
-    model = CATALOGUE.get(kind)
-    if model is not None:
-        try:
-            model(**fields)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise InvalidEvent(f"{kind}: {where}: {problem['msg']}") from error
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidEvent(f"{kind}: expected fields that are JSON, got {error}") from error
+    if not strict:
+        fields = plain(kind, fields)
+    _check(kind, fields)
     body = dumps({"type": kind, **fields, "job_id": str(job)})
     if (size := len(body.encode())) > limit:
         raise EventTooLarge(f"expected at most {limit} bytes, got {size}")
     return body
+
+
+def plain(kind: str, fields: dict[Any, Any]) -> dict[str, Any]:
+    """`fields` as JSON has them. What JSON has already stays as it is; the rest follows pydantic's rules.
+
+    Dates and times become ISO 8601, `Decimal`, `UUID` and `Path` text, enums their value, sets and tuples lists, bytes
+    base64, models and dataclasses objects; NaN and infinity become null, anything else its `str()`. A negative `duration`
+    of a completed stage becomes 0: clocks step back. Raises InvalidEvent.
+    """
+    try:
+        dumps(fields)
+    except InvalidEvent:
+        try:
+            text = to_json(fields, inf_nan_mode="null", bytes_mode="base64", fallback=_fallback)
+            fields = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidEvent(f"expected fields that can be JSON, got {error}") from error
+    duration = fields.get("duration")
+    if kind == StageCompleted.kind() and isinstance(duration, int | float) and duration < 0:
+        fields = {**fields, "duration": 0}
+    return fields
+
+
+def _fallback(value: object) -> object:
+    """numpy's numbers and arrays have a plain value of their own; anything else is its text."""
+    tolist = getattr(value, "tolist", None)
+    return tolist() if callable(tolist) else str(value)
+
+
+def _check(kind: str, fields: Mapping[str, Any]) -> None:
+    model = CATALOGUE.get(kind)
+    if model is None:
+        return
+    try:
+        model(**fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InvalidEvent(f"{kind}: {where}: {problem['msg']}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidEvent(f"{kind}: expected fields that are JSON, got {error}") from error

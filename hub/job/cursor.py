@@ -27,7 +27,7 @@ class Wish:
     @classmethod
     def parse(cls, *, cursor: str | None = None, origin: str | None = None, types: str | None = None) -> Wish:
         """Read query parameters. An unknown `from` is "start": too much is better than silence."""
-        wanted = frozenset(name for name in (types or "").split(",") if name)
+        wanted = frozenset(name for name in map(str.strip, (types or "").split(",")) if name)
         return cls(cursor=cursor or None, origin=_origin(origin), types=wanted or None)
 
 
@@ -55,10 +55,12 @@ class Beginning:
     ahead: EventId | None = None
 
 
-def beginning(wish: Wish, log: Log, *, retained: bool) -> Beginning:
-    """Decide. `retained`: whether events from before the window may be in a log that all processes share."""
+def beginning(wish: Wish, log: Log, *, retained: bool, ended: EventId | None = None) -> Beginning:
+    """Decide. `retained`: events from before the window may be in a log that all processes share. `ended`: the id of the
+    job's terminal event, which the log may not have any more.
+    """
     if wish.cursor is not None:
-        return _resume(wish.cursor, log, retained=retained)
+        return _resume(wish.cursor, log, retained=retained, ended=ended)
     if wish.origin == "live":
         return live(log)
     if wish.origin == "start":
@@ -78,11 +80,11 @@ def live(log: Log, *, resync: str | None = None) -> Beginning:
     return Beginning(max(log.start, log.end - 2) if log.closed else log.end, resync=resync)
 
 
-def _resume(cursor: str, log: Log, *, retained: bool) -> Beginning:
+def _resume(cursor: str, log: Log, *, retained: bool, ended: EventId | None) -> Beginning:
     seen = EventId.parse(cursor)
     if seen is None:
         return live(log, resync="malformed")
-    if log.closed and seen in (FINAL, log.seen_at(log.end)):
+    if log.closed and seen in (FINAL, log.seen_at(log.end), ended):
         return Beginning(log.end - 1, over=True)
     position = log.position_after(seen)
     if position is not None:

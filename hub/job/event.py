@@ -11,6 +11,7 @@ import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NewType
+from uuid import UUID
 
 from hub.errors import InvalidEvent
 
@@ -75,6 +76,25 @@ class EventId(NamedTuple):
 
 FINAL = EventId(0, 0)
 """The id of the final status of a job whose log has no terminal event: the end of a job that has no log."""
+
+
+RESERVED = frozenset(
+    [
+        "end",
+        "gap",
+        "resync",
+        "state",
+        "heartbeat",
+        "reconnect",
+        "hello",
+        "pong",
+        "error",
+        "subscribed",
+        "unsubscribed",
+        "raw",
+    ]
+)
+"""Types of control frames. An event of such a type is sent as `raw` on a WebSocket (docs/protocol.md)."""
 
 
 def job_id(text: str) -> JobId | None:
@@ -148,9 +168,10 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def checked_job_id(text: str) -> JobId:
-    """`text` as a job id. Raises InvalidEvent: for producers, who are told what is wrong."""
-    known = job_id(text)
+def checked_job_id(text: str | int | UUID) -> JobId:
+    """`text` as a job id; a number or a UUID as its text. Raises InvalidEvent, which tells a producer what is wrong."""
+    is_id = isinstance(text, str | int | UUID) and not isinstance(text, bool)
+    known = job_id(str(text)) if is_id else None
     if known is None:
         raise InvalidEvent(f"expected a job id of letters, digits and _.:@~-, got {text!r}")
     return known

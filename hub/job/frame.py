@@ -83,9 +83,11 @@ def resync_frame(reason: str) -> Frame:
     return Frame.control("resync", {"reason": reason})
 
 
-def end_frame(status: str) -> Frame:
-    """`end`: nothing follows; it closes the log."""
-    return Frame.control("end", {"status": status})
+def end_frame(status: str | None, reason: str | None = None) -> Frame:
+    """`end`: nothing follows; it closes the log. `status` is None, with a reason, when the job was deleted."""
+    return Frame.control(
+        "end", {"status": status} if reason is None else {"status": status, "reason": reason}
+    )
 
 
 def final_event(job: JobId, status: str) -> Event:

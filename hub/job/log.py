@@ -20,12 +20,24 @@ class Log:
     about three times `size`).
     """
 
-    __slots__ = ("_base", "_bytes", "_count", "_frames", "_positions", "_size", "closed", "origin", "start")
+    __slots__ = (
+        "_base",
+        "_bytes",
+        "_count",
+        "_frames",
+        "_positions",
+        "_size",
+        "closed",
+        "deleted",
+        "origin",
+        "start",
+    )
 
     def __init__(self, *, origin: EventId, count: int = 1000, size: int = 1 << 20) -> None:
         self.origin = origin  # the cursor of a viewer at `start`
         self.start = 0
         self.closed = False
+        self.deleted = False  # closed because the job was deleted
         self._base = 0  # position of _frames[0]; frames before `start` are dead and are dropped in lumps
         self._frames: list[Frame] = []
         self._positions: dict[EventId, int] = {}
@@ -56,6 +68,7 @@ class Log:
                 seen = frame.seen = frame.id
                 self._positions[frame.id] = self.end
             self.closed = frame.name == "end"
+            self.deleted = self.closed and frame.event.fields == {"status": None, "reason": "deleted"}
         self._evict()
 
     def slice(self, position: int, size: int) -> list[Frame]:

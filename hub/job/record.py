@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hub.job.event import EventId, JobId, UserId
+from hub.job.event import TERMINAL, EventId, JobId, UserId
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and for how many seconds
-    from the read its worker had promised to be heard of (by Redis's clock; negative when that is over)."""
+    """A job as Redis has it: the named fields of the application's hash, and the hub's own hash.
+
+    `exists` is False if only the hub's is left. Of the hub's: `epoch` is when the log began (ms since 1970), `position`
+    its last id, `ended` the id of the terminal event, `log_owner` whose events it has ("" if nobody's), `attempt` the
+    number of times the job was begun, `digest` a checksum over all events of the log, `lease` the seconds from the read
+    for which the worker promised to renew it (by Redis's clock, negative when that is over). `terminal`: the statuses
+    that end it.
+    """
 
     id: JobId
     status: str
@@ -20,6 +26,17 @@ class Job:
     position: EventId | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     lease: float | None = None
+    ended: EventId | None = None
+    log_owner: str = ""
+    attempt: int = 1
+    digest: str = ""
+    exists: bool = True
+    terminal: frozenset[str] = TERMINAL
+
+    @property
+    def over(self) -> bool:
+        """Returns True if the job has ended and was not begun again."""
+        return self.status in self.terminal
 
 
 @dataclass(frozen=True, slots=True)

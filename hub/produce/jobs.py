@@ -6,7 +6,7 @@ of it at once and in order. For applications that keep their jobs elsewhere: wri
 
 from __future__ import annotations
 
-from hub.broker.connect import OUTAGE, AsyncRedis, Script, words
+from hub.broker.connect import OUTAGE, AsyncRedis, PerLoop, Script, words
 from hub.broker.redis import RedisBroker
 from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
@@ -19,7 +19,7 @@ class JobStateMachine:
     """Jobs on `client`, which stays the caller's to close. Every call raises BrokerUnavailable without Redis."""
 
     def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
-        self._script = Script(client, CREATE_SCRIPT)
+        self._script = Script(PerLoop(client), CREATE_SCRIPT)
         self._publication = publication or Publication()
         self._broker = RedisBroker(client, self._publication)
         self._publisher = Publisher(client, publication=self._publication, strict=True)
@@ -44,7 +44,7 @@ class JobStateMachine:
     async def get_job(self, job: str) -> Job:
         """The job's hash. Raises JobNotFound."""
         (found,) = await self._broker.jobs([checked_job_id(job)])
-        if found is None:
+        if found is None or not found.exists:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
 

@@ -8,31 +8,57 @@ Retries are safe: an event is numbered once, whatever the network did.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
-from weakref import WeakValueDictionary
+from uuid import UUID
 
 from hub.broker.connect import (
     OUTAGE,
     AsyncRedis,
+    PerLoop,
     Script,
     SyncRedis,
     SyncScript,
     close,
+    close_sync,
     for_publishing,
     for_publishing_sync,
     unavailable,
     words,
 )
-from hub.broker.script import LEASE_SCRIPT, SCRIPT, Publication, interpret, interpret_lease
-from hub.errors import BrokerUnavailable, JobEnded
-from hub.job.catalogue import DocumentationUpdated, SnapshotUpdated, StageCompleted, StageStarted, encode
+from hub.broker.script import (
+    LEASE_SCRIPT,
+    RESTART_SCRIPT,
+    SCRIPT,
+    Publication,
+    interpret,
+    interpret_lease,
+    interpret_restart,
+)
+from hub.errors import BrokerUnavailable, HubError, InvalidEvent, JobEnded
+from hub.job.catalogue import (
+    DocumentationUpdated,
+    SnapshotUpdated,
+    StageCompleted,
+    StageStarted,
+    TypedEvent,
+    encode,
+    event_parts,
+)
 from hub.job.event import EventId, JobId, checked_job_id
+from hub.produce.batch import Batch
 from hub.produce.lease import SHORTEST_BLOCKING, TTL, Lease, held, held_sync
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.publisher")
+logger = quiet_log("hub.publisher")
+
+Job = str | int | UUID
+"""A job's id; a number or a UUID stands for its text."""
+
+Kind = str | TypedEvent
+"""An event's type, or a typed event, which has its fields with it."""
 
 
 def ended(status: str, narration: str | None) -> dict[str, Any]:
@@ -46,38 +72,78 @@ class _Publishing:
     def __init__(self, publication: Publication | None, *, strict: bool) -> None:
         self._publication = publication or Publication()
         self._strict = strict
-        self._leases: WeakValueDictionary[JobId, Lease] = WeakValueDictionary()  # that are held
+        self._leases: dict[JobId, weakref.ref[Lease]] = {}  # the last of each job
+        self._ownerless: set[JobId] = set()  # that a warning was logged for
         self.failures = 0
-        """Events that were not published since the start, for whatever reason but a malformed event."""
+        """Calls that published nothing since the start, for whatever reason but a malformed event."""
 
     def _prepare(
-        self, job: str, kind: str, fields: dict[str, Any], once: str | None
-    ) -> tuple[JobId, list[str], list[str | int]]:
+        self, job: Job, events: Iterable[tuple[Kind, object]], once: str | None
+    ) -> tuple[JobId, list[tuple[str, str]], list[str], list[str | int]]:
+        """The job, the events as bodies with their statuses, KEYS and ARGV of the script. Raises InvalidEvent."""
         known = checked_job_id(job)
-        fields = {name: value for name, value in fields.items() if value is not None}
-        body = encode(known, kind, fields, limit=self._publication.limit)
-        status = fields.get("status")
-        keys, args = self._publication.prepare(
-            known, body, status=status if isinstance(status, str) else None, once=once
-        )
-        return known, keys, args
+        try:
+            made = [self._encode(known, kind, fields) for kind, fields in events]
+        except HubError:
+            raise
+        except (
+            Exception
+        ) as error:  # a field whose own code fails must not end the job that publishes it otherwise
+            raise InvalidEvent(f"expected fields that can be JSON, got {error!r}") from error
+        if not made:
+            raise InvalidEvent("expected at least one event, got none")
+        if any(status in self._publication.terminal for _, status in made[:-1]):
+            raise InvalidEvent("expected the terminal event to be the last")
+        return known, made, *self._publication.prepare(known, made, once=once)
 
-    def _new_lease(self, job: str, ttl: float, *, shortest: float = 1.0) -> tuple[JobId, Lease]:
+    def _encode(self, job: JobId, kind: Kind, fields: object) -> tuple[str, str]:
+        name, given = event_parts(kind, fields)
+        given = {key: value for key, value in given.items() if value is not None}
+        body = encode(job, name, given, limit=self._publication.limit, strict=self._strict)
+        status = given.get("status")
+        return body, status if isinstance(status, str) else ""
+
+    def _prepare_restart(self, job: Job, status: str) -> tuple[JobId, list[str], list[str | int]]:
+        if not status or status in self._publication.terminal:
+            raise InvalidEvent(f"expected a status to begin with, got {status!r}")
         known = checked_job_id(job)
-        lease = self._leases[known] = Lease(known, ttl, shortest=shortest)
+        return known, *self._publication.prepare_restart(known, status)
+
+    def _new_lease(self, job: Job, ttl: float, *, shortest: float = 1.0) -> tuple[JobId, Lease]:
+        known = checked_job_id(job)
+        lease = Lease(known, ttl, shortest=shortest)
+        self._leases[known] = weakref.ref(lease)
         return known, lease
 
-    def _published(self, job: JobId, fields: dict[str, Any] | None) -> None:
-        if fields is not None and fields.get("status") in self._publication.terminal and job in self._leases:
-            self._leases[job].over = True
+    def _published(
+        self, job: JobId, made: list[tuple[str, str]], answer: tuple[EventId, bool]
+    ) -> list[EventId]:
+        """The ids of the events. Notes the end of a job, and one that has no owner."""
+        last, is_owned = answer
+        if made[-1][1] in self._publication.terminal:
+            lease = self._leases.pop(job, None)
+            if lease is not None and (held_now := lease()) is not None:
+                held_now.over = True
+        if not is_owned and job not in self._ownerless and len(self._ownerless) < 1000:
+            self._ownerless.add(job)
+            logger.warning("job %s has no owner in its hash (user_id), so nobody can watch it", job)
+        return [EventId(last.epoch, last.seq - more) for more in reversed(range(len(made)))]
 
-    def _failed(self, job: str, kind: str, error: Exception) -> None:
+    def _failed(self, job: Job, what: str, error: Exception) -> None:
         self.failures += 1
         if self._strict:
             if isinstance(error, JobEnded):
                 raise error
-            raise BrokerUnavailable(f"{kind} of job {job} was not published: {words(error)}") from error
-        log.warning("%s of job %s was not published: %s", kind, job, words(error))
+            raise BrokerUnavailable(f"{what} of job {job} was not published: {words(error)}") from error
+        logger.warning("%s of job %s was not published: %s", what, job, words(error))
+
+
+def _name(kind: Kind) -> str:
+    return kind.type if isinstance(kind, TypedEvent) else str(kind)
+
+
+_FAILURES = (*OUTAGE, JobEnded, RuntimeError)
+"""What keeps an event from being published. RuntimeError is the driver's word for a closed loop or pool."""
 
 
 class Publisher(_Publishing):
@@ -85,23 +151,24 @@ class Publisher(_Publishing):
 
     Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about 20 s
     for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published or not.
+    May be shared by several event loops, one after the other or at once: each gets connections of its own.
     """
 
     def __init__(
         self, client: AsyncRedis, *, publication: Publication | None = None, strict: bool = False
     ) -> None:
         super().__init__(publication, strict=strict)
-        self._client = client
-        self._script = Script(client, SCRIPT)
-        self._lease_script = Script(client, LEASE_SCRIPT)
-        self._close: Callable[[], Any] | None = None
+        self._clients = PerLoop(client)
+        self._script = Script(self._clients, SCRIPT)
+        self._lease_script = Script(self._clients, LEASE_SCRIPT)
+        self._restart_script = Script(self._clients, RESTART_SCRIPT)
+        self._owns_client = False
 
     @classmethod
     def from_url(cls, url: str, *, publication: Publication | None = None, strict: bool = False) -> Publisher:
         """A publisher with a connection of its own; end it with `aclose` or use it as a context manager."""
-        client = for_publishing(url)
-        publisher = cls(client, publication=publication, strict=strict)
-        publisher._close = functools.partial(close, client)
+        publisher = cls(for_publishing(url), publication=publication, strict=strict)
+        publisher._owns_client = True
         return publisher
 
     async def __aenter__(self) -> Publisher:
@@ -111,68 +178,115 @@ class Publisher(_Publishing):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection that `from_url` opened."""
-        if self._close is not None:
-            await self._close()
+        """Close the running loop's connections, if `from_url` opened them."""
+        client = self._clients.get()
+        if self._owns_client or client is not self._clients.given:
+            await close(client)
 
     async def emit(
-        self, job: str, kind: str, fields: dict[str, Any] | None = None, *, once: str | None = None
+        self, job: Job, kind: Kind, fields: object = None, *, once: str | None = None
     ) -> EventId | None:
-        """Publish an event of type `kind` with `fields` (JSON; a `status` sets the job's status).
+        """Publish an event of type `kind` with `fields` (a mapping, model or dataclass; a `status` sets the job's).
 
-        `once` is an idempotency key: a second call with it returns the first id and publishes nothing (for a day).
-        Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a terminal event.
+        `kind` may be a typed event, which has its fields with it. `once` is an idempotency key: a second call with it
+        returns the first id and publishes nothing (for a day). Without strict, values that JSON does not have are
+        converted (docs/protocol.md). Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a
+        terminal event.
         """
-        known, keys, args = self._prepare(job, kind, fields or {}, once)
+        ids = await self._emit(job, [(kind, fields)], _name(kind), once)
+        return ids[-1] if ids else None
+
+    async def emit_many(
+        self, job: Job, events: Iterable[Kind | tuple[str, object]], *, once: str | None = None
+    ) -> list[EventId]:
+        """Publish several events in one step: all or none, with contiguous ids, which are returned ([] for none).
+
+        Each is a typed event or a pair of type and fields. A terminal one must be the last. Raises like `emit`.
+        """
+        return await self._emit(job, map(_pair, events), "a batch", once)
+
+    def batch(self, job: Job, *, every: float = 0.05, size: int = 100) -> Batch:
+        """Collect events and publish them `every` so many seconds, or `size` at a time:
+
+        `async with publish.batch(job) as batch: batch.add("token", {"text": "..."})`. What is left goes out at the end
+        of the block. `add` never waits; publishing never raises into the block but InvalidEvent.
+        """
+        return Batch(functools.partial(self.emit_many, job), every=every, size=size)
+
+    async def _emit(
+        self, job: Job, events: Iterable[tuple[Kind, object]], what: str, once: str | None
+    ) -> list[EventId]:
+        known, made, keys, args = self._prepare(job, events, once)
         try:
-            event_id = interpret(known, await self._script.run(keys, args))
-        except (*OUTAGE, JobEnded) as error:
-            self._failed(job, kind, error)
-            return None
-        self._published(known, fields)
-        return event_id
+            answer = interpret(known, await self._script.run(keys, args))
+        except _FAILURES as error:
+            self._failed(job, what, error)
+            return []
+        return self._published(known, made, answer)
 
     async def stage_started(
-        self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
+        self, job: Job, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
         """A stage began; the job's status becomes `status`, or the stage's name. `fields` of your own travel along."""
         typed = {"stage": stage, "narration": narration, "status": status or stage}
         return await self.emit(job, StageStarted.kind(), typed | fields)
 
     async def stage_completed(
-        self, job: str, stage: str, duration: float | None = None, **fields: Any
+        self, job: Job, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
         """A stage is done; `duration` in seconds."""
         return await self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
-    async def snapshot_updated(self, job: str, url: str, **fields: Any) -> EventId | None:
+    async def snapshot_updated(self, job: Job, url: str, **fields: Any) -> EventId | None:
         """There is a new picture at `url`."""
         return await self.emit(job, SnapshotUpdated.kind(), {"url": url} | fields)
 
     async def documentation_updated(
-        self, job: str, section: str, content: str, **fields: Any
+        self, job: Job, section: str, content: str, **fields: Any
     ) -> EventId | None:
         """A section of the documentation was written."""
         return await self.emit(
             job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields
         )
 
-    async def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
+    async def ready(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends well; nothing follows."""
         return await self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
 
-    async def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
+    async def failed(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends badly; nothing follows."""
         return await self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
 
-    def lease(self, job: str, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
+    async def restart(self, job: Job, *, status: str = "queued") -> int | None:
+        """Begin the job's next attempt: its events begin anew, and whoever comes back gets `resync` and then these.
+
+        Returns the number of the attempt (2 for the first restart), None when Redis is away. Raises InvalidEvent for a
+        terminal `status`, JobNotFound; with strict BrokerUnavailable.
+        """
+        known, keys, args = self._prepare_restart(job, status)
+        try:
+            return interpret_restart(known, await self._restart_script.run(keys, args))
+        except (*OUTAGE, RuntimeError) as error:
+            self._failed(job, "the restart", error)
+            return None
+
+    async def watched(self, job: Job) -> int | None:
+        """How many hub processes watch the job now, so that a worker can leave out a costly snapshot. None without Redis."""
+        channel = self._publication.keys.events(checked_job_id(job))
+        try:
+            ((_, number),) = await self._clients.get().pubsub_numsub(channel)
+        except (*OUTAGE, RuntimeError) as error:
+            self._failed(job, "the question who watches", error)
+            return None
+        return int(number)
+
+    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
         """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with publish.lease(job):`.
 
         When the worker dies, viewers get one `failed` with `reason` `producer_lost` about `ttl` seconds later. Leaving the
         block gives the lease back; leaving it by an exception lets it lapse, unless a retry takes it over. With strict it
         raises JobEnded, JobNotFound and BrokerUnavailable at the beginning; `Lease.lost` says when the job is over.
         """
-
         known, lease = self._new_lease(job, ttl)
         until = ""
 
@@ -197,6 +311,7 @@ class SyncPublisher(_Publishing):
         self._client = client
         self._script = SyncScript(client, SCRIPT)
         self._lease_script = SyncScript(client, LEASE_SCRIPT)
+        self._restart_script = SyncScript(client, RESTART_SCRIPT)
         self._close: Callable[[], Any] | None = None
 
     @classmethod
@@ -206,7 +321,7 @@ class SyncPublisher(_Publishing):
         """A publisher with connections of its own; end it with `close` or use it as a context manager."""
         client = for_publishing_sync(url)
         publisher = cls(client, publication=publication, strict=strict)
-        publisher._close = client.close
+        publisher._close = functools.partial(close_sync, client)
         return publisher
 
     def __enter__(self) -> SyncPublisher:
@@ -220,49 +335,77 @@ class SyncPublisher(_Publishing):
         if self._close is not None:
             self._close()
 
-    def emit(
-        self, job: str, kind: str, fields: dict[str, Any] | None = None, *, once: str | None = None
-    ) -> EventId | None:
+    def emit(self, job: Job, kind: Kind, fields: object = None, *, once: str | None = None) -> EventId | None:
         """As `Publisher.emit`."""
-        known, keys, args = self._prepare(job, kind, fields or {}, once)
+        ids = self._emit(job, [(kind, fields)], _name(kind), once)
+        return ids[-1] if ids else None
+
+    def emit_many(
+        self, job: Job, events: Iterable[Kind | tuple[str, object]], *, once: str | None = None
+    ) -> list[EventId]:
+        """As `Publisher.emit_many`."""
+        return self._emit(job, map(_pair, events), "a batch", once)
+
+    def _emit(
+        self, job: Job, events: Iterable[tuple[Kind, object]], what: str, once: str | None
+    ) -> list[EventId]:
+        known, made, keys, args = self._prepare(job, events, once)
         try:
-            event_id = interpret(known, self._script.run(keys, args))
-        except (*OUTAGE, JobEnded) as error:
-            self._failed(job, kind, error)
-            return None
-        self._published(known, fields)
-        return event_id
+            answer = interpret(known, self._script.run(keys, args))
+        except _FAILURES as error:
+            self._failed(job, what, error)
+            return []
+        return self._published(known, made, answer)
 
     def stage_started(
-        self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
+        self, job: Job, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
         """As `Publisher.stage_started`."""
         typed = {"stage": stage, "narration": narration, "status": status or stage}
         return self.emit(job, StageStarted.kind(), typed | fields)
 
     def stage_completed(
-        self, job: str, stage: str, duration: float | None = None, **fields: Any
+        self, job: Job, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
         """As `Publisher.stage_completed`."""
         return self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
-    def snapshot_updated(self, job: str, url: str, **fields: Any) -> EventId | None:
+    def snapshot_updated(self, job: Job, url: str, **fields: Any) -> EventId | None:
         """As `Publisher.snapshot_updated`."""
         return self.emit(job, SnapshotUpdated.kind(), {"url": url} | fields)
 
-    def documentation_updated(self, job: str, section: str, content: str, **fields: Any) -> EventId | None:
+    def documentation_updated(self, job: Job, section: str, content: str, **fields: Any) -> EventId | None:
         """As `Publisher.documentation_updated`."""
         return self.emit(job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields)
 
-    def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
+    def ready(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.ready`."""
         return self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
 
-    def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
+    def failed(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.failed`."""
         return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
 
-    def lease(self, job: str, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
+    def restart(self, job: Job, *, status: str = "queued") -> int | None:
+        """As `Publisher.restart`."""
+        known, keys, args = self._prepare_restart(job, status)
+        try:
+            return interpret_restart(known, self._restart_script.run(keys, args))
+        except (*OUTAGE, RuntimeError) as error:
+            self._failed(job, "the restart", error)
+            return None
+
+    def watched(self, job: Job) -> int | None:
+        """As `Publisher.watched`."""
+        channel = self._publication.keys.events(checked_job_id(job))
+        try:
+            ((_, number),) = self._client.pubsub_numsub(channel)
+        except (*OUTAGE, RuntimeError) as error:
+            self._failed(job, "the question who watches", error)
+            return None
+        return int(number)
+
+    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
         """As `Publisher.lease`, of at least 8 s; a thread renews it, also while the worker computes."""
         known, lease = self._new_lease(job, ttl, shortest=SHORTEST_BLOCKING)
         until = ""
@@ -276,3 +419,7 @@ class SyncPublisher(_Publishing):
                 raise unavailable(error) from error
 
         return held_sync(lease, renew, strict=self._strict)
+
+
+def _pair(event: Kind | tuple[str, object]) -> tuple[Kind, object]:
+    return event if isinstance(event, tuple) else (event, None)

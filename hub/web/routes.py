@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
@@ -13,7 +14,7 @@ from starlette.requests import HTTPConnection
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.job.cursor import Wish
-from hub.job.event import JobId
+from hub.job.event import JobId, UserId
 from hub.job.event import job_id as parse_job_id
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream, overloaded
@@ -45,6 +46,7 @@ WISHES = [
         ("last_event_id", "query", "the same, for a first connection; the header wins"),
         ("from", "query", "without a cursor: start (the default), live, or -20 (the last twenty)"),
         ("types", "query", "event types, separated by commas; terminal events always pass"),
+        ("wait", "query", "seconds (at most 30) to wait for a job that does not exist yet"),
     )
 ]
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -66,7 +68,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     """Watch a job over Server-Sent Events: what it has done, what it does, and how it ends."""
     wish = _wish(request)
     try:
-        view = await service.hub.view(user.id, known(job_id), wish)
+        view = await service.hub.view(who(user), known(job_id), wish, wait=_wait(request))
     except HubError as error:
         return _stream_refused(service, error)
     if view.begin.over:
@@ -86,7 +88,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Response:
     """The older status stream: the present status first, then every event, until the job ends."""
     try:
-        view = await service.hub.view(user.id, known(job_id), Wish(origin="live"))
+        view = await service.hub.view(who(user), known(job_id), Wish(origin="live"))
     except HubError as error:
         return _stream_refused(service, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
@@ -98,7 +100,7 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Res
 async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service: Here) -> None:
     """Watch a job over a WebSocket: the same events, ids and guarantees."""
     try:
-        view = await service.hub.view(user.id, known(job_id), _wish(websocket))
+        view = await service.hub.view(who(user), known(job_id), _wish(websocket), wait=_wait(websocket))
     except JobNotFound as error:
         raise refusal(error) from error
     except HubError as error:
@@ -112,7 +114,7 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
 @router.websocket("/api/events/ws")
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """A dashboard: many jobs on one WebSocket, subscribed and unsubscribed while it lives."""
-    await service.dashboards.serve(websocket, user.id)
+    await service.dashboards.serve(websocket, who(user))
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
@@ -149,6 +151,17 @@ async def get_job_events(
         return Response(page, media_type="application/json")
 
 
+def who(user: User) -> UserId:
+    """The user's id as text: an application's own user may have a number or a UUID."""
+    return UserId(str(user.id))
+
+
+def _wait(connection: HTTPConnection) -> float:
+    """The seconds that a viewer waits for its job to be made: `wait`, 0 to 30, and 0 for what is no number."""
+    text = connection.query_params.get("wait", "")
+    return min(30.0, float(text)) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) else 0.0
+
+
 def _wish(connection: HTTPConnection) -> Wish:
     query = connection.query_params
     cursor = connection.headers.get("last-event-id") or query.get("last_event_id")
@@ -157,7 +170,7 @@ def _wish(connection: HTTPConnection) -> Wish:
 
 async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
     try:
-        return await service.hub.view(user.id, known(job_id), wish)
+        return await service.hub.view(who(user), known(job_id), wish)
     except HubError as error:
         raise refusal(error) from error
 

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import producers
+from tests.support.keys import meta_of
 from tests.support.live import live_hub
 from tests.support.viewer import view
 
@@ -103,7 +104,7 @@ async def test_a_replay_pages_through_the_log_when_memory_holds_less(small, tran
 async def test_a_resume_pages_through_the_log_when_memory_holds_less(small, transport, at):
     """From before the window, from its edge, and from within."""
     job = await long_job(small)
-    epoch = int(await small.client.hget(f"job:{job}", "epoch"))
+    epoch = int(await small.client.hget(meta_of(job), "epoch"))
     async with view(small, transport, job, cursor=f"{epoch}-{at}") as viewer:
         await producers.publish(small, job, 2, start=RETAINED)
         seen = await viewer.take(RETAINED + 1 - at)

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from tests.support import producers
+from tests.support.keys import meta_of
 from tests.support.viewer import dashboard, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,7 +40,7 @@ async def test_three_jobs_one_ends_one_is_foreign_one_resumes(live, redis):
         await producers.job(live, events=6),
         await producers.job(live, user="bob"),
     )
-    epoch = (await redis.hget(f"job:{resumes}", "epoch")).decode()
+    epoch = (await redis.hget(meta_of(resumes), "epoch")).decode()
     async with dashboard(live) as board:
         assert (await subscribe(board, ends)).name == "subscribed"
         refused = await subscribe(board, theirs)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import producers
+from tests.support.keys import log_of, meta_of
 from tests.support.viewer import strict_json, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -182,17 +183,18 @@ async def test_a_job_that_gets_a_log_while_it_is_watched_goes_on(redis, live, wa
 
 async def test_a_bare_message_beside_a_hole_that_is_healed_is_not_lost(redis, watch, job):
     """The log that heals the hole also has the terminal: what only Pub/Sub had is delivered before it, or announced."""
-    key, epoch = f"job:{job}", (await redis.hget(f"job:{job}", "epoch")).decode()
+    epoch = (await redis.hget(meta_of(job), "epoch")).decode()
     step, ready = '"type":"step","n":1}', '"type":"x","status":"ready"}'
     async with watch(job) as viewer:
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.xadd(f"{key}:log", {"data": '{"type":"step","n":0}'}, id=f"{epoch}-0")
-            pipe.xadd(f"{key}:log", {"data": "{" + step}, id=f"{epoch}-1")
-            pipe.xadd(f"{key}:log", {"data": "{" + ready}, id=f"{epoch}-2")
-            pipe.hset(key, mapping={"position": f"{epoch}-2", "status": "ready"})
-            pipe.publish(f"{key}:events", f'{{"id":"{epoch}-1",{step}')
-            pipe.publish(f"{key}:events", '{"type":"bare"}')
-            pipe.publish(f"{key}:events", f'{{"id":"{epoch}-2",{ready}')
+            pipe.xadd(log_of(job), {"data": '{"type":"step","n":0}'}, id=f"{epoch}-0")
+            pipe.xadd(log_of(job), {"data": "{" + step}, id=f"{epoch}-1")
+            pipe.xadd(log_of(job), {"data": "{" + ready}, id=f"{epoch}-2")
+            pipe.hset(meta_of(job), "position", f"{epoch}-2")
+            pipe.hset(f"job:{job}", "status", "ready")
+            pipe.publish(f"job:{job}:events", f'{{"id":"{epoch}-1",{step}')
+            pipe.publish(f"job:{job}:events", '{"type":"bare"}')
+            pipe.publish(f"job:{job}:events", f'{{"id":"{epoch}-2",{ready}')
             await pipe.execute()
         names = [one.name for one in await viewer.all()]
     assert [kind for kind in names if kind in ("step", "x", "end")] == ["step", "step", "x", "end"]

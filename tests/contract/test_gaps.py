@@ -8,20 +8,21 @@ from hub import Publisher
 from hub.broker.script import Publication
 from hub.errors import EventTooLarge
 from tests.support import producers
+from tests.support.keys import log_of, meta_of
 from tests.support.viewer import view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def epoch_of(redis, job):
-    return (await redis.hget(f"job:{job}", "epoch")).decode()
+    return (await redis.hget(meta_of(job), "epoch")).decode()
 
 
 async def test_a_hole_in_the_log_is_announced(redis, live, watch):
     """An entry that was deleted: a gap names it, the state follows, the rest comes."""
     job = await producers.job(live, events=8)
     epoch = await epoch_of(redis, job)
-    await redis.xdel(f"job:{job}:log", f"{epoch}-3", f"{epoch}-4")
+    await redis.xdel(log_of(job), f"{epoch}-3", f"{epoch}-4")
     async with watch(job) as viewer:
         seen = await viewer.take(8)
     assert [one.name for one in seen] == ["step"] * 3 + ["gap", "state"] + ["step"] * 3
@@ -33,7 +34,7 @@ async def test_a_trimmed_beginning_is_announced_to_who_wants_the_start(redis, li
     """The log begins later than the job did: a gap says so before its first event."""
     job = await producers.job(live, events=10)
     epoch = await epoch_of(redis, job)
-    await redis.xtrim(f"job:{job}:log", maxlen=5, approximate=False)
+    await redis.xtrim(log_of(job), maxlen=5, approximate=False)
     async with watch(job) as viewer:
         seen = await viewer.take(7)
     assert [one.name for one in seen] == ["gap", "state"] + ["step"] * 5
@@ -43,7 +44,7 @@ async def test_a_trimmed_beginning_is_announced_to_who_wants_the_start(redis, li
 async def test_who_joins_after_a_gap_was_announced_is_told_as_well(redis, live, watch):
     """The second viewer gets the same frames from memory."""
     job = await producers.job(live, events=6)
-    await redis.xdel(f"job:{job}:log", f"{await epoch_of(redis, job)}-2")
+    await redis.xdel(log_of(job), f"{await epoch_of(redis, job)}-2")
     async with watch(job) as first, watch(job) as second:
         assert await first.take(7) == await second.take(7)
 
@@ -69,7 +70,7 @@ async def test_what_the_log_cannot_heal_is_announced_live(redis, live, watch, jo
         await producers.publish(live, job, 2)
         for n in (2, 3):
             await producers.whisper(redis, job, {"type": "step", "n": n})
-        await redis.xdel(f"job:{job}:log", f"{epoch}-2")
+        await redis.xdel(log_of(job), f"{epoch}-2")
         await producers.publish(live, job, 1, start=4)
         seen = await viewer.take(6)
     assert [one.name for one in seen] == ["step", "step", "gap", "state", "step", "step"]
@@ -118,7 +119,7 @@ async def test_a_log_that_began_anew_is_answered_by_a_resync(redis, live, watch,
         await producers.publish(live, job, 3)
         await viewer.take(3)
         before = viewer.cursor
-        await redis.delete(f"job:{job}:log")
+        await redis.delete(log_of(job))
         await producers.publish(live, job, 2, start=3)
         seen = await viewer.take(4)
     assert [one.name for one in seen] == ["resync", "state", "step", "step"]
@@ -184,7 +185,7 @@ async def test_a_hole_before_an_oversize_event_is_announced_as_well(redis, start
         epoch = await epoch_of(redis, job)
         large = Publisher(redis, strict=True, publication=Publication(limit=10_000))
         await large.emit(job, "step", {"n": 3, "fill": "x" * 3000})
-        await redis.xdel(f"job:{job}:log", f"{epoch}-1", f"{epoch}-2")
+        await redis.xdel(log_of(job), f"{epoch}-1", f"{epoch}-2")
         async with view(live, transport, job) as viewer:
             seen = await viewer.take(5)
     assert [one.name for one in seen] == ["step", "gap", "state", "gap", "state"]
@@ -200,8 +201,8 @@ async def test_the_state_after_a_rollback_has_what_is_left(redis, start_hub, tra
         await producers.publish(live, job, 2)
         async with view(live, transport, job) as viewer:
             await viewer.take(3)
-            await redis.xdel(f"job:{job}:log", f"{epoch}-2")
-            await redis.hset(f"job:{job}", "position", f"{epoch}-1")
+            await redis.xdel(log_of(job), f"{epoch}-2")
+            await redis.hset(meta_of(job), "position", f"{epoch}-1")
             resync, state = await viewer.take(2)
     assert resync.fields["reason"] == "rolled back"
     assert state.fields["last"]["snapshot.updated"]["url"] == "http://picture"
@@ -230,7 +231,7 @@ async def test_every_gap_is_followed_by_the_state(redis, live, watch):
     job = await producers.job(live, title="T")
     await live.publisher.stage_started(job, "code", "one")
     await producers.publish(live, job, 5)
-    await redis.xdel(f"job:{job}:log", f"{await epoch_of(redis, job)}-2")
+    await redis.xdel(log_of(job), f"{await epoch_of(redis, job)}-2")
     async with watch(job) as viewer:
         seen = await viewer.take(7)
     (at,) = [index for index, one in enumerate(seen) if one.name == "gap"]

@@ -6,6 +6,7 @@ import pytest
 
 from hub.job.event import EventId
 from tests.support import producers
+from tests.support.keys import log_of, meta_of
 from tests.support.viewer import view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -217,8 +218,8 @@ async def test_cursors_of_others_are_answered_by_a_resync(live, watch, job):
 async def test_a_cursor_whose_events_were_trimmed_is_answered_by_a_resync(live, redis, watch):
     """What follows it is gone from the log, so it cannot be honoured; the reason says trimmed."""
     job = await producers.job(live, events=10)
-    epoch = int(await redis.hget(f"job:{job}", "epoch"))
-    await redis.xtrim(f"job:{job}:log", maxlen=5, approximate=False)
+    epoch = int(await redis.hget(meta_of(job), "epoch"))
+    await redis.xtrim(log_of(job), maxlen=5, approximate=False)
     async with watch(job, cursor=f"{epoch}-1") as viewer:
         await assert_resync_then_live(live, viewer, job, "trimmed")
 
@@ -226,8 +227,8 @@ async def test_a_cursor_whose_events_were_trimmed_is_answered_by_a_resync(live, 
 async def test_the_event_before_the_first_retained_one_is_still_a_good_cursor(live, redis, watch):
     """Nothing that follows it is missing."""
     job = await producers.job(live, events=10)
-    epoch = int(await redis.hget(f"job:{job}", "epoch"))
-    await redis.xtrim(f"job:{job}:log", maxlen=5, approximate=False)
+    epoch = int(await redis.hget(meta_of(job), "epoch"))
+    await redis.xtrim(log_of(job), maxlen=5, approximate=False)
     async with watch(job, cursor=f"{epoch}-4") as viewer:
         assert producers.numbers(await viewer.take(5)) == [5, 6, 7, 8, 9]
 

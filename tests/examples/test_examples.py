@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 
 from hub.demo.embedded import EmbeddedServer
 from tests.support.browser import ROOT, chromium, opened, running
+from tests.support.keys import log_of
 from tests.support.live import frames
 from tests.support.sse import Message, SseViewer
 
@@ -136,7 +137,7 @@ async def test_pages(application, produce, real_redis, path, final):
             )
             shown = await page.inner_text("#out")
         await working
-    kept = [fields[b"data"].decode() for _, fields in await real_redis.xrange("job:d:log")]
+    kept = [fields[b"data"].decode() for _, fields in await real_redis.xrange(log_of("d"))]
     assert len(kept) == 11
     places = [shown.index(body.removeprefix("{")) for body in kept]
     assert places == sorted(places)

@@ -25,6 +25,7 @@ from tests.faults.rig.stalled import Stalled
 from tests.faults.rig.traffic import saw_everything, traffic
 from tests.faults.rig.turns import at_random, in_turn
 from tests.faults.rig.watcher import Crowd, Told, Watcher
+from tests.support.keys import log_of, meta_of
 
 WIRES = pytest.mark.parametrize("portable", [False, True], ids=["fast", "portable"])
 
@@ -405,11 +406,12 @@ def publish_silently(redis, job, fields: dict) -> None:
     """An event that is in the log, and that no message brings."""
     body = dumps({**fields, "job_id": job.job})
     last = max(job.acknowledged, default=None)
-    epoch = last.epoch if last else int(redis.command_now("HGET", f"job:{job.job}", "epoch"))
+    epoch = last.epoch if last else int(redis.command_now("HGET", meta_of(job.job), "epoch"))
     event_id = last.next if last else EventId(epoch, 0)
     job.acknowledged[event_id] = body
-    redis.command_now("XADD", f"job:{job.job}:log", str(event_id), "data", body)
-    redis.command_now("HSET", f"job:{job.job}", "position", str(event_id))
+    redis.command_now("XADD", log_of(job.job), str(event_id), "data", body)
+    redis.command_now("HSET", meta_of(job.job), "position", str(event_id))
+    redis.command_now("HDEL", meta_of(job.job), "digest")
 
 
 # --- streams grow old

@@ -29,6 +29,7 @@ from tests.faults.rig.proxy import Proxy
 from tests.faults.rig.scale import number, seconds
 from tests.faults.rig.scene import Place, Scene, connected, disconnected, together, watched
 from tests.support import producers
+from tests.support.keys import log_of, meta_of
 from tests.support.viewer import Seen, strict_json, view
 
 Emit = Callable[[str, int], Awaitable[EventId | None]]
@@ -103,7 +104,7 @@ async def test_an_event_whose_answer_was_lost_is_numbered_once(start_redis, star
 
 
 def _length(server, published: Published) -> int:
-    return server.command_now("XLEN", f"job:{published.job}:log")
+    return server.command_now("XLEN", log_of(published.job))
 
 
 async def test_several_workers_publish_in_one_order_the_logs(start_redis, start_hub):
@@ -114,7 +115,7 @@ async def test_several_workers_publish_in_one_order_the_logs(start_redis, start_
         await asyncio.gather(*(_work(server.url, scene.job, name) for name in range(8)))
         await scene.end()
         await scene.crowd.finish(10)
-        rows = server.command_now("XRANGE", f"job:{scene.job.job}:log", "-", "+")
+        rows = server.command_now("XRANGE", log_of(scene.job.job), "-", "+")
     assert [EventId.parse(row_id.decode()) for row_id, _ in rows] == sorted(scene.job.acknowledged)
     events = [json.loads(values[b"data"]) for _, values in rows[:-1]]
     for name in range(8):
@@ -368,7 +369,7 @@ async def test_nothing_follows_the_terminal_of_a_producer_that_does_not_stop(
 
 
 def _lease(server, job: str) -> int:
-    return int(server.command_now("HGET", f"job:{job}", "lease") or 0)
+    return int(server.command_now("HGET", meta_of(job), "lease") or 0)
 
 
 async def _holder(processes: list[Process], server, job: str, ttl: float = LEASE) -> Process:
@@ -392,7 +393,7 @@ def _lost(published: Published) -> str:
 async def _ended_by_the_hub(server, scene: Scene, expected: str) -> None:
     """Every viewer got the one event, and the log has it once, as the last."""
     verdicts = await scene.crowd.finish(15)
-    rows = server.command_now("XRANGE", f"job:{scene.job.job}:log", "-", "+")
+    rows = server.command_now("XRANGE", log_of(scene.job.job), "-", "+")
     bodies = [values[b"data"].decode() for _, values in rows]
     assert bodies.count(expected) == 1
     assert bodies[-1] == expected
@@ -496,7 +497,7 @@ async def test_an_outage_shorter_than_the_lease_does_not_end_a_living_workers_jo
             await asyncio.to_thread(server.start)
             await connected(hub)
             await asyncio.sleep(began + ttl * 1.5 - time.monotonic())  # long enough to have lapsed
-            assert expected not in str(server.command_now("XRANGE", f"job:{scene.job.job}:log", "-", "+"))
+            assert expected not in str(server.command_now("XRANGE", log_of(scene.job.job), "-", "+"))
             assert not lease.lost
         await scene.end()
         verdicts = await scene.crowd.finish(10)

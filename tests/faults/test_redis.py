@@ -29,6 +29,7 @@ from tests.faults.rig.scene import (
 from tests.faults.rig.tls import certificates
 from tests.faults.rig.watcher import Watcher
 from tests.support import producers
+from tests.support.keys import log_of, meta_of
 from tests.support.live import USER
 
 REPAIR = 1.5
@@ -185,7 +186,7 @@ def _flush(server, job) -> None:
 
 
 def _delete_log(server, job) -> None:
-    server.command_now("DEL", f"job:{job}:log")
+    server.command_now("DEL", log_of(job))
 
 
 @pytest.mark.parametrize("forget", [_restart_empty, _flush, _delete_log], ids=["restart", "flushall", "del"])
@@ -243,7 +244,7 @@ async def test_what_was_trimmed_past_a_viewer_is_announced(start_redis, start_hu
         hub.freeze()
         server.command_now("CLIENT", "KILL", "TYPE", "pubsub")
         await scene.publish(10, start=5)
-        server.command_now("XTRIM", f"job:{scene.job.job}:log", "MAXLEN", 3)
+        server.command_now("XTRIM", log_of(scene.job.job), "MAXLEN", 3)
         hub.thaw()
         await scene.noticed("gap trimmed")
         await scene.caught_up()
@@ -271,7 +272,7 @@ async def _refused(scene: Scene, client) -> None:
         await worker.publisher.emit(scene.job.job, "step", {"n": -1})
     with pytest.raises(BrokerUnavailable):
         await worker.publisher.ready(scene.job.job)
-    assert (await client.xlen(f"job:{scene.job.job}:log")) == len(scene.job.acknowledged)
+    assert (await client.xlen(log_of(scene.job.job))) == len(scene.job.acknowledged)
     assert scene.crowd.deliveries == seen
 
 
@@ -570,13 +571,13 @@ async def test_a_message_that_is_not_in_the_log_is_announced_and_what_follows_ar
 async def test_a_lease_that_the_hub_may_not_end_does_not_stop_the_position_check(start_redis, start_hub):
     """With rights to read alone it cannot declare a worker lost; what other jobs miss is found all the same."""
     server = start_redis()
-    rights = "on >x ~job:* &job:* &push-hub:control -@all +hgetall +xrange +xrevrange +multi +exec +subscribe +unsubscribe +ping +time"
+    rights = "on >x ~job:* ~push-hub:* &job:* &push-hub:control -@all +hmget +hgetall +xrange +xrevrange +multi +exec +subscribe +unsubscribe +ping +time"
     server.command_now("ACL", "SETUSER", "hub", *rights.split())
     hub = start_hub(f"redis://hub:x@127.0.0.1:{server.port}/0", position_check=1)
     async with watched(hub, server.url, jobs=3) as scene:
         await scene.publish(3)
         await scene.caught_up()
-        server.command_now("HSET", "job:job-0", "lease", "1000")  # lapsed in 1970
+        server.command_now("HSET", meta_of("job-0"), "lease", "1000")  # lapsed in 1970
         await until(lambda: "no permissions to run the 'evalsha'" in hub.said, "the hub tries, and may not")
         for job in scene.jobs[1:]:
             await _whisper(Scene(scene.worker, [job], scene.crowd), {"type": "step", "n": 3})

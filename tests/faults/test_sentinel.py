@@ -14,6 +14,7 @@ from tests.faults.rig.process import Hub, Process, RedisProcess, free_port, unti
 from tests.faults.rig.scale import LONG, seconds
 from tests.faults.rig.scene import Scene, connected, together, watched
 from tests.faults.rig.sentinel import SERVICE, Sentinel, url
+from tests.support.keys import log_of
 
 BLIND = 15.0
 """Seconds until the hub has found the new primary: ten are promised."""
@@ -46,7 +47,7 @@ class Group:
 
 async def _log(group: Group, job: str) -> dict[EventId, str]:
     """What the new primary has."""
-    rows = await asyncio.to_thread(group.replica.command_now, "XRANGE", f"job:{job}:log", "-", "+")
+    rows = await asyncio.to_thread(group.replica.command_now, "XRANGE", log_of(job), "-", "+")
     return {EventId.parse(row_id.decode()): values[b"data"].decode() for row_id, values in rows}
 
 

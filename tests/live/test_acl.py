@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from hub import JobStateMachine, Publisher, SyncPublisher
 from hub.demo.embedded import EmbeddedServer
+from tests.support.keys import meta_of
 from tests.support.live import USER, live_hub
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
@@ -61,7 +62,7 @@ async def test_they_are_enough_for_everything(server):
                 assert [message.event for message in await viewer.all()][-1] == "end"
             async with live.sse("a", "?from=start") as late:  # from the retained log
                 assert len(await late.all()) == 8
-            await maker.hset("job:lost", "lease", "1")
+            await maker.hset(meta_of("lost"), "lease", "1")
             async with live.sse("lost") as watching:
                 fields = [message.json for message in await watching.all()]
             assert [one.get("reason") for one in fields] == ["producer_lost", None]

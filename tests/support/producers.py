@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from hub.job.event import EventId
+from tests.support.keys import log_of, meta_of
 from tests.support.live import USER, Live
 
 _numbers = itertools.count(1)
@@ -52,30 +53,32 @@ async def shout(client: Redis, made: str, *messages: Any) -> None:
 
 async def whisper(client: Redis, made: str, fields: dict[str, Any]) -> str:
     """What the script does, but for the PUBLISH: an event that Pub/Sub never brings."""
-    key = f"job:{made}"
+    key = meta_of(made)
     epoch = (await client.hget(key, "epoch")).decode()
-    event_id = (await client.xadd(f"{key}:log", {"data": json.dumps(fields)}, id=f"{epoch}-*")).decode()
-    status = {"status": fields["status"]} if "status" in fields else {}
-    await client.hset(key, mapping={"position": event_id, **status})
+    event_id = (await client.xadd(log_of(made), {"data": json.dumps(fields)}, id=f"{epoch}-*")).decode()
+    await client.hset(key, "position", event_id)
+    await client.hdel(key, "digest")
+    if "status" in fields:
+        await client.hset(f"job:{made}", "status", fields["status"])
     return event_id
 
 
 async def retain(client: Redis, made: str, number: int) -> None:
     """So many events `step` in the log, in one go; nobody is told."""
-    key = f"job:{made}"
+    key = meta_of(made)
     epoch = (await client.hget(key, "epoch")).decode()
     async with client.pipeline(transaction=False) as pipe:
         for n in range(number):
-            pipe.xadd(f"{key}:log", {"data": json.dumps({"type": "step", "n": n})}, id=f"{epoch}-*")
+            pipe.xadd(log_of(made), {"data": json.dumps({"type": "step", "n": n})}, id=f"{epoch}-*")
         pipe.hset(key, "position", f"{epoch}-{number - 1}")
         await pipe.execute()
 
 
 async def forget_epoch(client: Redis, made: str) -> None:
     """The log and its numbers are gone, as after an expiry."""
-    await client.delete(f"job:{made}:log")
-    await client.hset(f"job:{made}", "epoch", int(time.time() * 1000) + 1)
-    await client.hdel(f"job:{made}", "position")
+    await client.delete(log_of(made))
+    await client.hset(meta_of(made), "epoch", int(time.time() * 1000) + 1)
+    await client.hdel(meta_of(made), "position", "digest")
 
 
 def ids(frames: list) -> list[str]:

@@ -18,8 +18,8 @@ async def burst(worker: Worker, published: Published, number: int, *, start: int
         pipe.script_load(SCRIPT)
         sha = worker.client.register_script(SCRIPT).sha
         for body in bodies:
-            keys, arguments = Publication().prepare(known, body, status=None, once=None)
+            keys, arguments = Publication().prepare(known, [(body, "")], once=None)
             pipe.evalsha(sha, len(keys), *keys, *arguments)
         answers = await pipe.execute()
     for answer, body in zip(answers[1:], bodies, strict=True):
-        published.acknowledged[interpret(known, answer)] = body
+        published.acknowledged[interpret(known, answer)[0]] = body

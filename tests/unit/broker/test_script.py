@@ -17,6 +17,7 @@ from hub.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, InvalidSe
 from hub.job.catalogue import encode
 from hub.job.event import EventId, JobId
 from hub.produce.publisher import Publisher, SyncPublisher
+from tests.support.keys import log_of, meta_of, once_of
 
 JOB = "a"
 
@@ -27,7 +28,7 @@ def publisher(redis: Redis) -> Publisher:
 
 
 async def stream(redis: Redis, job: str = JOB) -> list[tuple[str, bytes]]:
-    return [(row[0].decode(), row[1][b"data"]) for row in await redis.xrange(f"job:{job}:log")]
+    return [(row[0].decode(), row[1][b"data"]) for row in await redis.xrange(log_of(job))]
 
 
 async def heard(redis: Redis, publish, job: str = JOB) -> list[bytes]:
@@ -55,14 +56,14 @@ async def test_numbers_are_0_1_2_of_one_epoch(publisher, redis):
     assert [one.seq for one in ids] == [0, 1, 2, 3, 4]
     assert len({one.epoch for one in ids}) == 1
     assert [number for number, _ in await stream(redis)] == list(map(str, ids))
-    hash_ = await redis.hgetall(f"job:{JOB}")
+    hash_ = await redis.hgetall(meta_of(JOB))
     assert int(hash_[b"epoch"]) == ids[0].epoch
     assert hash_[b"position"].decode() == str(ids[-1])
 
 
 async def test_the_epoch_of_the_hash_is_the_logs(publisher, redis):
     """A viewer that came before the first event has a cursor that stays good."""
-    await redis.hset(f"job:{JOB}", mapping={"epoch": "1700000000000"})
+    await redis.hset(meta_of(JOB), mapping={"epoch": "1700000000000"})
     assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 0)
     assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 1)
 
@@ -136,10 +137,10 @@ async def test_a_repeated_terminal_gives_its_id(publisher):
 async def test_a_retried_command_is_one_event(redis):
     """The same KEYS and ARGV twice, as redis-py sends them after a timeout."""
     publisher = Publisher(redis)
-    _, keys, args = publisher._prepare(JOB, "x", {}, None)
+    *_, keys, args = publisher._prepare(JOB, [("x", {})], None)
     one = await publisher._script.run(keys, args)
     two = await publisher._script.run(keys, args)
-    assert interpret(JobId(JOB), one) == interpret(JobId(JOB), two)
+    assert interpret(JobId(JOB), one)[0] == interpret(JobId(JOB), two)[0]
     assert len(await stream(redis)) == 1
 
 
@@ -148,21 +149,21 @@ async def test_a_lost_log_begins_a_later_epoch(publisher, redis):
     seen = []
     for _ in range(3):
         seen += [await publisher.emit(JOB, "x"), await publisher.emit(JOB, "x")]
-        await redis.delete(f"job:{JOB}:log")
+        await redis.delete(log_of(JOB))
     assert seen == sorted(set(seen))
     assert [one.seq for one in seen] == [0, 1] * 3
 
 
 async def test_an_epoch_of_the_future_is_passed(publisher, redis):
     """A clock that went back makes no old epoch."""
-    await redis.hset(f"job:{JOB}", mapping={"epoch": "9000000000000", "position": "9000000000000-5"})
+    await redis.hset(meta_of(JOB), mapping={"epoch": "9000000000000", "position": "9000000000000-5"})
     assert await publisher.emit(JOB, "x") == EventId(9_000_000_000_001, 0)
 
 
 async def test_a_deleted_job_begins_anew(publisher, redis):
     """Hash and log gone: numbers begin again, in an epoch of now."""
     await publisher.ready(JOB)
-    await redis.delete(f"job:{JOB}", f"job:{JOB}:log")
+    await redis.delete(f"job:{JOB}", log_of(JOB), meta_of(JOB))
     assert (await publisher.emit(JOB, "x")).seq == 0
 
 
@@ -171,11 +172,11 @@ async def test_keys_live_as_long_as_the_retention_says(redis):
     kept = Retention(ended=100, idle=1000, once=50, retry=5)
     publisher = Publisher(redis, strict=True, publication=Publication(retention=kept))
     await publisher.emit(JOB, "x", once="mine")
-    assert 990 <= await redis.ttl(f"job:{JOB}:log") <= 1000
-    assert 45 <= await redis.ttl(f"job:{JOB}:once:mine") <= 50
+    assert 990 <= await redis.ttl(log_of(JOB)) <= 1000
+    assert 45 <= await redis.ttl(once_of(JOB, "mine")) <= 50
     await publisher.ready(JOB)
-    assert 95 <= await redis.ttl(f"job:{JOB}:log") <= 100
-    made_up = [key async for key in redis.scan_iter(f"job:{JOB}:once:*") if not key.endswith(b":mine")]
+    assert 95 <= await redis.ttl(log_of(JOB)) <= 100
+    made_up = [key async for key in redis.scan_iter(once_of(JOB, "*")) if not key.endswith(b":mine")]
     assert len(made_up) == 1
     assert 0 < await redis.ttl(made_up[0]) <= 5
     assert await redis.ttl(f"job:{JOB}") == -1  # the application's
@@ -220,7 +221,7 @@ async def test_concurrent_publishers_give_one_order(redis):
 
 async def test_a_key_of_another_type_is_an_outage_and_not_half_an_event(redis):
     """The log's key holds a string: nothing is published, nothing remembered."""
-    await redis.set(f"job:{JOB}:log", "in the way")
+    await redis.set(log_of(JOB), "in the way")
     publisher = Publisher(redis)
 
     async def publish():
@@ -270,15 +271,16 @@ def test_the_blocking_publisher_does_the_same(plain):
             ids = [await getattr(publisher, name)(JOB, *args, **more) for name, args, more in calls]
             return (
                 ids,
-                await client.xrange(f"job:{JOB}:log"),
-                await client.hgetall(f"job:{JOB}"),
+                await client.xrange(log_of(JOB)),
+                await client.hgetall(meta_of(JOB)),
                 publisher.failures,
             )
 
     ids, rows, hash_, failures = asyncio.run(other())
     assert [i and i.seq for i in one] == [i and i.seq for i in ids] == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, None]
-    assert [row[1] for row in plain.xrange(f"job:{JOB}:log")] == [row[1] for row in rows]
-    assert plain.hget(f"job:{JOB}", "status") == hash_[b"status"] == b"failed"
+    assert [row[1] for row in plain.xrange(log_of(JOB))] == [row[1] for row in rows]
+    assert plain.hget(f"job:{JOB}", "status") == b"failed"
+    assert plain.hget(meta_of(JOB), "digest") is None or len(hash_[b"digest"]) == 40
     assert blocking.failures == failures == 1
 
 
@@ -332,11 +334,13 @@ def test_the_template_names_every_key():
     keys = Keys("app:{{id}}:job")
     assert keys.job(JobId("a")) == "app:{a}:job"
     assert keys.events(JobId("a")) == "app:{a}:job:events"
-    assert keys.log(JobId("a")) == "app:{a}:job:log"
-    assert keys.once(JobId("a"), "k") == "app:{a}:job:once:k"
+    assert keys.log(JobId("a")) == "push-hub:app:{a}:job:log"
+    assert keys.once(JobId("a"), "k") == "push-hub:app:{a}:job:once:k"
 
 
-@pytest.mark.parametrize("template", ["", "job", "job:{}", "job:{id}:{id}", "job:{ID}"])
+@pytest.mark.parametrize(
+    "template", ["", "job", "job:{}", "job:{id}:{id}", "job:{ID}", "a}b:{id}", "{a:{id}", "{a}:{b}:{id}"]
+)
 def test_a_template_without_one_id_is_refused(template):
     """Two jobs must not share a key."""
     with pytest.raises(InvalidSettings):
@@ -347,5 +351,5 @@ def test_the_made_up_key_differs_each_time():
     """Two equal events are two events."""
     publication = Publication()
     body = encode(JobId(JOB), "x", {})
-    keys = {publication.prepare(JobId(JOB), body, status=None, once=None)[0][3] for _ in range(50)}
+    keys = {publication.prepare(JobId(JOB), [(body, "")], once=None)[0][4] for _ in range(50)}
     assert len(keys) == 50

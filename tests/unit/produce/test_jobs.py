@@ -11,6 +11,7 @@ from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobExists, JobNotFound
 from hub.job.event import JobId
 from hub.produce.jobs import JobStateMachine
+from tests.support.keys import log_of
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ async def test_a_new_job_is_what_was_asked_for(jobs, redis):
     assert made.epoch is not None
     assert made.position is None
     assert await jobs.get_job("a") == made
-    assert await redis.exists("job:a:log") == 0
+    assert await redis.exists(log_of("a")) == 0
 
 
 async def test_the_first_event_has_the_epoch_of_the_job(jobs):
@@ -63,7 +64,7 @@ async def test_a_transition_sets_the_status_and_gives_the_events_id(jobs, redis)
     assert second == first.next
     assert (await jobs.get_job("a")).status == "code"
     assert (await jobs.get_job("a")).position == second
-    assert await redis.xlen("job:a:log") == 2
+    assert await redis.xlen(log_of("a")) == 2
 
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
@@ -74,7 +75,7 @@ async def test_a_job_ends_once(jobs, redis, status):
     for late in ("code", "ready", "failed"):
         with pytest.raises(JobEnded):
             await jobs.transition("a", late)
-    assert await redis.xlen("job:a:log") == 1
+    assert await redis.xlen(log_of("a")) == 1
     assert (await jobs.get_job("a")).status == status
 
 
@@ -85,7 +86,7 @@ async def test_two_ends_at_once_are_one_end(jobs, redis):
         *(jobs.transition("a", status) for status in ["ready", "failed"] * 4), return_exceptions=True
     )
     assert sum(isinstance(one, JobEnded) for one in results) == 7
-    assert await redis.xlen("job:a:log") == 1
+    assert await redis.xlen(log_of("a")) == 1
 
 
 async def test_a_job_that_is_not_there_is_not_found(jobs, redis):

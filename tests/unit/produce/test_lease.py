@@ -14,9 +14,11 @@ from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
 from hub.produce.lease import Lease, held
 from hub.produce.publisher import Publisher, SyncPublisher
+from tests.support.keys import log_of, meta_of
 
 JOB = "a"
 KEY = f"job:{JOB}"
+META = meta_of(JOB)
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def broker(redis: Redis, monkeypatch) -> RedisBroker:
 
 async def lapse(redis: Redis) -> None:
     """As if its time were over."""
-    await redis.hset(KEY, "lease", "1")
+    await redis.hset(META, "lease", "1")
 
 
 async def events(redis: Redis) -> list[dict]:
-    return [json.loads(row[1][b"data"]) for row in await redis.xrange(f"{KEY}:log")]
+    return [json.loads(row[1][b"data"]) for row in await redis.xrange(log_of(JOB))]
 
 
 async def test_a_lease_is_held_for_the_block_and_given_back(publisher, broker, job, redis):
@@ -54,7 +56,7 @@ async def test_a_lease_is_held_for_the_block_and_given_back(publisher, broker, j
         assert 28 < found.lease <= 30
         assert "lease" not in found.fields
         assert not lease.lost
-    assert await redis.hget(KEY, "lease") is None
+    assert await redis.hget(META, "lease") is None
 
 
 async def test_an_exception_lets_it_lapse(publisher, job, redis):
@@ -62,7 +64,7 @@ async def test_an_exception_lets_it_lapse(publisher, job, redis):
     with pytest.raises(RuntimeError):
         async with publisher.lease(job, ttl=30):
             raise RuntimeError("out of disk")
-    assert await redis.hget(KEY, "lease") is not None
+    assert await redis.hget(META, "lease") is not None
 
 
 async def test_a_lapsed_lease_is_one_failed_event(publisher, broker, job, redis):
@@ -71,7 +73,7 @@ async def test_a_lapsed_lease_is_one_failed_event(publisher, broker, job, redis)
     await asyncio.gather(*(broker.declare_lost(job) for _ in range(5)))
     (event,) = await events(redis)
     assert (event["status"], event["reason"], event["job_id"]) == ("failed", "producer_lost", job)
-    assert await redis.hget(KEY, "lease") is None
+    assert await redis.hget(META, "lease") is None
     with pytest.raises(JobEnded):
         await publisher.ready(job)
 
@@ -166,9 +168,9 @@ async def test_a_worker_that_was_replaced_does_not_give_back_its_successors_leas
     async with publisher.lease(job):
         successor = publisher.lease(job, ttl=60)
         await successor.__aenter__()
-    assert await redis.hget(KEY, "lease") is not None
+    assert await redis.hget(META, "lease") is not None
     await successor.__aexit__(None, None, None)
-    assert await redis.hget(KEY, "lease") is None
+    assert await redis.hget(META, "lease") is None
 
 
 @pytest.mark.looptime
@@ -193,8 +195,8 @@ def test_blocking_code_holds_a_lease_too(redis_server, monkeypatch):
         client.hset("job:plain", mapping={"status": "code", "user_id": "ada"})
         publisher = SyncPublisher(client, strict=True)
         with publisher.lease("plain", ttl=1) as lease:
-            first = client.hget("job:plain", "lease")
-            while client.hget("job:plain", "lease") == first:
+            first = client.hget(meta_of("plain"), "lease")
+            while client.hget(meta_of("plain"), "lease") == first:
                 pass
             assert not lease.lost
-        assert client.hget("job:plain", "lease") is None
+        assert client.hget(meta_of("plain"), "lease") is None
