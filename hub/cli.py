@@ -202,9 +202,7 @@ def watch(
         bool, typer.Option("--json", help="Print one JSON object per line, for pipes.")
     ] = False,
 ) -> None:
-    """Watch a job in the terminal until it ends; resumes by itself. Exit code 0 if it ended with ready, else
-    1.
-    """
+    """Watch a job in the terminal until it ends; resumes by itself. Exit code 0 if it ended with ready."""
     from hub.client.timeline import watch as run
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -227,9 +225,7 @@ def settings() -> None:
         (f"HUB_{name.upper()}", _words(getattr(present, name)), setting.description or "")
         for name, setting in Settings.model_fields.items()
     ]
-    if (
-        not out.is_terminal
-    ):  # columns would be cut to the width of a terminal; a pipe gets tabs and full lines
+    if not out.is_terminal:  # rich would wrap the columns of a pipe to 80 characters
         for row in rows:
             typer.echo("\t".join(row))
         return

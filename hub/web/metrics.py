@@ -1,6 +1,6 @@
-"""Prometheus metrics, read from `statistics()` when they are asked for, so that counting costs the hot path nothing.
+"""Prometheus metrics, read from `Hub.totals` at each scrape, so that they add no work to delivering events.
 
-Several processes put their totals on a `Board`; whichever of them is scraped answers for all.
+Several processes write their totals to a `Board` in shared memory; any of them answers a scrape with the sum.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ _COUNTERS = {
 
 
 class Board:
-    """The totals of several processes, in memory they share: one row of numbers each, and one for who is gone.
+    """The totals of several processes in shared memory: a row for each, and a last row for ended ones.
 
-    Made before the workers are. A counter never falls: what a dead worker had counted stays in the last row.
+    It must be made before the workers are forked. The last row keeps what ended workers counted, so that a
+    counter never falls.
     """
 
     _ROW = struct.Struct(f"{len(fields(Totals))}d")
@@ -59,17 +60,17 @@ class Board:
         self._memory = mmap.mmap(-1, (rows + 1) * self._ROW.size)
 
     def begin(self, row: int) -> None:
-        """A new process takes this row over."""
+        """Give `row` to a new process: add its predecessor's counters to the last row, and zero it."""
         counted = zip(fields(Totals), self._read(self._gone), self._read(row), strict=True)
         self._put(self._gone, [gone + old if field.name in _COUNTERS else 0 for field, gone, old in counted])
         self._put(row, [0] * len(fields(Totals)))
 
     def write(self, row: int, totals: Totals) -> None:
-        """Put down one process's totals."""
+        """Write one process's totals to its row."""
         self._put(row, astuple(totals))
 
     def sum(self) -> Totals:
-        """All processes together; a row may be a second old."""
+        """Returns the sum over all processes. A row may be a second old."""
         rows = map(self._read, range(self._gone + 1))
         return Totals(*(int(sum(column)) for column in zip(*rows, strict=True)))
 
@@ -93,7 +94,7 @@ class _Collector:
 
 
 def registry(read: Callable[[], Totals]) -> CollectorRegistry:
-    """A registry that reads `read()` at each scrape."""
+    """Returns a registry that calls `read` at each scrape."""
     made = CollectorRegistry()
     made.register(_Collector(read))
     return made
