@@ -35,9 +35,7 @@ REFRESH = 300.0
 """Seconds before a fetched key set is fetched again, at the next token."""
 
 VERIFIED = 5.0
-"""Seconds a verified token is trusted without another check, at most twice that; its key may be withdrawn by
-then.
-"""
+"""Seconds a verified token is trusted without a check, at most twice that; its key may be withdrawn then."""
 
 MAX_VERIFIED = 5_000
 """Verified tokens per generation. There are two generations, so at most 10,000 are remembered, in 3 MB."""

@@ -1,5 +1,4 @@
-"""Routes to the two stream endpoints without FastAPI's dependency solver, which is over half of a join's
-cost.
+"""Routes to the two stream endpoints without FastAPI's dependency solver, over half of the cost of a join.
 
 Invariant: the skipped solver had nothing to solve but the hub's own dependencies. Only `create_app` adds
 these routes, to an application that it made itself and that has no guards of somebody else. If any dependency
