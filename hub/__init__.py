@@ -1,8 +1,9 @@
-"""push-hub: between background jobs and browsers.
+"""push-hub: carries the events of background jobs to browsers.
 
-Workers need `Publisher` (or `SyncPublisher`) and `JobStateMachine`; a web application needs `create_app` or `mount`, and
-the dependencies it may override, `require_auth` and `get_redis`; `watch` is a viewer in Python. Each name is imported when it is first used, so that
-a worker never loads a web framework.
+A worker imports `Publisher` (or `SyncPublisher`) and `JobStateMachine`. A web application imports
+`create_app` or `mount`, and overrides the dependencies `require_auth` and `get_redis` where it has its own.
+`watch` is a viewer in Python. A name's module is imported when the name is first used, so a worker never
+loads a web framework.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _HOMES = {
     "watch": "hub.client.client",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, in _HOMES
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

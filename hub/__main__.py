@@ -1,4 +1,4 @@
-"""`python -m hub` is `push-hub`."""
+"""Makes `python -m hub` the same command as `push-hub`."""
 
 from hub.cli import main
 

@@ -1,6 +1,7 @@
-"""The command: `push-hub serve`, `demo`, `watch`, `publish`, `token`, `settings`.
+"""The command line: `push-hub serve`, `demo`, `watch`, `publish`, `token`, `bench`, `settings`.
 
-Invariant: what is wrong is one clear line on stderr and an exit code that is not 0.
+Invariant: an error of the user's or of the environment is one line on stderr (one for each wrong setting),
+with an exit code that is not 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 import webbrowser
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,18 +28,20 @@ from hub.errors import BrokerUnavailable, HubError, InvalidSettings
 from hub.settings import Settings
 
 app = typer.Typer(
-    help="The hub between background jobs and browsers.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Carries the events of background jobs to browsers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 out = Console()
 err = Console(stderr=True)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
-RedisUrl = Annotated[str | None, typer.Option(help="Redis URL; without it HUB_REDIS_URL.")]
+RedisUrl = Annotated[str | None, typer.Option(help="Redis URL; HUB_REDIS_URL when not given.")]
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command line. Exit code 2: a setting is invalid; 1: any other HubError."""
     try:
         app()
     except ValidationError as error:
@@ -59,9 +63,11 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     redis_url: RedisUrl = None,
-    workers: Annotated[int, typer.Option(help="Processes; each accepts on a socket of its own.", min=1)] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes, one core each; each accepts on its own socket.", min=1)
+    ] = 1,
 ) -> None:
-    """Run the hub. Settings come from HUB_* (see `push-hub settings`)."""
+    """Run the hub. Its settings come from HUB_* in the environment; `push-hub settings` lists them."""
     from hub.broker.address import Address
     from hub.serve.server import listen, serve_many
     from hub.serve.server import serve as run
@@ -70,11 +76,11 @@ def serve(
     settings = Settings(**_given(redis_url=redis_url))
     if not settings.authenticates:
         raise InvalidSettings(
-            "expected a way to tell who a viewer is, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
-            "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, published keys)"
+            "expected a key to verify tokens with, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
+            "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, the URL of a key set)"
         )
-    Address.parse(settings.redis_url)  # whether it answers is another matter: then the hub waits, not ready
-    application = create_app(settings)  # also with several workers: what is wrong with it is said here, once
+    Address.parse(settings.redis_url)  # raises for a bad URL; a Redis that is away is waited for
+    application = create_app(settings)  # with several workers too: a bad setting is reported here, once
     sockets = [listen(host, port, shared=workers > 1)]
     address, actual = sockets[0].getsockname()[:2]
     err.print(f"push-hub: listening on http://{address}:{actual}", highlight=False)
@@ -91,43 +97,51 @@ def demo(
     port: Port = 8000,
     redis_url: RedisUrl = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
-    pace: Annotated[float, typer.Option(help="Seconds per step of a simulated build.", min=0.01)] = 1.0,
+    pace: Annotated[
+        float, typer.Option(help="Seconds that a step of a simulated build takes, about.", min=0.01)
+    ] = 1.0,
 ) -> None:
-    """Run the hub with simulated builds and a page to watch them; needs nothing else."""
+    """Run the hub with simulated builds and a page to watch them. Starts a Redis of its own unless given one."""
     from hub.demo.demo import create_demo
-    from hub.demo.embedded import EmbeddedServer
     from hub.serve.server import listen
     from hub.serve.server import serve as run
 
-    # Until the server has its own handler: the private Redis must end.
+    # Without a handler SIGTERM would leave the private Redis running. `run` installs its own handler later.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         sock = listen(host, port)
-        actual = sock.getsockname()[1]
-        if redis_url is None:
-            server = stack.enter_context(EmbeddedServer())
-            redis_url = server.url
-            err.print(
-                f"Redis      {server.binary} on port {server.port}, private, nothing on disk", highlight=False
-            )
-        else:
-            asyncio.run(_check_redis(redis_url))
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host  # noqa: S104
-        url = f"http://{shown}:{actual}"
+        redis_url = _demo_redis(redis_url, stack)
+        address, actual = sock.getsockname()[:2]
+        url = f"http://{'127.0.0.1' if ip_address(address).is_unspecified else host}:{actual}"
         origins = frozenset({url, f"http://localhost:{actual}", f"http://127.0.0.1:{actual}"})
         application, settings, session = create_demo(redis_url, origins, pace=pace)
-        err.print("Builds     three simulated ones, again and again; one fails now and then", highlight=False)
-        err.print(f"Watch      {url}   (dashboard: {url}/dashboard, API: {url}/docs)", highlight=False)
-        stream = f"{url}/api/jobs/atlas-1/events/stream"
-        err.print(
-            f"In a shell curl -N -H 'Authorization: Bearer {session}' {stream}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        err.print("Ctrl-C ends it.", highlight=False)
+        _introduce_demo(url, session)
         if browser:
             webbrowser.open(url)
         run(application, settings, [sock])
+
+
+def _demo_redis(url: str | None, stack: ExitStack) -> str:
+    """The URL of the demo's Redis: `url` if it answers, else of a private server that ends with `stack`."""
+    if url is not None:
+        asyncio.run(_check_redis(url))
+        return url
+    from hub.demo.embedded import EmbeddedServer
+
+    server = stack.enter_context(EmbeddedServer())
+    err.print(f"Redis      {server.binary} on port {server.port}, private, nothing on disk", highlight=False)
+    return server.url
+
+
+def _introduce_demo(url: str, session: str) -> None:
+    stream = f"{url}/api/jobs/atlas-1/events/stream"
+    for line in (
+        "Builds     three simulated builds that run again and again; one of them fails now and then",
+        f"Watch      {url}   (dashboard: {url}/dashboard, API: {url}/docs)",
+        f"In a shell curl -N -H 'Authorization: Bearer {session}' {stream}",
+        "Ctrl-C ends the demo.",
+    ):
+        err.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -135,10 +149,13 @@ def publish(
     job: Annotated[str, typer.Argument(help="The job's id.")],
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="The event's type, e.g. build.stage.started.")],
     fields: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields; JSON values are read.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Fields of the event; a VALUE that is JSON is parsed."),
     ] = None,
     redis_url: RedisUrl = None,
-    once: Annotated[str | None, typer.Option(help="Idempotency key: publish at most once.")] = None,
+    once: Annotated[
+        str | None, typer.Option(help="Idempotency key: publishes at most once for a key.")
+    ] = None,
 ) -> None:
     """Publish one event and print its id."""
     from hub.broker.script import Publication
@@ -153,16 +170,16 @@ def publish(
 
 @app.command()
 def token(
-    user: Annotated[str, typer.Option(help="The user the token speaks for.")],
-    lifetime: Annotated[int, typer.Option(help="Seconds it is good for.", min=1)] = 3600,
+    user: Annotated[str, typer.Option(help="User id that the token signs in.")],
+    lifetime: Annotated[int, typer.Option(help="Seconds until the token expires.", min=1)] = 3600,
 ) -> None:
-    """Print a token signed with HUB_JWT_SECRET, for trying things out."""
+    """Print a token signed with HUB_JWT_SECRET, to try the hub by hand."""
     import jwt
 
     settings = Settings()
     if settings.jwt_secret is None:
         raise InvalidSettings(
-            "expected HUB_JWT_SECRET, got none; tokens of other keys come from who has them"
+            "expected HUB_JWT_SECRET, got none: an RS256 token must come from the private key's owner"
         )
     claims: dict[str, Any] = {"sub": user, "exp": int(time.time()) + lifetime}
     if settings.jwt_issuer:
@@ -179,11 +196,13 @@ def token(
 @app.command()
 def watch(
     job: Annotated[str, typer.Argument(help="The job's id.")],
-    url: Annotated[str, typer.Option(help="Where the hub is.")] = "http://127.0.0.1:8000",
-    token: Annotated[str, typer.Option(envvar="HUB_TOKEN", help="A token of the job's owner.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for pipes.")] = False,
+    url: Annotated[str, typer.Option(help="URL of the hub.")] = "http://127.0.0.1:8000",
+    token: Annotated[str, typer.Option(envvar="HUB_TOKEN", help="Token of the job's owner.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, for pipes.")
+    ] = False,
 ) -> None:
-    """Watch a job in the terminal until it ends; resumes by itself. Exit code 1 when it failed."""
+    """Watch a job in the terminal until it ends; resumes by itself. Exit code 0 if it ended with ready."""
     from hub.client.timeline import watch as run
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -199,14 +218,14 @@ app.command()(bench)
 
 @app.command()
 def settings() -> None:
-    """List every setting with its present value."""
+    """List every setting with the value in force."""
     present = Settings()
-    table = Table("setting", "value", "what it is", box=None, pad_edge=False)
+    table = Table("setting", "value", "meaning", box=None, pad_edge=False)
     rows = [
         (f"HUB_{name.upper()}", _words(getattr(present, name)), setting.description or "")
         for name, setting in Settings.model_fields.items()
     ]
-    if not out.is_terminal:  # a pipe gets everything, and no columns
+    if not out.is_terminal:  # rich would wrap the columns of a pipe to 80 characters
         for row in rows:
             typer.echo("\t".join(row))
         return
@@ -218,7 +237,7 @@ def settings() -> None:
 def _words(value: object) -> str:
     if isinstance(value, frozenset):
         return ",".join(sorted(value))
-    # No password of a URL, wherever it stands in it.
+    # A URL's password is hidden, both before the host and as a query parameter.
     return "" if value is None else re.sub(r"(?<=://)[^/@]*@|(?<=password=)[^&]*", _hidden, str(value))
 
 
@@ -246,7 +265,7 @@ def _given(**values: Any) -> dict[str, Any]:
 def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise InvalidSettings(f"expected key=value, got {text!r}")
+        raise InvalidSettings(f"expected KEY=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
     except ValueError:

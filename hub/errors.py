@@ -1,17 +1,17 @@
-"""What can go wrong, as one tree; a transport maps a leaf by its attributes, never by its class.
+"""All errors of this package, as one tree. A transport reads an error's attributes, never its class.
 
     HubError
-    |-- InvalidEvent        the producer's event cannot travel
+    |-- InvalidEvent        a producer's event cannot be published
     |   `-- EventTooLarge
     |-- InvalidSettings     the process must not start
-    |-- JobNotFound         unknown, foreign, or no credentials: always the same answer
+    |-- JobNotFound         unknown job, another user's job, or no credentials: always the same answer
     |-- JobExists
-    |-- JobEnded            a terminal event was the last word
-    |-- Overloaded          a cap is reached; come back later
-    `-- BrokerUnavailable   Redis does not answer; come back later
+    |-- JobEnded            the job has had its terminal event
+    |-- Overloaded          a cap is reached; the client retries later
+    `-- BrokerUnavailable   Redis does not answer; the client retries later
 
-`status` is the HTTP status, `close_code` the WebSocket close code (RFC 6455 section 7.4; 4000-4999 are ours,
-docs/protocol.md). Messages are for logs; only `detail` ever reaches a client.
+`status` is the HTTP status. `close_code` is the WebSocket close code (RFC 6455 section 7.4; docs/protocol.md
+lists ours, from 4000 to 4999). `detail` is the only text that reaches a client; the message is for logs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import ClassVar
 
 
 class HubError(Exception):
-    """Everything this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
     status: ClassVar[int] = 500
     close_code: ClassVar[int] = 1011
@@ -47,7 +47,7 @@ class InvalidSettings(HubError):
 
 
 class JobNotFound(HubError):
-    """Unknown job, someone else's job, no or bad credentials. One error, so that nothing can tell them apart."""
+    """Unknown job, another user's job, no or bad credentials: one error, so strangers cannot tell them apart."""
 
     status = 404
     close_code = 4404
@@ -55,14 +55,14 @@ class JobNotFound(HubError):
 
 
 class JobExists(HubError):
-    """`create_job` with an id that is taken."""
+    """`create_job` was given an id that another job has."""
 
     status = 409
     detail = "Job exists"
 
 
 class JobEnded(HubError):
-    """Nothing may follow a terminal event."""
+    """The event was refused, because the job has had its terminal event and nothing may follow that."""
 
     status = 409
     close_code = 1000
@@ -70,7 +70,7 @@ class JobEnded(HubError):
 
 
 class Overloaded(HubError):
-    """A cap on viewers is reached: the new one is refused, nobody is evicted."""
+    """A cap on viewers is reached. The new viewer is refused; none that is connected is evicted."""
 
     status = 503
     close_code = 4013

@@ -1,6 +1,7 @@
-"""A log that can be read at 3 a.m.: one cause is one line a second at most, and the next line says how many there were.
+"""A log that stays readable in a storm: a kind of line appears once a second at most, the rest are counted.
 
-Redis flapping under a thousand watched jobs would otherwise be a thousand lines a second, and hide what else is wrong.
+With a thousand watched jobs, a Redis that flaps would otherwise write a thousand lines a second and hide
+every other problem.
 """
 
 from __future__ import annotations
@@ -9,31 +10,31 @@ import logging
 import time
 
 INTERVAL = 1.0
-"""Seconds between two lines of one cause."""
+"""Seconds between two lines of one kind."""
 
 
 def quiet_log(name: str) -> logging.Logger:
-    """The logger `name`, for a module whose lines may come in storms."""
-    log = logging.getLogger(name)
-    log.addFilter(_Quiet())
-    return log
+    """Returns the logger `name`, limited to one line a second of each kind."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_Quiet())
+    return logger
 
 
 class _Quiet(logging.Filter):
-    """The cause is a line's template, before its arguments are filled in; there are as many as there are log calls."""
+    """Lines of one template (`record.msg`) are of one kind; there are as many kinds as log calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        # When last (monotonic), and how often it was left out since.
+        # Template -> when it was last logged (monotonic), and how many lines of it were dropped since.
         self._said: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()
-        last, left_out = self._said.get(record.msg, (-INTERVAL, 0))
+        last, dropped = self._said.get(record.msg, (-INTERVAL, 0))
         if now - last < INTERVAL:
-            self._said[record.msg] = last, left_out + 1
+            self._said[record.msg] = last, dropped + 1
             return False
         self._said[record.msg] = now, 0
-        if left_out:
-            record.msg += f" (and {left_out} more of these since the last)"
+        if dropped:
+            record.msg += f" (and {dropped} more of these since the last)"
         return True

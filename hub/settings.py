@@ -1,6 +1,8 @@
-"""Every number and name that can be set, with its reason. Read from `HUB_*` in the environment or from arguments.
+"""Every number and name that an operator can set. Values come from `HUB_*` in the environment, or from
+arguments.
 
-Invariant: a `Settings` that exists is usable: what contradicts itself is refused when it is made.
+Invariant: a `Settings` that exists is valid. A bad or unknown value raises a ValidationError when it is made.
+A description is shown by `push-hub settings` and repeated in docs/operations.md (a test compares the two).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL
 
 Words = Annotated[frozenset[str], NoDecode]
-"""A set of words; in the environment they are separated by commas."""
+"""A set of words, separated by commas in the environment."""
 
 
 PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_at"})
@@ -21,7 +23,7 @@ PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_
 
 
 class Settings(BaseSettings):
-    """The hub's settings. Times in seconds, sizes in bytes."""
+    """The hub's settings. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix="HUB_", frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
@@ -30,71 +32,90 @@ class Settings(BaseSettings):
     # Redis
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="where jobs live (redis://, rediss://, unix://, redis+sentinel://)",
+        description="URL of the Redis that holds the jobs: redis://, rediss://, unix:// or redis+sentinel://",
     )
-    key_template: str = Field("job:{id}", description="a job's hash; {id} stands for its id, once")
-    terminal_statuses: Words = Field(TERMINAL, description="statuses that end a job; failed always does")
+    key_template: str = Field(
+        "job:{id}", description="key of a job's hash; contains {id} once, which stands for the job's id"
+    )
+    terminal_statuses: Words = Field(
+        TERMINAL, description="statuses that end a job; failed is always one of them"
+    )
     public_fields: Words = Field(
         PUBLIC_FIELDS,
-        description="fields of a job's hash that its owner may see",
+        description="fields of a job's hash that are shown to the job's owner",
     )
     position_check: float = Field(
-        25.0, gt=0, description="seconds between looks for events that Pub/Sub never brought"
+        25.0, gt=0, description="seconds between checks of Redis for events that Pub/Sub did not deliver"
     )
 
     # Identity
-    jwt_secret: SecretStr | None = Field(None, description="shared secret of HS256 tokens, at least 32 bytes")
-    jwt_public_key: str | None = Field(
-        None, description="public key of RS256 tokens, PEM text or a file's path"
+    jwt_secret: SecretStr | None = Field(
+        None, description="secret that verifies HS256 tokens, at least 32 bytes"
     )
-    jwks_url: str | None = Field(None, description="where the public keys of RS256 tokens are published")
-    jwt_issuer: str | None = Field(None, description="the iss a token must have")
-    jwt_audience: str | None = Field(None, description="the aud a token must have")
-    authorized_parties: Words = Field(frozenset(), description="the azp a token may have")
-    session_cookie: str = Field("__session", description="the cookie that holds a browser's token")
+    jwt_public_key: str | None = Field(
+        None, description="public key that verifies RS256 tokens: PEM text, or the path of a PEM file"
+    )
+    jwks_url: str | None = Field(None, description="URL of the key set (JWKS) that verifies RS256 tokens")
+    jwt_issuer: str | None = Field(None, description="iss that a token must have; empty: iss is not checked")
+    jwt_audience: str | None = Field(
+        None, description="aud that a token must have; empty: aud is not checked"
+    )
+    authorized_parties: Words = Field(
+        frozenset(), description="values that a token's azp may have; empty: azp is not checked"
+    )
+    session_cookie: str = Field("__session", description="name of the cookie that carries a browser's token")
     allowed_origins: Words = Field(
-        frozenset(), description="web origins that may use the cookie across origins"
+        frozenset(),
+        description="origins whose pages may use the cookie; for WebSockets list the hub's own too",
     )
 
     # Viewers
     heartbeat: float = Field(
-        15.0, gt=0, description="seconds of silence before a heartbeat; an ALB closes after 60"
+        15.0, gt=0, description="seconds of silence before a heartbeat is sent; an ALB closes at 60"
     )
-    retry: float = Field(3.0, gt=0, description="seconds a browser waits before it reconnects, jittered")
+    retry: float = Field(
+        3.0, gt=0, description="seconds a client is told to wait before it reconnects; jittered"
+    )
     send_timeout: float = Field(
-        10.0, gt=0, description="seconds a viewer may block before it is closed; it can resume"
+        10.0, gt=0, description="seconds a viewer may take no bytes before it is closed; it can resume"
     )
     linger: float = Field(
-        5.0, ge=0, description="seconds a job stays watched after its last viewer; covers a reload"
+        5.0,
+        ge=0,
+        description="seconds a job stays watched after its last viewer; a page reload is then cheap",
     )
     max_viewers: int = Field(
-        50_000, gt=0, description="viewers per process; new ones are refused, none is evicted"
+        50_000, gt=0, description="most viewers of a process; more are refused, none is evicted"
     )
     max_viewers_per_job: int = Field(
-        20_000, gt=0, description="viewers per job; a batch to 20,000 takes 0.2 s"
+        20_000, gt=0, description="most viewers of a job; one batch of events to 20,000 takes 0.2 s"
     )
-    max_viewers_per_user: int = Field(1_000, gt=0, description="viewers per user, over all jobs")
-    max_viewers_per_user_and_job: int = Field(50, gt=0, description="viewers per user and job")
-    max_jobs_per_socket: int = Field(100, gt=0, description="jobs on one dashboard socket")
+    max_viewers_per_user: int = Field(1_000, gt=0, description="most viewers of a user, over all jobs")
+    max_viewers_per_user_and_job: int = Field(50, gt=0, description="most viewers of a user on one job")
+    max_jobs_per_socket: int = Field(100, gt=0, description="most jobs on one dashboard WebSocket")
     stream_age: float = Field(
         3600.0,
         gt=0,
-        description="seconds until a stream ends and resumes, 80 to 100 % of it; empties old processes",
+        description="seconds until a stream ends and resumes (80 to 100 % of it); empties old processes",
     )
-    drain: float = Field(20.0, ge=0, description="seconds over which viewers are moved away at shutdown")
+    drain: float = Field(
+        20.0, ge=0, description="seconds over which viewers are told to reconnect elsewhere at shutdown"
+    )
 
     # Memory per watched job
-    window_events: int = Field(1000, ge=1, description="events of a watched job kept in memory, and in Redis")
+    window_events: int = Field(
+        1000, ge=1, description="most events kept of a watched job in memory, and of each job in Redis"
+    )
     window_bytes: int = Field(
-        1 << 20, gt=0, description="bytes of event bodies of a watched job kept in memory"
+        1 << 20, gt=0, description="most bytes of event bodies kept in memory for a watched job"
     )
     max_event_bytes: int = Field(
-        MAX_EVENT_BYTES, gt=0, description="largest event; larger ones become a gap frame"
+        MAX_EVENT_BYTES, gt=0, description="bytes of the largest event; a larger one becomes a gap frame"
     )
 
     # Process
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="how much is logged: debug, info, warning, error"
+        "info", description="least severe lines that are logged: debug, info, warning or error"
     )
 
     @field_validator(
@@ -116,17 +137,18 @@ class Settings(BaseSettings):
     @field_validator("terminal_statuses")
     @classmethod
     def _with_lost(cls, value: frozenset[str]) -> frozenset[str]:
+        # A job whose worker was lost gets this status, and the job must end with it.
         return value | {LOST}
 
     @field_validator("jwt_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        # RFC 7518 section 3.2: a key of the hash's size or larger must be used with HS256
+        # RFC 7518 section 3.2: the key of HS256 must be at least as long as the hash
         if value is not None and (got := len(value.get_secret_value().encode())) < 32:
             raise ValueError(f"expected at least 32 bytes, got {got}")
         return value
 
     @property
     def authenticates(self) -> bool:
-        """Whether there is any way for a viewer to prove who it is."""
+        """Returns True if any kind of key is set, so that viewers can sign in."""
         return any((self.jwt_secret, self.jwt_public_key, self.jwks_url))

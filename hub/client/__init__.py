@@ -1,1 +1,1 @@
-"""The other end of the wire, in Python. Imports nothing of the server but `errors`."""
+"""A viewer in Python: the client of the hub's WebSocket. Of the server it imports `errors` only."""

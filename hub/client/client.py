@@ -1,6 +1,7 @@
-"""Watch a job from Python: an async iterator over its frames that resumes by itself.
+"""Watches a job from Python: an async iterator over the job's frames that reconnects and resumes by itself.
 
-Invariant: no event twice and none missing, or a `gap` or `resync` frame among them says so; it ends after `end`.
+Invariant: every event comes once and in order, or a `gap` or `resync` frame says that some are lost. The
+iterator ends after the frame `end`.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from hub.errors import JobNotFound
 
-log = logging.getLogger("hub.client")
+logger = logging.getLogger("hub.client")
 
 BACKOFF = (0.2, 5.0)
-"""Seconds before reconnecting, first and largest; doubled in between, jittered."""
+"""Seconds before the first and the slowest retry. The delay doubles in between, and is jittered."""
 
 SILENCE = 40.0
-"""Seconds without a frame until the connection counts as dead: two heartbeats of 15 s and some slack."""
+"""Seconds without a frame after which the connection counts as dead: two heartbeats of 15 s, and slack."""
 
-_FINAL = {1000, 4404}  # the job ended; not ours any more
+_FINAL = {1000, 4404}
+"""Close codes after which a retry is useless: the job has ended, or is no longer this user's."""
 
 
 async def watch(url: str, job: str, token: str, *, after: str | None = None) -> AsyncIterator[dict[str, Any]]:
-    """Every frame of `job` at the hub `url` (http or https), as docs/protocol.md has it for WebSocket.
+    """Yields every frame of `job`, in the form that docs/protocol.md gives for WebSocket.
 
-    `after` is a cursor to go on from. Raises JobNotFound when the job is not there for this token; waits for a hub that
-    is away. Cancel-safe.
+    `url` is the hub's (http or https). `after` is the id of an event to resume after. Retries while the hub
+    cannot be reached. Raises JobNotFound if this token's user has no such job. Cancel-safe.
     """
     delay = BACKOFF[0]
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     while True:
         try:
-            headers = {"Authorization": f"Bearer {token}"} if token else {}
             async with connect(
                 _address(url, job, after), additional_headers=headers, max_size=None
             ) as socket:
@@ -46,26 +48,27 @@ async def watch(url: str, job: str, token: str, *, after: str | None = None) -> 
                 while True:
                     async with asyncio.timeout(SILENCE):
                         frame = json.loads(await socket.recv())
-                    after = (
-                        frame.get("id")
-                        or (frame.get("position") if frame["type"] == "state" else None)
-                        or after
-                    )
+                    after = _cursor(frame) or after
                     yield frame
                     if frame["type"] == "end":
                         return
         except InvalidStatus as error:
             if error.response.status_code == JobNotFound.status:
-                raise JobNotFound(f"expected a job of yours, got {job!r}, which is not") from error
-            log.warning("the hub answered %d, trying again", error.response.status_code)
+                raise JobNotFound(f"expected a job of this token's user, got {job!r}") from error
+            logger.warning("the hub answered %d, retrying", error.response.status_code)
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code in _FINAL:
                 return
-            log.warning("the connection was lost (%s), resuming", error)
+            logger.warning("the connection was lost (%s), resuming", error)
         except (OSError, InvalidHandshake, TimeoutError) as error:
-            log.warning("the hub is not to be reached (%s), trying again", str(error) or type(error).__name__)
+            logger.warning("the hub cannot be reached (%s), retrying", str(error) or type(error).__name__)
         await asyncio.sleep(delay * random.uniform(0.5, 1))
         delay = min(delay * 2, BACKOFF[1])
+
+
+def _cursor(frame: dict[str, Any]) -> str | None:
+    """Returns the id to resume after: an event's own, or the position of a `state` that replaces lost events."""
+    return frame.get("id") or (frame.get("position") if frame["type"] == "state" else None)
 
 
 def _address(url: str, job: str, after: str | None) -> str:

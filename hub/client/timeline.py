@@ -1,9 +1,10 @@
-"""`push-hub watch`: a job's timeline in the terminal, or one JSON object a line."""
+"""`push-hub watch`: prints a job's frames as a timeline, or as one JSON object per line."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ _STYLES = {
     "resync": "yellow",
 }
 
-_SAY = {  # which fields of a frame are for people
+_SHOWN = {  # the fields of a frame that the timeline shows; of other types it shows all
     "build.stage.started": ("stage", "narration"),
     "build.stage.completed": ("stage", "duration"),
     "snapshot.updated": ("url",),
@@ -32,14 +33,15 @@ _SAY = {  # which fields of a frame are for people
 
 
 def watch(url: str, job: str, token: str, console: Console, *, as_json: bool) -> str:
-    """Show the job until it ends; returns its last status, "" when the hub said no more. Raises JobNotFound."""
+    """Print the job's frames until it ends. Returns its status, "" without an `end`. Raises JobNotFound."""
     return asyncio.run(_watch(url, job, token, console, as_json=as_json))
 
 
 async def _watch(url: str, job: str, token: str, console: Console, *, as_json: bool) -> str:
     async for frame in frames(url, job, token):
         if as_json:
-            print(json.dumps(frame, ensure_ascii=False), flush=True)
+            sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
+            sys.stdout.flush()  # a reader of the pipe gets each frame when it comes
         elif frame["type"] != "heartbeat":
             console.print(line(frame))
         if frame["type"] == "end":
@@ -48,7 +50,7 @@ async def _watch(url: str, job: str, token: str, console: Console, *, as_json: b
 
 
 def line(frame: dict[str, Any]) -> Text:
-    """One frame as a line: time, type, and what it says. Control characters are shown, not obeyed."""
+    """Returns one frame as a line: time, type, fields. Control characters are escaped, so they cannot act."""
     kind = str(frame["type"])
     style = {"ready": "bold green", "failed": "bold red"}.get(
         str(frame.get("status")), _STYLES.get(kind, "white")
@@ -60,9 +62,9 @@ def line(frame: dict[str, Any]) -> Text:
 
 
 def _words(kind: str, frame: dict[str, Any]) -> str:
-    say = _SAY.get(kind)
-    if say is not None:
-        return "  ".join(str(frame[name]) for name in say if frame.get(name) is not None)
+    shown = _SHOWN.get(kind)
+    if shown is not None:
+        return "  ".join(str(frame[name]) for name in shown if frame.get(name) is not None)
     rest = {name: value for name, value in frame.items() if name not in ("id", "type", "job_id")}
     return json.dumps(rest, ensure_ascii=False)
 

@@ -1,1 +1,1 @@
-"""uvicorn: sockets, worker processes and an orderly end. Imports `web` and the rows below it."""
+"""Runs the application on uvicorn: sockets, workers, shutdown. Imports `web` and the rows below it."""

@@ -1,45 +1,51 @@
-"""Which protocol classes uvicorn is given: ours, which hand sockets over, or its own where it is not the uvicorn we know.
+"""Chooses uvicorn's protocol classes: ours, which hand sockets over, or uvicorn's own where ours cannot work.
 
-Invariant: a uvicorn that changed under us costs speed and nothing else. The portable wire then serves, with the same bytes.
+Invariant: a uvicorn that has changed costs speed and nothing else: the portable wire sends the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from inspect import getattr_static
 
-log = logging.getLogger("hub")
+logger = logging.getLogger("hub")
 
 Protocols = tuple[type | str, type | str]
-"""uvicorn's `http` and `ws`."""
+"""The values of uvicorn's options `http` and `ws`."""
 
 UVICORNS_OWN: Protocols = ("httptools", "websockets-sansio")
 
 _HTTP_SETS = "connections flow pipeline tasks transport parser cycle headers scope loop"
-_HTTP_HAS = """connection_made connection_lost data_received on_message_begin on_headers_complete send_400_response
-handle_websocket_upgrade _unset_keepalive_if_required"""
+_HTTP_HAS = """connection_made connection_lost data_received on_message_begin on_headers_complete
+send_400_response handle_websocket_upgrade _unset_keepalive_if_required"""
 _CYCLE_SETS = "scope message_event response_started response_complete disconnected chunked_encoding"
-_WEBSOCKET_SETS = """connections transport conn queue frames loop writable handshake_initiated handshake_complete close_sent
-disconnected read_paused curr_msg_data_type close_timeout"""
-_WEBSOCKET_HAS = """connection_lost data_received handle_connect handle_ping handle_pong handle_cont handle_parser_exception
-send_receive_event_to_app pause_writing resume_writing stop_keepalive send"""
+_WEBSOCKET_SETS = """connections transport conn queue frames loop writable handshake_initiated
+handshake_complete close_sent disconnected read_paused curr_msg_data_type close_timeout"""
+_WEBSOCKET_HAS = """connection_lost data_received handle_connect handle_ping handle_pong handle_cont
+handle_parser_exception send_receive_event_to_app pause_writing resume_writing stop_keepalive send"""
 
 
 def protocols() -> Protocols:
-    """The classes to serve with. Says in one line of the log when they are uvicorn's own, and why."""
+    """Returns the classes to serve with. If they are uvicorn's own, one line in the log says why."""
     try:
-        if missing := sorted(_missing()):
-            raise ImportError(f"uvicorn has no {', '.join(missing)}")  # noqa: TRY301  # one way out for both
+        _check_uvicorn()
         from hub.transports.uvicorn_http import HandoffHttpProtocol
         from hub.transports.uvicorn_websocket import HandoffWebSocketProtocol
     except ImportError as error:
-        log.warning("sockets are not handed over, the portable wire serves: %s", error)
+        logger.warning("sockets are not handed over, the portable wire serves: %s", error)
         return UVICORNS_OWN
     return HandoffHttpProtocol, HandoffWebSocketProtocol
 
 
+def _check_uvicorn() -> None:
+    """Raises ImportError with all attributes that our subclasses use and this uvicorn lacks."""
+    if missing := sorted(_missing()):
+        raise ImportError(f"uvicorn has no {', '.join(missing)}")
+
+
 def _missing() -> Iterator[str]:
-    """What our subclasses lean on and uvicorn does not have. Raises ImportError."""
+    """Yields what our subclasses use and this uvicorn lacks. ImportError if a class is gone."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -49,10 +55,14 @@ def _missing() -> Iterator[str]:
 
 
 def _lacks(kind: type, *, sets: str, has: str) -> Iterator[str]:
-    """`sets` are attributes that `__init__` gives an instance, read from its code: making one would need a running server."""
-    given = kind.__init__.__code__.co_names  # type: ignore[misc]  # of the class itself, on purpose
+    """Yields the names that `kind` lacks: of `sets`, assigned in `__init__`, and of `has`, found on the
+    class.
+
+    The assigned ones are read from the code of `__init__`, because making an instance needs a running server.
+    """
+    assigned = getattr_static(kind, "__init__").__code__.co_names
     for name in sets.split():
-        if name not in given and not hasattr(kind, name):
+        if name not in assigned and not hasattr(kind, name):
             yield f"{kind.__name__}.{name}"
     for name in has.split():
         if not hasattr(kind, name):

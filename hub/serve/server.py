@@ -1,7 +1,8 @@
-"""Runs the hub under uvicorn: sockets, loop, log, and an orderly end.
+"""Runs the hub on uvicorn: listening sockets, log configuration, shutdown.
 
-Invariant: at SIGTERM viewers are moved away first and only then are connections closed. uvicorn by itself would cut every
-WebSocket at once, wait for event streams for ever, and run the application's own shutdown last.
+Invariant: at SIGTERM viewers are first drained (told to reconnect elsewhere), and connections are closed
+after that. uvicorn alone would cut every WebSocket at once, wait for event streams for ever, and run the
+application's shutdown last.
 """
 
 from __future__ import annotations
@@ -35,36 +36,44 @@ from hub.transports.commands import MAX_BYTES
 from hub.web.context import Context
 from hub.web.metrics import Board
 
-log = logging.getLogger("hub")
+logger = logging.getLogger("hub")
 
 TCP_USER_TIMEOUT = 45_000
-"""Milliseconds that written bytes may stay unacknowledged: a viewer whose cable was cut is gone after it."""
+"""Milliseconds that sent bytes may stay unacknowledged before the kernel closes the connection: a viewer
+whose cable was cut. A WebSocket that answers no ping is closed after 45 s too.
+"""
 
 NOT_SENT = 128 * 1024
-"""Bytes that may wait in the kernel to be sent. It would take up to 4 MB per socket from a viewer who reads nothing, and we would
-not see that it is blocked. What is on its way on a long line does not count, so a fast far viewer stays fast."""
+"""Most unsent bytes that the kernel buffers per socket. Without this limit it would buffer up to 4 MB for a
+viewer that reads nothing, and we would not notice that the viewer is blocked. Bytes in flight do not count,
+so a viewer with a long round trip keeps its throughput.
+"""
 
 BACKLOG = 4096
-"""Connections that may wait for accept: a reconnect storm after a deploy, until the loop gets to them."""
+"""Connections that may wait to be accepted: enough for the reconnect storm after a deploy."""
 
 KEEP_ALIVE = 75
-"""Seconds an idle HTTP connection stays: longer than the ALB's 60, or it would send into a closing one."""
+"""Seconds before an idle HTTP connection is closed: more than an ALB's 60, so that the ALB always closes
+first and never sends a request into a connection that we are closing.
+"""
 
 GC_THRESHOLD = (10_000, 20, 50)
-"""Allocations between collections, by generation: what a viewer keeps is no garbage, and a join leaves no cycles, so Python's
-own 700, 10, 10 walk through ten thousand viewers again and again for nothing (3 % of a storm of joins)."""
+"""Thresholds of the garbage collector, by generation. A viewer's objects live long and a join makes no
+cycles, so with Python's own 700, 10, 10 the collector walks over ten thousand viewers and frees nothing (3 %
+of a storm of joins).
+"""
 
 SPARE_FILES = 200
-"""Open files beside viewers: 50 connections to Redis and one for Pub/Sub, health checks, plain requests, who is just refused."""
+"""Open files that are not viewers': 51 connections to Redis, health checks, requests, refusals."""
 
 SAME_SIGNAL = 1.0
-"""Seconds within which a second signal to a worker is the first one's echo."""
+"""Seconds within which a second signal to a worker counts as the first one, delivered twice."""
 
 _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNORECASE)
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with the drain before its own shutdown, and an end that is ours: exit code 0, and callers can clean up."""
+    """uvicorn's server with a drain before its shutdown. `run` returns after a signal; callers can clean up."""
 
     def __init__(
         self, config: uvicorn.Config, context: Context, *, freeze: bool = False, parent: int | None = None
@@ -73,11 +82,11 @@ class Server(uvicorn.Server):
         self._parent = parent
         self._signalled = 0.0
         self._context = context
-        self._freeze = freeze  # a process of its own, so what is made at the start stays
+        self._freeze = freeze  # True in a process of its own: what the start made, it keeps
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but the signal is not raised again afterwards: we ended because of it, and in order."""
+        """As uvicorn's, but does not raise the signal again at the end, so that the exit code is 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -88,10 +97,11 @@ class Server(uvicorn.Server):
             for sig, handler in before.items():
                 signal.signal(sig, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
-        """The first signal ends it in order, the second at once.
+    def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
+        """End in order at the first signal, at once at the second.
 
-        A worker hears a signal to the whole group twice, from the terminal (or systemd) and from its parent: that is one.
+        A signal to the process group reaches a worker twice: from the terminal (or systemd), and forwarded by
+        its parent. The two count as one.
         """
         now = time.monotonic()
         if self._parent is not None and self.should_exit and now - self._signalled < SAME_SIGNAL:
@@ -101,7 +111,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Keep the garbage collector from walking again and again through what was made until now and stays."""
+        """Start, then exempt what exists from garbage collection: it lives as long as the process."""
         await super().startup(sockets)
         if self._freeze:
             gc.collect()
@@ -109,16 +119,16 @@ class Server(uvicorn.Server):
             gc.set_threshold(*GC_THRESHOLD)
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's tick, ten a second: once a second this process says how it is."""
+        """uvicorn's tick, 10 a second. Once a second: report totals, and end if the parent is gone."""
         if counter % 10 == 0:
             self._context.report()
             if self._parent is not None and os.getppid() != self._parent:
-                # Who would end and replace us is gone; whoever starts the hub anew needs the port.
+                # Nobody would end or replace this orphan, and a restarted hub needs the port.
                 self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, move viewers away, then let uvicorn close what is left."""
+        """Stop listening, drain the viewers, then let uvicorn close what is left."""
         for server in self.servers:
             server.close()
         began = time.monotonic()
@@ -128,45 +138,46 @@ class Server(uvicorn.Server):
         await end_tasks(draining)
         services = self._context.services
         end = began + max((service.hub.settings.drain for service in services), default=0)
-        while any(service.hub.blocked for service in services):  # they take their last bytes, or say goodbye
+        while any(service.hub.blocked for service in services):  # until each takes its last bytes, or closes
             if self.force_exit or time.monotonic() > end:
                 break
             await asyncio.sleep(0.1)
         for service in services:
-            service.hub.blocked.abort_all()  # they had the window
+            service.hub.blocked.abort_all()  # they had the whole drain window
         if self.force_exit:
-            # uvicorn would leave out the application's own shutdown, and cancel what runs in the middle of it
+            # With `force_exit` uvicorn would skip the application's shutdown and cancel its tasks halfway.
             await self._context.aclose()
             self.force_exit = False
         await super().shutdown(sockets)
         moved = sum(service.hub.statistics().moved for service in services)
-        log.info("%d viewers moved away in %.1f s, the process ends", moved, time.monotonic() - began)
+        logger.info("%d viewers moved away in %.1f s, the process ends", moved, time.monotonic() - began)
 
 
 def serve(
     app: FastAPI, settings: Settings, sockets: list[socket.socket], *, parent: int | None = None
 ) -> None:
-    """Serve `app` on `sockets` until SIGTERM or SIGINT; the second signal ends it at once.
+    """Serve `app` on `sockets` until SIGTERM or SIGINT. A second signal ends the process at once.
 
-    `parent`: the process id that supervises this one; it ends when that one is gone.
+    `parent`: the id of the process that supervises this one. When that process is gone, this one ends.
     """
     context: Context = app.state.push_hub
-    server = Server(config(app, settings), context, freeze=True, parent=parent)  # sets up the log as well
+    # First, because `config` configures logging, and `limit_viewers` may log.
+    server = Server(config(app, settings), context, freeze=True, parent=parent)
     context.limit_viewers(_allow_many_files() - SPARE_FILES)
     server.run(sockets)
 
 
 def _allow_many_files() -> int:
-    """A viewer is a file, and the usual soft limit is 1024: take what the hard limit gives. How many that is."""
+    """Raise the soft limit of open files to the hard one, and return it. A viewer is a file; 1024 is usual."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS says "unlimited" and then refuses it
+    with suppress(ValueError, OSError):  # macOS reports "unlimited" and then refuses to set it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve with a process per socket, each with an application of its own, made by `create`."""
+    """Serve with one process per socket. Each process makes its own application with `create`."""
     board = Board(len(sockets))
     parent = os.getpid()
 
@@ -180,7 +191,7 @@ def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[
 
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """uvicorn's configuration for `app`."""
+    """Returns uvicorn's configuration for `app`."""
     http, websocket = protocols()
     return uvicorn.Config(
         app,
@@ -190,20 +201,20 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_max_size=MAX_BYTES,
         ws_ping_interval=settings.heartbeat,
         ws_ping_timeout=2 * settings.heartbeat,
-        ws_per_message_deflate=False,  # 40 KB and 10 microseconds per viewer
+        ws_per_message_deflate=False,  # it costs 40 KB per viewer and 10 us per message
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=1,  # viewers are gone by then; this is for plain requests, and for goodbyes
+        timeout_graceful_shutdown=1,  # for plain requests and closing handshakes; viewers are drained by then
         backlog=BACKLOG,
         server_header=False,
-        access_log=settings.log_level in ("debug", "info"),  # else each line is made, and dropped
+        access_log=settings.log_level in ("debug", "info"),  # else lines are formatted and then dropped
         log_config=_log_config(settings.log_level),
     )
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises InvalidSettings when the address is not to be had.
+    """Returns a listening socket; port 0 means a free port. Raises InvalidSettings if it cannot listen there.
 
-    `shared`: other sockets of ours listen there too, and the kernel spreads connections over them.
+    `shared`: other sockets of this command listen on this port; the kernel spreads connections over them.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -229,10 +240,10 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 class Redact(logging.Filter):
-    """Keeps credentials in query strings out of the access log."""
+    """Removes credentials in query strings from the access log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace them in the record's arguments."""
+        """Replace credentials in the record's arguments by `***`. Every record passes."""
         if isinstance(record.args, tuple):
             record.args = tuple(
                 _SECRETS.sub(r"\1***", value) if isinstance(value, str) else value for value in record.args

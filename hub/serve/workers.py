@@ -1,8 +1,9 @@
-"""Several processes on one port: each accepts on a socket of its own, is replaced when it dies, and ends with the others.
+"""Several worker processes on one port. A worker that dies is replaced; a signal ends all of them.
 
-Invariant: the parent only supervises. It keeps every listening socket open, so while a worker is being replaced its new
-connections wait in the kernel and none is refused. SO_REUSEPORT spreads connections by their address, which evens out
-long-lived ones; a shared socket gives them to whoever is awake.
+Invariant: the parent only supervises. It keeps every listening socket open, so while a worker is being
+replaced, new connections to its socket wait in the kernel and none is refused. Each worker has its own socket
+(SO_REUSEPORT): the kernel spreads connections by a hash of their addresses, which evens out long-lived ones.
+A socket shared by all workers would give each connection to whichever worker wakes first.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-log = logging.getLogger("hub.workers")
+logger = logging.getLogger("hub.workers")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 YOUNG = 1.0
-"""Seconds: a worker that dies younger is replaced only after as long, so that a broken start does not spin."""
+"""Seconds: a worker that dies younger is replaced after this pause, so that a broken start does not spin."""
 
 Work = Callable[[int, socket.socket], None]
-"""What one worker does, given its number and its listening socket; returns when it was told to end."""
+"""The work of a worker, called with the worker's number and listening socket; returns after a signal."""
 
 
 class Workers:
-    """One worker per socket. `run` returns when all have ended after SIGTERM or SIGINT."""
+    """One worker process per socket."""
 
     def __init__(self, sockets: list[socket.socket], work: Work) -> None:
         self._sockets = sockets
@@ -38,7 +39,7 @@ class Workers:
         self._ending = False
 
     def run(self) -> None:
-        """Start all, replace who dies, forward signals. The second signal ends at once, as in one process."""
+        """Start the workers, replace those that die, forward signals. Returns when a signal has ended all."""
         before = {sig: signal.signal(sig, self._forward) for sig in _SIGNALS}
         try:
             for number in range(len(self._sockets)):
@@ -54,7 +55,7 @@ class Workers:
         number, born = self._born.pop(pid, (None, 0.0))
         if number is None or self._ending:
             return
-        log.error(
+        logger.error(
             "worker %d (process %d) ended with %d, replacing it",
             number,
             pid,
@@ -66,7 +67,7 @@ class Workers:
             self._start(number)
 
     def _start(self, number: int) -> None:
-        # A signal between the fork and our note of it would never reach the child.
+        # Blocked until the child's id is stored: a signal in between would not be forwarded to the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
@@ -76,7 +77,7 @@ class Workers:
         self._become(number)
 
     def _become(self, number: int) -> NoReturn:
-        """In the child: do the work, and never come back into the parent's code."""
+        """Do the work in the child, then exit, so that the child never returns into the parent's code."""
         code = 1
         try:
             for sig in _SIGNALS:
@@ -87,16 +88,16 @@ class Workers:
                     sock.close()
             self._work(number, self._sockets[number])
             code = 0
-        except BaseException:  # whatever it was, this process ends here
-            log.exception("worker %d failed", number)
+        except BaseException:  # the process ends here, whatever was raised
+            logger.exception("worker %d failed", number)
         finally:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(code)
 
-    def _forward(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
+    def _forward(self, sig: int, _frame: FrameType | None) -> None:
         self._ending = True
-        # Nobody is replaced any more, so what would be accepted by nobody is to be refused.
+        # Workers are not replaced any more. Closed sockets refuse connections that nobody would accept.
         for sock in self._sockets:
             sock.close()
         for pid in list(self._born):

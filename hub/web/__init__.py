@@ -1,1 +1,1 @@
-"""FastAPI: the application, its routes, who a viewer is, metrics. Imports `transports` and the rows below it."""
+"""The FastAPI application: routes, authentication, metrics. Imports `transports` and the rows below it."""

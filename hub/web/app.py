@@ -1,12 +1,11 @@
-"""The application: routes, lifespan, health. `create_app` makes one; `mount` puts the hub into yours.
+"""The application: `create_app` makes one that is the hub, `mount` adds the hub to yours.
 
-Invariant: the hub's tasks begin with the lifespan (or the first request) and end with it.
+Invariant: the hub's tasks start with the lifespan (or the first request) and end with the lifespan.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
 from hub.broker.connect import AsyncRedis
+from hub.engine.hub import Hub
 from hub.errors import HubError
 from hub.settings import Settings
 from hub.web.context import Context, get_context, get_redis
@@ -26,18 +26,19 @@ from hub.web.direct import direct_routes
 from hub.web.metrics import registry
 from hub.web.routes import router as jobs_router
 
-log = logging.getLogger("hub")
-
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """A FastAPI application that is the hub: the job endpoints, health, metrics, docs."""
-    # No OpenTelemetry of FastAPI's own: a stream would be one span of hours, and /metrics has what there is to know.
+    """Returns a FastAPI application that is the hub: the job endpoints, health, metrics, docs.
+
+    Without `settings` they come from the environment. Raises InvalidSettings or pydantic's ValidationError.
+    """
+    # FastAPI's own OpenTelemetry is off: a stream would be one span of hours, and /metrics has the figures.
     telemetry = TelemetryConfig(tracing=False, metrics=False, logs=False)
     app = FastAPI(title="push-hub", description=DESCRIPTION, version=version("push-hub"), telemetry=telemetry)
     mount(app, settings)
-    # Here and not in `mount`: this application is ours, so nobody's guard is passed by.
+    # Not in `mount`: direct routes skip the application's own dependencies, and only this one has none.
     app.router.routes[:0] = direct_routes(app)
     app.include_router(_operations())
     return app
@@ -46,17 +47,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def mount(
     app: FastAPI, settings: Settings | None = None, *, dependencies: Sequence[Depends] | None = None
 ) -> Context:
-    """Add the job endpoints to `app`, with their lifespan.
+    """Add the job endpoints to `app`, and the hub's start and end to its lifespan.
 
-    `dependencies` (of `Depends(...)`) guard every endpoint of the hub, and so do those of `app` itself. The returned context has
-    what a health check of your own needs.
+    Every endpoint of the hub runs `dependencies` (a list of `Depends(...)`) and those of `app` itself first.
+    The returned context has what a health check of your own needs. Raises InvalidSettings.
     """
     context = Context(settings or Settings())
     app.state.push_hub = context
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, object]]:
-        # Connect at once, so that the first viewer finds it done and /readyz means something.
+        # Connects to Redis now: the first viewer need not wait for it, and /readyz can report on it.
         context.service(await _client(app, context)).hub.broker.subscriber.start()
         try:
             yield {}
@@ -69,7 +70,7 @@ def mount(
 
 
 async def _client(app: FastAPI, context: Context) -> AsyncRedis:
-    """The Redis client of this application's requests: the override's, if there is one."""
+    """Returns the Redis client that requests get: the override's of `get_redis`, if there is one."""
     override = app.dependency_overrides.get(get_redis)
     if override is None:
         return context.client()
@@ -78,19 +79,23 @@ async def _client(app: FastAPI, context: Context) -> AsyncRedis:
     return client
 
 
+async def _hub(request: Request) -> Hub:
+    context = get_context(request)
+    return context.service(await _client(request.app, context)).hub
+
+
 def _operations() -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process lives."""
+        """Always 200: the process is alive."""
         return {"status": "ok"}
 
     @router.get("/readyz", responses={503: {"description": "Redis does not answer, or the hub is draining"}})
     async def readyz(request: Request) -> Response:
-        """Whether new viewers are welcome: Redis answers, and nobody is being moved away."""
-        context = get_context(request)
-        hub = context.service(await _client(request.app, context)).hub
+        """200 if new viewers can be served: Redis answers and the hub is not draining. Else 503."""
+        hub = await _hub(request)
         redis = hub.broker.subscriber.connected
         if redis:
             try:
@@ -103,9 +108,9 @@ def _operations() -> APIRouter:
 
     @router.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
-        """Prometheus metrics."""
+        """Metrics in the Prometheus format."""
         context = get_context(request)
-        hub = context.service(await _client(request.app, context)).hub
+        hub = await _hub(request)
         if context.place is None:
             read = hub.statistics
         else:

@@ -1,7 +1,7 @@
-"""Who the viewer is: a JWT from the Bearer header or the session cookie.
+"""Authenticates a viewer by a JWT from the Bearer header or the session cookie.
 
-Invariant: every refusal is the same `JobNotFound`. The algorithm is fixed by the kind of key, the key comes only from the
-configured set, and nothing is fetched on the event loop.
+Invariant: every refusal is the same `JobNotFound`. The kind of key fixes the algorithm (a token cannot choose
+it), keys come only from the configured set, and a key set is fetched in a thread, never on the event loop.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from hub.errors import InvalidSettings, JobNotFound
 from hub.job.event import UserId
 from hub.settings import Settings
 
-log = logging.getLogger("hub.auth")
+logger = logging.getLogger("hub.auth")
 
 MAX_TOKEN = 8 * 1024
-"""Bytes of the largest token; a session token is about 1 KB, headers at an ALB end at 16 KB."""
+"""Bytes of the largest token: a session token has about 1 KB, and an ALB cuts headers at 16 KB."""
 
 LEEWAY = 5.0
-"""Seconds that clocks may differ."""
+"""Seconds that the issuer's clock and ours may differ."""
 
 REFRESH = 300.0
-"""Seconds a fetched key set is taken as new."""
+"""Seconds before a fetched key set is fetched again, at the next token."""
 
 VERIFIED = 5.0
-"""Seconds a verified token is taken at its word, at most twice that; a key that is withdrawn counts that much longer."""
+"""Seconds a verified token is trusted without a check, at most twice that; its key may be withdrawn then."""
 
 MAX_VERIFIED = 5_000
-"""Verified tokens remembered, at most twice as many: 3 MB."""
+"""Verified tokens per generation. There are two generations, so at most 10,000 are remembered, in 3 MB."""
 
 MIN_REFRESH = 30.0
-"""Seconds between fetches at the least, whatever key ids strangers make up."""
+"""Least seconds between two fetches; else a stranger who invents key ids would cause one for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +53,37 @@ class User:
 
     @property
     def id(self) -> UserId:
-        """The id as jobs have it."""
+        """The id in the type that jobs use."""
         return UserId(self.user_id)
 
 
 class Keys(Protocol):
-    """Where a token's key comes from. `find` never fetches on the loop; None for a key nobody published.
+    """The keys that tokens are verified with, all for one `algorithm`.
 
-    It gets the token, not its key id, so that where there is one key the header is parsed once. Raises PyJWTError.
+    `find` returns the key that a token names, or None if there is no such key. It raises PyJWTError for a
+    token it cannot parse, and never blocks the loop. It is given the token and not the key id, so that a
+    single fixed key costs no parsing of the token's header.
     """
 
     algorithm: str
 
-    async def find(self, token: str) -> Any | None: ...
+    async def find(self, token: str, /) -> Any | None: ...
 
 
 class FixedKey:
-    """One key, known at the start."""
+    """One key for all tokens, known at the start."""
 
     def __init__(self, key: Any, algorithm: str) -> None:
         self.algorithm = algorithm
         self._key = key
 
-    async def find(self, token: str) -> Any | None:  # noqa: ARG002  # one key serves all tokens
-        """The key."""
+    async def find(self, _token: str, /) -> Any | None:
+        """Returns the key."""
         return self._key
 
 
 class JwksKeys:
-    """The RS256 keys published at `url`: the last good ones serve while it is down, one fetch at a time."""
+    """The RS256 keys published at `url`, fetched one at a time. While `url` is down the last good keys serve."""
 
     algorithm = "RS256"
 
@@ -92,8 +94,8 @@ class JwksKeys:
         self._tried = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def find(self, token: str) -> Any | None:
-        """The key that the token names. Waits for a fetch only while the key is not known."""
+    async def find(self, token: str, /) -> Any | None:
+        """Returns the key that the token names. Waits for a fetch only if that key is not known yet."""
         key_id = jwt.get_unverified_header(token).get("kid")
         now = time.monotonic()
         known = self._keys.get(key_id)
@@ -109,17 +111,19 @@ class JwksKeys:
             data = await asyncio.to_thread(self._client.fetch_data)
             keys = PyJWKSet.from_dict(data).keys
         except (jwt.PyJWTError, OSError, ValueError, AttributeError) as error:
-            log.warning("the key set was not fetched, %d known keys serve: %s", len(self._keys), error)
+            logger.warning("the key set was not fetched, %d known keys serve: %s", len(self._keys), error)
             return
         self._keys = {key.key_id: key.key for key in keys if key.public_key_use in (None, "sig")}
         self._fetched = time.monotonic()
 
 
 class _Verified:
-    """Tokens that were verified a moment ago, by their hash: a page opens several streams, a deploy brings all back.
+    """Tokens that were verified a moment ago, by hash.
 
-    Two generations: the younger becomes the older after `VERIFIED` seconds (or at `MAX_VERIFIED`), and what was the older
-    is dropped; so a token is taken at its word for at most twice as long, at one entry of a dictionary.
+    They come again: a page opens several streams with one token, and a deploy makes every viewer reconnect.
+    There are two generations. After `VERIFIED` seconds (or `MAX_VERIFIED` tokens) the young one becomes the
+    old one and the old one is dropped. So a token is trusted for at most twice `VERIFIED`, and no timestamp
+    per token is needed.
     """
 
     def __init__(self) -> None:
@@ -128,13 +132,13 @@ class _Verified:
         self._turned = time.monotonic()
 
     def get(self, token: str) -> User | None:
-        """The user of this token, if it was verified lately."""
+        """Returns the user of this token, or None if it was not verified lately."""
         self._turn()
         digest = _digest(token)
         return self._young.get(digest) or self._old.get(digest)
 
     def put(self, token: str, user: User, *, expires: float) -> None:
-        """`expires`: the token's `exp`, seconds since 1970. One that expires too soon is not remembered."""
+        """Remember the token, unless it expires while it is remembered. `expires`: seconds since 1970."""
         self._turn()
         if expires - time.time() > 2 * VERIFIED:
             self._young[_digest(token)] = user
@@ -153,7 +157,7 @@ def _digest(token: str) -> bytes:
 
 
 class Authenticator:
-    """Checks tokens by one set of keys and the claims that are configured."""
+    """Verifies tokens with the configured keys, and checks the configured claims."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -161,14 +165,14 @@ class Authenticator:
         self._verified = _Verified()
 
     async def authenticate(self, connection: HTTPConnection) -> User:
-        """The user of this request. Raises JobNotFound, whatever is wrong."""
+        """Returns the user of this request. Raises JobNotFound, whatever is wrong with the credentials."""
         user = await self.verify(_token(connection, self._settings))
         if user is None:
             raise JobNotFound("expected valid credentials")
         return user
 
     async def verify(self, token: str | None) -> User | None:
-        """The user a token speaks for, or None."""
+        """Returns the user that a token signs in, or None if it is not valid."""
         if not token or len(token) > MAX_TOKEN or self._keys is None:
             return None
         if (known := self._verified.get(token)) is not None:
@@ -178,7 +182,7 @@ class Authenticator:
             user = self._user(claims)
             if user is not None:
                 self._verified.put(token, user, expires=float(claims["exp"]))
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # a claim may be anything
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # a claim can be any JSON
             return None
         return user
 
@@ -187,11 +191,11 @@ class Authenticator:
         subject, email = claims.get("sub"), claims.get("email")
         if not subject or (parties and claims.get("azp") not in parties):
             return None
-        subject.encode()  # a lone surrogate is not text; ValueError
+        subject.encode()  # raises ValueError for a lone surrogate: such an id could match no job's
         return User(subject, email if isinstance(email, str) else "")
 
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
-        """The claims of a token whose signature and times are good; {} for a key nobody published."""
+        """Returns the claims, {} if the token's key is unknown. Raises PyJWTError if the token is not valid."""
         settings = self._settings
         key = await keys.find(token)
         if key is None:
@@ -206,6 +210,7 @@ class Authenticator:
             options={"require": ["sub", "exp"], "verify_aud": settings.jwt_audience is not None},
         )
         claims: dict[str, Any] = verified["payload"]
+        # RFC 7515 section 4.1.11: a token whose critical extensions we do not know must be refused
         return {} if "crit" in verified["header"] else claims
 
 
@@ -241,10 +246,11 @@ def _token(connection: HTTPConnection, settings: Settings) -> str | None:
 
 
 def _origin_may_use_cookie(connection: HTTPConnection, settings: Settings) -> bool:
-    """A browser sends the cookie for any page; only pages on the list may make it do so.
+    """Returns True if the page that made this request may use the cookie. A browser sends it for any page.
 
-    A WebSocket knows no same-origin policy, so its Origin must be on the list. A same-origin GET (EventSource, fetch)
-    has no Origin header, and for another origin CORS does not keep the request from being made, so the list holds too.
+    A WebSocket is not bound by the same-origin policy, so its Origin must be on the list, even the hub's own.
+    A same-origin GET (EventSource, fetch) sends no Origin header. One from another origin must be on the list
+    too: CORS would only keep the page from reading the answer, not the browser from making the request.
     """
     origin = connection.headers.get("origin")
     if origin in settings.allowed_origins:

@@ -1,7 +1,8 @@
-"""What the routes of one application share, and the FastAPI dependencies that hand it out.
+"""The `Context` that all routes of an application share, and the FastAPI dependencies that give access to it.
 
-`require_auth` and `get_redis` are the two that an embedding application, or a test, overrides with
-`app.dependency_overrides`. Overriding `get_redis` moves everything: the hub of a request is the one on its client.
+An embedding application (or a test) may override `require_auth` and `get_redis` in
+`app.dependency_overrides`. There is one hub per Redis client, so overriding `get_redis` moves subscriptions
+and viewers as well as reads.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hub.transports.websocket import WebSocketTransport
 from hub.web.auth import Authenticator, User
 from hub.web.metrics import Board
 
-log = logging.getLogger("hub")
+logger = logging.getLogger("hub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class Service:
     dashboards: DashboardSockets
 
     async def drain(self) -> None:
-        """Move every viewer away, over the drain window."""
+        """Tell every viewer to reconnect elsewhere, spread over `settings.drain` seconds."""
         self.dashboards.drain()
         await self.hub.drain()
 
     async def aclose(self) -> None:
-        """End everything this service began."""
+        """End every task and connection that this service started."""
         await self.sse.heartbeat.aclose()
         await self.websocket.heartbeat.aclose()
         self.dashboards.drain()
@@ -53,46 +54,51 @@ class Service:
 
 
 class Context:
-    """Settings, authenticator, and a service for each Redis client in use (one, unless somebody overrides)."""
+    """Settings, authenticator, and a service per Redis client (one client, unless `get_redis` is overridden)."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.authenticator = Authenticator(settings)
-        self.place: tuple[Board, int] | None = None  # where this process puts its totals, among several
+        self.place: tuple[Board, int] | None = None  # the board and our row, if there are several processes
         self._client: AsyncRedis | None = None
         self._services: dict[int, Service] = {}
 
     @property
     def services(self) -> list[Service]:
-        """The services begun so far."""
+        """The services started so far."""
         return list(self._services.values())
 
     def limit_viewers(self, most: int) -> None:
-        """Let no more in than this process has open files for; refused is better than not accepted. Before any service."""
+        """Lower `max_viewers` to `most`, the open files left for viewers. Call it before the first service.
+
+        Without files a connection is not even accepted, so its client waits; a refused client can retry.
+        """
         if most < self.settings.max_viewers:
-            log.warning(
-                "HUB_MAX_VIEWERS is %d, open files are enough for %d: that holds",
+            logger.warning(
+                "HUB_MAX_VIEWERS is %d, but the limit of open files allows %d viewers: using %d",
                 self.settings.max_viewers,
+                most,
                 most,
             )
             self.settings = self.settings.model_copy(update={"max_viewers": max(1, most)})
 
     def client(self) -> AsyncRedis:
-        """The client of the configured URL; connects when first used."""
+        """Returns the Redis client for `HUB_REDIS_URL`, which connects when it is first used."""
         if self._client is None:
             self._client = for_requests(self.settings.redis_url)
         return self._client
 
     def report(self) -> None:
-        """Put this process's totals where the others can read them."""
+        """Write this process's totals to the board, if there is one, where the other processes read them."""
         if self.place is not None:
             board, row = self.place
             board.write(row, sum((service.hub.statistics() for service in self.services), Totals()))
 
     def service(self, client: AsyncRedis) -> Service:
-        """The service on this client, begun when first asked for.
+        """Returns the service on this client, and starts it if there is none.
 
-        It belongs to the running loop: under a test client that brings a new loop with each request, so does the hub.
+        A service belongs to one event loop. Starlette's test client may run each request in a new loop; then
+        each request gets a new service.
         """
         service = self._services.get(id(client))
         if service is None or service.hub.loop is not asyncio.get_running_loop():
@@ -105,11 +111,11 @@ class Context:
         return service
 
     async def drain(self) -> None:
-        """Refuse new viewers, move the present ones away."""
+        """Refuse new viewers and tell the connected ones to reconnect elsewhere."""
         await asyncio.gather(*(service.drain() for service in self.services))
 
     async def aclose(self) -> None:
-        """End every service and the client."""
+        """End every service and close the client."""
         services = self.services
         self._services.clear()
         for service in services:
@@ -120,22 +126,22 @@ class Context:
 
 
 def get_context(connection: HTTPConnection) -> Context:
-    """The context of the application that serves this request."""
+    """Returns the context of the application that serves this request."""
     context = connection.app.state.push_hub
-    assert isinstance(context, Context), "mount and create_app put it there"
+    assert isinstance(context, Context), "mount and create_app set it"
     return context
 
 
-# Dependencies are async although they wait for nothing: FastAPI runs plain ones in a thread, at 50 microseconds each.
+# These are async although most await nothing: FastAPI runs a plain function in a thread, which costs 50 us.
 
 
 async def get_redis(connection: HTTPConnection) -> AsyncRedis:
-    """The Redis client that jobs are read from. Override to bring your own (`redis.asyncio.Redis`)."""
+    """Returns the Redis client that jobs are read with. Override it to use your own (`redis.asyncio.Redis`)."""
     return get_context(connection).client()
 
 
 async def require_auth(connection: HTTPConnection) -> User:
-    """The signed-in user, or 404. Override to bring your own identity."""
+    """Returns the signed-in user, or raises 404. Override it to use your own authentication."""
     try:
         return await get_context(connection).authenticator.authenticate(connection)
     except JobNotFound as error:
@@ -145,10 +151,10 @@ async def require_auth(connection: HTTPConnection) -> User:
 async def get_service(
     connection: HTTPConnection, client: Annotated[AsyncRedis, Depends(get_redis)]
 ) -> Service:
-    """The hub and its transports on this request's Redis."""
+    """Returns the hub, with its transports, on this request's Redis client."""
     return get_context(connection).service(client)
 
 
 def refusal(error: HubError) -> HTTPException:
-    """The error as HTTP says it; on a WebSocket handshake Starlette makes a denial response of it."""
+    """Returns `error` as an HTTPException, which Starlette sends as a denial of a WebSocket handshake too."""
     return HTTPException(error.status, error.detail)

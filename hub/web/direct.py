@@ -1,8 +1,9 @@
-"""A short way to the two stream endpoints, past FastAPI's dependency solver, which is more than half of the cost of a join.
+"""Routes to the two stream endpoints without FastAPI's dependency solver, over half of the cost of a join.
 
-Invariant: it serves only where it skips nothing. `create_app` alone puts it in, on an application that it makes itself and so
-without anybody's guards; once a dependency is overridden these routes match nothing, and FastAPI's, which stand behind them,
-serve. `mount` never has it (tests/api/test_guards.py).
+Invariant: the skipped solver had nothing to solve but the hub's own dependencies. Only `create_app` adds
+these routes, to an application that it made itself and that has no guards of somebody else. If any dependency
+is overridden they match nothing, and FastAPI's own routes, which follow them, serve. `mount` never adds them
+(tests/api/test_guards.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hub.web.routes import STREAM_PATH, WEBSOCKET_PATH, stream_job_events, watch
 
 
 class _Stream:
-    """`stream_job_events` as an ASGI application. An object, or Starlette would wrap it as it wraps a function."""
+    """`stream_job_events` as an ASGI application. An object, because Starlette would wrap a function."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -40,17 +41,17 @@ class _Socket:
 
 
 def _is_direct(scope: Scope, app: FastAPI) -> bool:
-    """Returns True if FastAPI would do nothing but resolve the hub's own dependencies."""
+    """Returns True if FastAPI would only resolve the hub's own dependencies."""
     return scope["app"] is app and not app.dependency_overrides
 
 
 class _DirectStream(Route):
     def __init__(self, app: FastAPI) -> None:
         super().__init__(STREAM_PATH, _Stream(), methods=["GET"], include_in_schema=False)
-        self._of = app
+        self._app = app
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and scope["method"] == "GET" and _is_direct(scope, self._of):
+        if scope["type"] == "http" and scope["method"] == "GET" and _is_direct(scope, self._app):
             return super().matches(scope)
         return Match.NONE, {}
 
@@ -58,12 +59,12 @@ class _DirectStream(Route):
 class _DirectSocket(WebSocketRoute):
     def __init__(self, app: FastAPI) -> None:
         super().__init__(WEBSOCKET_PATH, _Socket())
-        self._of = app
+        self._app = app
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return super().matches(scope) if _is_direct(scope, self._of) else (Match.NONE, {})
+        return super().matches(scope) if _is_direct(scope, self._app) else (Match.NONE, {})
 
 
 def direct_routes(app: FastAPI) -> list[BaseRoute]:
-    """The routes, to stand before FastAPI's. They are in no schema: the ones behind them are."""
+    """Returns the routes, to be put before FastAPI's. Only FastAPI's are in the OpenAPI schema."""
     return [_DirectStream(app), _DirectSocket(app)]

@@ -1,4 +1,4 @@
-"""The endpoints. Each decides with values (who, which job, from where), then hands over to a transport."""
+"""The endpoints of jobs. Each finds out the user, the job and the cursor, then passes a view to a transport."""
 
 from __future__ import annotations
 
@@ -28,29 +28,33 @@ WEBSOCKET_PATH = "/api/jobs/{job_id}/events/ws"
 
 Caller = Annotated[User, Depends(require_auth)]
 Here = Annotated[Service, Depends(get_service)]
-Cursor = Annotated[str | None, Query(description="the last event you have; everything after it follows")]
+Cursor = Annotated[str | None, Query(description="id of the last event you have; the page starts after it")]
 Types = Annotated[
     str | None, Query(description="event types, separated by commas; terminal events always pass")
 ]
 JobPath = Annotated[str, Path(description="the job's id")]
-# What a viewer may ask for, as OpenAPI has it. Read by `_wish` and not declared as parameters: FastAPI would validate
-# each of these strings on each join, at a fifth of what the join costs.
+# The parameters of a stream, for OpenAPI only. `_wish` reads them from the request: declared as parameters of
+# the endpoint, FastAPI would validate each string at each join, which is a fifth of a join's cost.
 WISHES = [
     {"name": name, "in": where, "description": words, "schema": {"type": "string"}}
     for name, where, words in (
         (
             "Last-Event-ID",
             "header",
-            "the last event you have, as EventSource sends it; everything after it follows",
+            "id of the last event you have, as EventSource sends it; the stream resumes after it",
         ),
-        ("last_event_id", "query", "the same, for a first connection; the header wins"),
-        ("from", "query", "without a cursor: start (the default), live, or -20 (the last twenty)"),
+        ("last_event_id", "query", "the same for a first connection; the header takes precedence"),
+        (
+            "from",
+            "query",
+            "where to start without a cursor: start (the default), live, or -20 (the last 20 events)",
+        ),
         ("types", "query", "event types, separated by commas; terminal events always pass"),
         ("wait", "query", "seconds (at most 30) to wait for a job that does not exist yet"),
     )
 ]
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"description": "Unknown job, or not yours, or not signed in"}
+    404: {"description": "Unknown job, another user's job, or not signed in"}
 }
 
 
@@ -60,12 +64,14 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {
     responses={
         **NOT_FOUND,
         200: {"content": {"text/event-stream": {}}, "description": "The job's events, live"},
-        204: {"description": "You have everything of a job that has ended; an EventSource stops"},
+        204: {
+            "description": "The job has ended and you have all its events; an EventSource stops reconnecting"
+        },
     },
     openapi_extra={"parameters": WISHES},
 )
 async def stream_job_events(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
-    """Watch a job over Server-Sent Events: what it has done, what it does, and how it ends."""
+    """Watch a job over Server-Sent Events: its past events, then live ones, until it ends."""
     wish = _wish(request)
     try:
         view = await service.hub.view(who(user), known(job_id), wish, wait=_wait(request))
@@ -82,11 +88,11 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     response_class=Response,
     responses={
         **NOT_FOUND,
-        200: {"content": {"text/event-stream": {}}, "description": "Status, then events"},
+        200: {"content": {"text/event-stream": {}}, "description": "The job's status, then its events, live"},
     },
 )
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Response:
-    """The older status stream: the present status first, then every event, until the job ends."""
+    """The older status stream: the current status first, then every new event, until the job ends."""
     try:
         view = await service.hub.view(who(user), known(job_id), Wish(origin="live"))
     except HubError as error:
@@ -98,13 +104,13 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Res
 
 @router.websocket(WEBSOCKET_PATH)
 async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service: Here) -> None:
-    """Watch a job over a WebSocket: the same events, ids and guarantees."""
+    """Watch a job over a WebSocket, with the same events, ids and guarantees as over SSE."""
     try:
         view = await service.hub.view(who(user), known(job_id), _wish(websocket), wait=_wait(websocket))
     except JobNotFound as error:
         raise refusal(error) from error
     except HubError as error:
-        # a refused handshake shows a browser only 1006, so the reason travels as a close code
+        # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
         await websocket.accept()
         await websocket.close(error.close_code, error.detail)
         return
@@ -113,13 +119,13 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
 
 @router.websocket("/api/events/ws")
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
-    """A dashboard: many jobs on one WebSocket, subscribed and unsubscribed while it lives."""
+    """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await service.dashboards.serve(websocket, who(user))
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
 async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
-    """A job's state: status, position, public fields, the last event of each type."""
+    """A job's current state: status, position, public fields, the last event of each type."""
     view = await _view(service, user, job_id, Wish(origin="live"))
     with view:
         return Response(view.state_text(), media_type="application/json")
@@ -132,17 +138,18 @@ async def get_job_events(
     service: Here,
     request: Request,
     after: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="events at the most")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="most events of the page")] = 100,
     wait: Annotated[
-        float, Query(ge=0, le=30, description="seconds to wait for an event when there is none")
+        float,
+        Query(ge=0, le=30, description="seconds to wait for an event if there is none after the cursor"),
     ] = 0,
     types: Types = None,
 ) -> Response:
-    """A page of a job's events after a cursor; with `wait` a long poll. `position` is the next page's `after`."""
+    """A page of a job's events after a cursor; with `wait` a long poll. Its `position` is the next `after`."""
     view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types))
     with view:
         try:
-            async with asyncio.timeout(35):  # the wait, and the reads before it
+            async with asyncio.timeout(35):  # `wait` is at most 30, and reads of Redis come before it
                 page = await read_page(service.hub, view, limit=limit, wait=wait, receive=request.receive)
         except HubError as error:
             raise refusal(error) from error
@@ -182,7 +189,7 @@ def _stream_refused(service: Service, error: HubError) -> Response:
 
 
 def known(job_id: str) -> JobId:
-    """What cannot be a job's id is a job that does not exist."""
+    """Returns `job_id` checked. Raises JobNotFound for text that cannot be a job's id, as for an unknown job."""
     job = parse_job_id(job_id)
     if job is None:
         raise JobNotFound(f"expected a job's id, got {job_id!r}")
