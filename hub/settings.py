@@ -7,11 +7,15 @@ A description is shown by `push-hub settings` and repeated in docs/operations.md
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from hub.errors import InvalidSettings
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL
 
 Words = Annotated[frozenset[str], NoDecode]
@@ -22,11 +26,41 @@ PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_
 """Fields of a job's hash that its owner may see, unless `HUB_PUBLIC_FIELDS` says otherwise."""
 
 
+class _Files(PydanticBaseSettingsSource):
+    """`HUB_JWT_SECRET_FILE=/run/secrets/jwt` reads the value of `HUB_JWT_SECRET` from a file, and so for every setting."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """The content of the field's file, None if no variable names one. Raises InvalidSettings."""
+        name = f"HUB_{field_name.upper()}"
+        path = os.environ.get(f"{name}_FILE")
+        if not path:
+            return None, field_name, False
+        if os.environ.get(name):
+            raise InvalidSettings(f"expected {name} or {name}_FILE, got both")
+        try:
+            return Path(path).read_text().rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidSettings(
+                f"expected a file to read in {name}_FILE, got {path!r} ({error})"
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {
+            name: self.get_field_value(one, name)[0] for name, one in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class Settings(BaseSettings):
     """The hub's settings. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HUB_", frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+        env_prefix="HUB_",
+        env_ignore_empty=True,  # compose writes an empty variable for one that is not set
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     # Redis
@@ -127,6 +161,23 @@ class Settings(BaseSettings):
             return frozenset(word.strip() for word in value.split(",") if word.strip())
         return value
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("jwt_secret", "jwt_public_key", "redis_url", mode="before")
+    @classmethod
+    def _stripped(cls, value: object) -> object:
+        """Without the newline that an editor leaves at the end of a file."""
+        return value.rstrip("\r\n") if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: frozenset[str]) -> frozenset[str]:
+        """As browsers send them: no slash at the end, scheme and host in lower case."""
+        return frozenset(origin.rstrip("/").lower() for origin in value)
+
     @field_validator("key_template")
     @classmethod
     def _with_id(cls, value: str) -> str:
@@ -147,6 +198,18 @@ class Settings(BaseSettings):
         if value is not None and (got := len(value.get_secret_value().encode())) < 32:
             raise ValueError(f"expected at least 32 bytes, got {got}")
         return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files that it names."""
+        return init_settings, env_settings, _Files(settings_cls)
 
     @property
     def authenticates(self) -> bool:

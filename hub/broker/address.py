@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import Connection, parse_url
 
 from hub.errors import InvalidSettings
 
 _SINGLE = ("redis://", "rediss://", "unix://")
 _SENTINEL = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_PORT = 26379
+_OF_POOLS = ("max_connections", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """`service` is the name the Sentinels at `sentinels` know the primary by, "" for a single server.
 
-    `options` are redis-py's arguments for a connection to the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
+    `url` is a single server's, as redis-py reads it. `options` are redis-py's arguments for a connection to the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
     """
 
     service: str = ""
@@ -33,6 +34,7 @@ class Address:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     tls: bool = False
     sentinel_password: str | None = field(default=None, repr=False)
+    url: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -40,11 +42,14 @@ class Address:
         try:
             if urlsplit(url).scheme in _SENTINEL:
                 return _sentinel(url)
-            parse_url(url)
             if url.startswith(_SINGLE):
-                return cls()
+                known = _known(url)
+                _check_options(known)
+                return cls(url=known)
         except ValueError:
             pass
+        except TypeError as error:
+            raise InvalidSettings(f"expected options that Redis connections have, got {error}") from error
         raise InvalidSettings(
             f"expected a Redis URL ({'..., '.join([*_SINGLE, 'redis+sentinel://'])}...), got {bare(url)!r}"
         )
@@ -68,6 +73,28 @@ def _sentinel(url: str) -> Address:
     sentinels = tuple(_place(place) for place in places.split(","))
     tls = parts.scheme == "rediss+sentinel"
     return Address(unquote(service), sentinels, options, tls, sentinel_password)
+
+
+def _known(url: str) -> str:
+    """The URL in redis-py's spelling; Celery says `ssl_cert_reqs=CERT_NONE`. Raises ValueError."""
+    head, mark, query = url.partition("?")
+    pairs = parse_qsl(query, strict_parsing=True) if query else []
+    pairs = [
+        (name, value.removeprefix("CERT_").lower() if name == "ssl_cert_reqs" else value)
+        for name, value in pairs
+    ]
+    if not url.startswith("rediss://"):
+        pairs = [
+            (name, value) for name, value in pairs if not name.startswith("ssl_")
+        ]  # there is no TLS to set up
+    return head + mark + urlencode(pairs) if pairs else head
+
+
+def _check_options(url: str) -> None:
+    """Make a connection without connecting it: redis-py refuses an option only then. Raises ValueError, TypeError."""
+    options: dict[str, Any] = dict(parse_url(url))
+    kind = options.pop("connection_class", Connection)
+    kind(**{name: value for name, value in options.items() if name not in _OF_POOLS})
 
 
 def _place(text: str) -> tuple[str, int]:

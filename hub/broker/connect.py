@@ -52,7 +52,7 @@ def for_requests(url: str) -> AsyncRedis:
     if place.service:
         return primary(place, options)
     # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest waits.
-    pool = BlockingConnectionPool.from_url(url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
+    pool = BlockingConnectionPool.from_url(place.url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
     return AsyncRedis.from_pool(pool)
 
 
@@ -66,7 +66,7 @@ def for_publishing(url: str) -> AsyncRedis:
         "driver_info": DRIVER,
     }
     place = Address.parse(url)
-    return primary(place, options) if place.service else AsyncRedis.from_url(url, **options)
+    return primary(place, options) if place.service else AsyncRedis.from_url(place.url, **options)
 
 
 def for_publishing_sync(url: str) -> SyncRedis:
@@ -80,7 +80,7 @@ def for_publishing_sync(url: str) -> SyncRedis:
     }
     place = Address.parse(url)
     if not place.service:
-        return SyncRedis.from_url(url, **options)
+        return SyncRedis.from_url(place.url, **options)
     return primary_sync(place, options)
 
 

@@ -135,8 +135,9 @@ class Subscriber:
     async def _supervise(self) -> None:
         delay = BACKOFF[0]
         while True:
-            connection = self._connection()
+            connection: AbstractConnection | None = None
             try:
+                connection = self._connection()
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
@@ -147,7 +148,8 @@ class Subscriber:
                 was_connected = self._connected
                 self._connected = self._serving = False
                 with contextlib.suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+                    if connection is not None:
+                        await connection.disconnect(nowait=True)
             self._reconnects += 1
             self._down = self._down or asyncio.get_running_loop().time()
             delay = BACKOFF[0] if was_connected else min(delay * 2, BACKOFF[1])

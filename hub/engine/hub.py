@@ -134,6 +134,7 @@ class Hub:
                 self._replace(feed)
             feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self.totals, self._idle)
             self._check.plan(feed, job)
+        feed.note(job)
         return feed
 
     def _replace(self, feed: Feed) -> None:

@@ -95,7 +95,16 @@ class Feed:
         """Returns True if `job`, as just read, is not what this feed can show: another owner's, or begun again."""
         if self._window.is_anothers(job):
             return True
-        return self.log.closed and (not job.over or job.epoch != self.job.epoch)
+        if not self.log.closed or job.epoch != self.job.epoch:
+            return self.log.closed
+        newest = self._window.numbering.newest
+        goes_on = newest is not None and job.position is not None and job.position > newest
+        return not job.over and (goes_on or job.ended is not None or job.status != self.job.status)
+
+    def note(self, job: Job) -> None:
+        """`job` was read for a viewer of a job that has ended, and is what this feed shows."""
+        if self.log.closed:
+            self.state.job = job
 
     def expel(self) -> None:
         """The job is not its viewers' any more: end their streams."""

@@ -18,7 +18,7 @@ from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable
 from hub.fanout.wire import Reason
-from hub.job.event import JobId, without
+from hub.job.event import RESERVED, JobId, without
 from hub.job.frame import Frame
 from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
 from hub.transports.fast_websocket import WebSocketWire
@@ -32,6 +32,8 @@ HEARTBEAT = Frame.control("heartbeat", {})
 def encode(frame: Frame, job: JobId | None = None) -> bytes:
     """One frame as JSON text; with `job`, `job_id` is in it whatever the producer wrote."""
     fields = frame.event.fields
+    if frame.name is None and frame.event.type in RESERVED:
+        fields = None  # a client must not take it for a control frame
     head: dict[str, Any] = {}
     if frame.name is not None:
         head["type"] = frame.name

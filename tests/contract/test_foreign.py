@@ -10,6 +10,7 @@ import re
 import pytest
 import pytest_asyncio
 
+from hub.job.event import RESERVED, EventId
 from tests.support import producers
 from tests.support.keys import log_of, meta_of
 from tests.support.viewer import strict_json, view
@@ -235,12 +236,16 @@ async def test_an_object_arrives_as_it_was_published(redis, live, watch, transpo
     async with watch(job) as viewer:
         await producers.shout(redis, job, *OBJECTS.values(), READY)
         seen = await viewer.all()
-    assert len(seen) == len(OBJECTS) + 2
+    # What begins with an id like ours is of another database's log (test_again).
+    ours = {what: text for what, text in OBJECTS.items() if EventId.of_message(text.encode()) is None}
+    assert len(seen) == len(ours) + 2
     wrong = {}
-    for (what, text), got in zip(OBJECTS.items(), seen, strict=False):
+    for (what, text), got in zip(ours.items(), seen, strict=False):
         fields = {
             name: value for name, value in strict_json(got.text).items() if name != "id" or transport == "sse"
         }
+        if json.loads(text).get("type") in RESERVED and transport == "websocket":
+            fields = json.loads(fields["data"])
         if fields != as_published(text, transport):
             wrong[what] = got.text
     assert wrong == {}

@@ -71,12 +71,12 @@ async def test_an_event_stream_has_the_headers_that_proxies_need(live, job):
     assert "content-length" not in headers
 
 
-async def test_data_events_have_no_event_field_and_control_frames_have_one(live, job):
+async def test_data_events_have_no_event_field_and_control_frames_have_one(redis, live, job):
     """EventSource.onmessage gets every event, whatever its type."""
     async with view(live, "sse", job) as sse:
         await live.publisher.snapshot_updated(job, "/1.svg")
         await producers.publish(live, job, 1, kind="message")
-        await producers.publish(live, job, 1, kind="end")
+        await producers.shout(redis, job, {"type": "end"})
         await live.publisher.ready(job)
         await sse.all()
     named = re.findall(rb"^event: ?(.*)$", sse.viewer.raw, re.MULTILINE)

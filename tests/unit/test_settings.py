@@ -33,7 +33,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
             "allowed_origins",
             frozenset({"https://a", "https://b"}),
         ),
-        ("HUB_PUBLIC_FIELDS", "", "public_fields", frozenset()),
+        ("HUB_PUBLIC_FIELDS", ",", "public_fields", frozenset()),
         ("HUB_AUTHORIZED_PARTIES", "x", "authorized_parties", frozenset({"x"})),
         ("HUB_LOG_LEVEL", "debug", "log_level", "debug"),
         ("hub_heartbeat", "3", "heartbeat", 3.0),
@@ -73,7 +73,6 @@ def test_arguments_win_over_the_environment(monkeypatch):
         ("HUB_MAX_EVENT_BYTES", "0"),
         ("HUB_LOG_LEVEL", "loud"),
         ("HUB_JWT_SECRET", "short"),
-        ("HUB_JWT_SECRET", ""),
     ],
 )
 def test_a_bad_value_names_its_setting(monkeypatch, name, text):
@@ -136,3 +135,60 @@ def test_a_template_must_have_the_id_once(template):
     """The process does not start with one that has not."""
     with pytest.raises(ValidationError, match="template"):
         Settings(key_template=template)
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
+    """Compose writes `HUB_JWT_ISSUER=` for `${ISSUER:-}`; an issuer "" would refuse every token."""
+    for name in ("JWT_ISSUER", "JWKS_URL", "JWT_SECRET", "HEARTBEAT", "PUBLIC_FIELDS"):
+        monkeypatch.setenv(f"HUB_{name}", "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_what_editors_and_people_write_is_understood(monkeypatch):
+    """A newline after a secret, a slash after an origin, a level in capitals."""
+    monkeypatch.setenv("HUB_JWT_SECRET", "a secret that is long enough for HS256\n")
+    monkeypatch.setenv("HUB_ALLOWED_ORIGINS", "https://App.example/, http://localhost:3000")
+    monkeypatch.setenv("HUB_LOG_LEVEL", "INFO")
+    settings = Settings()
+    assert settings.jwt_secret.get_secret_value() == "a secret that is long enough for HS256"
+    assert settings.allowed_origins == {"https://app.example", "http://localhost:3000"}
+    assert settings.log_level == "info"
+
+
+def test_a_setting_may_stand_in_a_file(monkeypatch, tmp_path):
+    """As secrets of Docker and Kubernetes do; the words say which variable is wrong."""
+    path = tmp_path / "secret"
+    path.write_text("a secret that is long enough for HS256\n")
+    monkeypatch.setenv("HUB_JWT_SECRET_FILE", str(path))
+    assert Settings().jwt_secret.get_secret_value() == "a secret that is long enough for HS256"
+    monkeypatch.setenv("HUB_JWT_SECRET", "another secret that is long enough too")
+    with pytest.raises(InvalidSettings, match="HUB_JWT_SECRET or HUB_JWT_SECRET_FILE"):
+        Settings()
+    monkeypatch.delenv("HUB_JWT_SECRET")
+    monkeypatch.setenv("HUB_JWT_SECRET_FILE", str(tmp_path / "nothing"))
+    with pytest.raises(InvalidSettings, match="HUB_JWT_SECRET_FILE"):
+        Settings()
+
+
+@pytest.mark.parametrize("make", [for_requests, for_publishing, for_publishing_sync])
+def test_an_option_that_no_connection_has_is_refused_in_one_line(make):
+    """redis-py would say so at the first command, in the subscriber's task and in each request."""
+    with pytest.raises(InvalidSettings, match="unknown_option"):
+        make("redis://h/0?unknown_option=1")
+    with pytest.raises(InvalidSettings):
+        make("redis://h/0?socket_timeout=soon")
+
+
+@pytest.mark.parametrize("make", [for_requests, for_publishing, for_publishing_sync])
+@pytest.mark.parametrize(
+    ("url", "required"),
+    [
+        ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "none"),
+        ("rediss://h/0?ssl_cert_reqs=optional", "optional"),
+        ("redis://h/0?ssl_cert_reqs=none", None),
+    ],
+)
+def test_celerys_spelling_is_understood(make, url, required):
+    """Also where there is no TLS to set up."""
+    options = make(url).connection_pool.connection_kwargs
+    assert options.get("ssl_cert_reqs") == required
