@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -58,3 +60,55 @@ def test_each_link_leads_somewhere(page):
             headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
             assert heading in slugs, target
+
+
+PATH = re.compile(
+    r"(?<![\w./:@$~{-])(?:(?:hub|tests|docs|examples)/[\w./-]*\w/?|(?:[\w-]+/)*[\w-]+\.(?:py|lua|html|md|yml|toml|sh)(?![\w(]))"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_path_is_there(page):
+    """From the root, from `hub/`, or from the page itself."""
+    places = (ROOT, ROOT / "hub", page.parent)
+    text = re.sub(r"https?://\S+", "", page.read_text())
+    assert [name for name in PATH.findall(text) if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_name_is_in_its_file(page):
+    """``name`` in ``hub/file.py``: a function, a class, or a method of a class."""
+    for name, file in re.findall(r"`([\w.]+)` in `(hub/[\w/]+\.py)`", page.read_text()):
+        found: list[ast.AST] = [ast.parse((ROOT / file).read_text())]
+        for part in name.split("."):
+            children = [child for node in found for child in ast.walk(node)]
+            found = [child for child in children if getattr(child, "name", None) == part]
+        assert found, f"{name} in {file}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_import_works(page):
+    """In code and in sentences."""
+    for module, names in re.findall(r"\bfrom (hub[\w.]*) import ([\w, ]+)", page.read_text()):
+        for name in names.split(","):
+            assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_each_room_is_named(name):
+    """A new folder of `hub/` is not found by anybody who reads these."""
+    rooms = {path.parent.name for path in ROOT.glob("hub/*/__init__.py")}
+    assert rooms == set(re.findall(r"`hub/(\w+)/`", (ROOT / name).read_text()))
+
+
+def test_each_logger_is_there():
+    """What the page says to look for in the log, under this name."""
+    source = "\n".join(path.read_text() for path in ROOT.glob("hub/**/*.py"))
+    loggers = set(re.findall(r"(?:getLogger|quiet_log)\(\"(hub[\w.]*)\"\)", source))
+    assert set(re.findall(r"`(hub\.\w+)`", OPERATIONS)) - loggers == set()
+
+
+@pytest.mark.parametrize("line", re.findall(r"\"([a-z][^\"]+)\" in the log", OPERATIONS))
+def test_each_line_of_the_log_is_there(line):
+    """The words that an operator is told to search for."""
+    assert any(line in path.read_text() for path in ROOT.glob("hub/**/*.py"))
