@@ -1,7 +1,7 @@
-"""The load generator behind `push-hub bench`; `tests/bench` holds the hub against its peers with the same pieces.
+"""The load generator of `push-hub bench`. `tests/bench` compares the hub with other servers by the same code.
 
-Invariant: whatever was published and did not reach a viewer is counted and said; a figure is never printed beside it as
-if nothing were missing. It does not judge: figures of two machines, or of two runs, do not compare.
+Invariant: every published event that did not reach a viewer is counted and reported beside the figures. The
+benchmark sets no targets, because figures of two machines, or of two runs, cannot be compared.
 """
 
 from hub.bench.command import bench, run

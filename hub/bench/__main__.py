@@ -1,4 +1,4 @@
-"""The producer's process: `python -m hub.bench URL --prefix ... --jobs ... --size ... --template ... [--bare]`."""
+"""The producer's process: `python -m hub.bench URL --prefix P --jobs N --size N --template T [--bare]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hub.broker.script import Publication
 
 
 def main() -> None:
-    """Publish what stdin says."""
+    """Publish as the orders on stdin say."""
     parser = argparse.ArgumentParser(prog="hub.bench")
     parser.add_argument("url")
     parser.add_argument("--prefix", required=True)

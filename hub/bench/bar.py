@@ -1,4 +1,4 @@
-"""A benchmark on a loop of its own, with a progress bar on stderr."""
+"""Runs a benchmark on an event loop of its own, with a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hub.bench.rig import Rig
 
 
 def watched(rig: Rig, load: Load, title: str = "") -> Result:
-    """Measure `rig` under `load`, with a progress bar on stderr."""
+    """Returns what was measured of `rig` under `load`. Shows a progress bar on stderr meanwhile."""
     columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # The bar is drawn by our own calls, ten times a second: its thread would take its turns from the viewers.
+    # We refresh the bar ourselves, ten times a second: rich's refresh thread would compete with the viewers.
     err = Console(stderr=True)
     with Progress(
         *columns, console=err, transient=True, auto_refresh=False, disable=not err.is_terminal
@@ -27,7 +27,7 @@ def watched(rig: Rig, load: Load, title: str = "") -> Result:
 
 
 class _Drawn:
-    """The progress of a benchmark on a bar."""
+    """Draws the progress of a benchmark, ten times a second at most."""
 
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar = bar

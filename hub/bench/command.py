@@ -1,4 +1,4 @@
-"""`push-hub bench`: its options, the progress bar, what it prints and how it exits."""
+"""`push-hub bench`: its options, its output and its exit code."""
 
 from __future__ import annotations
 
@@ -17,37 +17,39 @@ if TYPE_CHECKING:
     from hub.bench.rig import Rig
 
 SPARE_FILES = 500
-"""Open files a process needs beside its viewers."""
+"""Open files a process needs besides one per viewer."""
 
 
 def bench(
     *,
-    viewers: Annotated[int, typer.Option(help="Viewers in all.", min=1)] = 500,
-    transport: Annotated[Transport, typer.Option(help="How they watch.")] = Transport.SSE,
-    jobs: Annotated[int, typer.Option(help="Jobs the viewers are spread over.", min=1)] = 1,
+    viewers: Annotated[int, typer.Option(help="Viewers in total.", min=1)] = 500,
+    transport: Annotated[Transport, typer.Option(help="Transport of the viewers.")] = Transport.SSE,
+    jobs: Annotated[int, typer.Option(help="Jobs that the viewers are spread over.", min=1)] = 1,
     rate: Annotated[
-        float, typer.Option(help="Events a second over all jobs; 0 for idle viewers.", min=0)
+        float, typer.Option(help="Events per second over all jobs; 0: viewers stay idle.", min=0)
     ] = 20.0,
-    size: Annotated[int, typer.Option(help="Bytes per event.")] = 200,
-    duration: Annotated[float, typer.Option(help="Seconds of events.", min=0.1)] = 10.0,
+    size: Annotated[int, typer.Option(help="Bytes of an event.")] = 200,
+    duration: Annotated[
+        float, typer.Option(help="Seconds during which events are published.", min=0.1)
+    ] = 10.0,
     url: Annotated[
-        str | None, typer.Option(help="A hub that runs already; without it one is started.")
+        str | None, typer.Option(help="A running hub to measure; one is started when not given.")
     ] = None,
     token: Annotated[
-        str, typer.Option(envvar="HUB_TOKEN", help="With --url: a token of the viewers' user.")
+        str, typer.Option(envvar="HUB_TOKEN", help="With --url: token of the viewers' user.")
     ] = "",
     redis_url: Annotated[
-        str | None, typer.Option(help="With --url: that hub's Redis; without it HUB_REDIS_URL.")
+        str | None, typer.Option(help="With --url: that hub's Redis; HUB_REDIS_URL when not given.")
     ] = None,
     pid: Annotated[
-        int | None, typer.Option(help="With --url: the hub's process, for its CPU and memory.")
+        int | None, typer.Option(help="With --url: the hub's process id, to measure CPU and memory.")
     ] = None,
     bare: Annotated[
-        bool, typer.Option("--bare", help="Publish by a bare PUBLISH, without the retained log.")
+        bool, typer.Option("--bare", help="Publish with a bare PUBLISH, without the retained log.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Measure a hub: joins, memory, deliveries, latency, CPU. Exit code 1 when anything was lost."""
+    """Measure a hub: joins, memory, deliveries, latency, CPU. Exit code 1 if not all events came once."""
     from hub.bench.result import Load
 
     result = run(
@@ -75,7 +77,7 @@ def run(
     bare: bool = False,
     as_json: bool = False,
 ) -> Result:
-    """Measure and print. Raises HubError when it cannot be done at all."""
+    """Measure and print. Raises HubError if the measurement cannot start or is cut short."""
     from hub.bench.bar import watched
     from hub.bench.process import Cores, end_as_by_ctrl_c, on_core, raise_open_files
     from hub.bench.result import table
@@ -86,7 +88,7 @@ def run(
         raise InvalidSettings(
             f"expected {load.viewers + SPARE_FILES} open files to be allowed, got {files} (ulimit -n)"
         )
-    cores = Cores.ours() if url is None else Cores()  # a hub that runs already has its own place
+    cores = Cores.ours() if url is None else Cores()  # a hub that runs already is not moved to a core
     rig: AbstractContextManager[Rig] = (
         private_hub(load, transport, cores, bare=bare)
         if url is None
@@ -94,12 +96,16 @@ def run(
     )
     with rig as it, on_core(cores.client):
         result = watched(it, load)
-    out, err = Console(), Console(stderr=True)
     if as_json:
-        asked = {"transport": transport.value, "jobs": load.jobs, "rate": load.rate, "size": load.size}
-        out.print_json(json.dumps({**asked, "duration": load.duration, **result.to_json()}))
+        _print_json(result, load, transport)
     else:
-        out.print(table(result, load, transport))
+        Console().print(table(result, load, transport))
+    err = Console(stderr=True)
     for sentence in result.complaints:
         err.print(f"push-hub: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     return result
+
+
+def _print_json(result: Result, load: Load, transport: Transport) -> None:
+    asked = {"transport": transport.value, "jobs": load.jobs, "rate": load.rate, "size": load.size}
+    Console().print_json(json.dumps({**asked, "duration": load.duration, **result.to_json()}))

@@ -1,7 +1,7 @@
-"""One benchmark: join, sit idle, receive; what came, how late, and what it cost the server.
+"""One benchmark: viewers join, stay idle, then receive. Measures deliveries, latency, and the server's cost.
 
-Invariant: CPU and deliveries are taken over the same span, from before the first event until the last one has arrived
-(or no more come), so a server that lags pays for its backlog too.
+Invariant: CPU and deliveries are measured over the same span, from before the first event until the last one
+has arrived (or none arrives any more), so a server that lags is charged for its backlog too.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from hub.bench.target import Target
 from hub.bench.viewers import Crowd
 
 REHEARSAL = 20
-"""Viewers that come and go first, so that the server has loaded what it needs before its memory is looked at."""
+"""Viewers that join and leave first, so that the server has loaded its code before its memory is measured."""
 
 WARM_UP = 1.0
-"""Seconds of events that are not measured: caches, and just-in-time compilers, get their turn."""
+"""Seconds of events before the measured ones: they fill caches and start just-in-time compilers."""
 
 SETTLE = 1.0
-"""Seconds between a storm of joins and the look at memory: what a join left behind is cleaned up by then."""
+"""Seconds between a storm of joins and measuring memory: a server has freed what a join needed by then."""
 
 PATIENCE = 3.0
-"""Seconds without any delivery after which what is missing counts as lost."""
+"""Seconds without any delivery after which missing events count as lost."""
 
 LATEST = 20.0
-"""Seconds after the last event at which what is missing counts as lost, whatever still trickles in."""
+"""Seconds after the last published event at which missing events count as lost, even if some still arrive."""
 
 
 class Phase(enum.StrEnum):
-    """What a benchmark is doing."""
+    """The phase a benchmark is in; the value is shown on the bar."""
 
     JOINING = "joining"
     WARMING = "warming up"
@@ -44,11 +44,11 @@ class Phase(enum.StrEnum):
 
 
 Progress = Callable[[Phase, int, int], None]
-"""Told the phase, how much of it is done, and how much there is."""
+"""Called with the phase, how much of it is done, and its total."""
 
 
 async def measure(target: Target, load: Load, source: Source, progress: Progress) -> Result:
-    """Load `target` and measure it. Cancelling it leaves open connections to the loop's end."""
+    """Returns the figures of `target`. If cancelled while viewers join, their sockets stay open."""
     rehearsal = Crowd(target)
     await rehearsal.join(min(REHEARSAL, load.viewers))
     await rehearsal.leave()
@@ -122,11 +122,9 @@ async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress)
 async def _publish(
     crowd: Crowd, load: Load, source: Source, phase: Phase, duration: float, progress: Progress
 ) -> tuple[Published, float]:
-    """Publish and wait until all of it has arrived, or no more does; also gives the time of the last arrival."""
+    """Publish, and wait until all or no more events arrive. Also returns the time of the last arrival."""
     loop = crowd.loop
-    expected = round(
-        load.rate * duration * crowd.joined / load.jobs
-    )  # for the bar; the true one comes with the answer
+    expected = round(load.rate * duration * crowd.joined / load.jobs)  # an estimate for the bar
     publishing = asyncio.create_task(source.publish(rate=load.rate, duration=duration))
     seen, last, deadline = 0, loop.time(), math.inf
     try:
@@ -140,7 +138,7 @@ async def _publish(
             if deadline == math.inf:
                 expected = sum(load.expected(viewer, publishing.result().events) for viewer in crowd.viewers)
                 deadline = loop.time() + LATEST
-            # one more round after the last: what comes too much shall be seen too
+            # waits 0.1 s more after the last expected event, so that repeated events are seen too
             if (seen >= expected and loop.time() > last + 0.1) or loop.time() > min(
                 last + PATIENCE, deadline
             ):
@@ -165,9 +163,6 @@ def _between(before: Usage | None, after: Usage | None, what: str) -> float | No
 
 
 def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
-    def each(total: float | None, among: int) -> float | None:
-        return None if total is None or not among else total / among
-
     count, took, delivered = crowd.joined, delivering.took, delivering.delivered
     published, latencies = delivering.published, delivering.latencies
     return Result(
@@ -176,9 +171,9 @@ def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
         closed=crowd.closed,
         first_refusal=crowd.refused[0] if crowd.refused else "",
         joins_per_second=count / joining.took,
-        cpu_per_join=each(joining.cpu, count),
-        rss_per_viewer=each(joining.rss, count),
-        uss_per_viewer=each(joining.uss, count),
+        cpu_per_join=_each(joining.cpu, count),
+        rss_per_viewer=_each(joining.rss, count),
+        uss_per_viewer=_each(joining.uss, count),
         events=published.events,
         events_per_second=published.events / published.elapsed if published.elapsed else 0.0,
         expected=delivering.expected,
@@ -186,7 +181,7 @@ def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
         lost=delivering.lost,
         repeated=delivering.repeated,
         deliveries_per_second=delivered / took if took else 0.0,
-        cpu_per_delivery=each(delivering.cpu, delivered),
+        cpu_per_delivery=_each(delivering.cpu, delivered),
         cpu_share=None if delivering.cpu is None or not took else delivering.cpu / took,
         waited_share=None if delivering.waited is None or not took else delivering.waited / took,
         client_share=delivering.own_cpu / took if took else 0.0,
@@ -196,6 +191,10 @@ def _result(crowd: Crowd, joining: _Joining, delivering: _Delivering) -> Result:
     )
 
 
+def _each(total: float | None, count: int) -> float | None:
+    return None if total is None or not count else total / count
+
+
 def _percentile(latencies: Sequence[int], share: float) -> float | None:
-    """In milliseconds; nearest rank, so it is one that happened."""
+    """In milliseconds, by nearest rank: the value is a latency that was measured."""
     return latencies[math.ceil(share * len(latencies)) - 1] / 1000 if latencies else None

@@ -1,6 +1,6 @@
-"""Processes: what a server and its children cost in CPU and memory, on which core they run, how many files they may open.
+"""Processes: CPU and memory of a server and its children, the core they run on, the files they may open.
 
-Reads Linux's /proc; elsewhere there is nothing to read, and the figures are None.
+The figures come from Linux's /proc; on other systems they are None.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """`cpu` in seconds since the start, `rss` and `uss` (the memory nobody shares) in bytes.
+    """`cpu`: seconds used since the start. `rss`, `uss`: bytes of memory; `uss` leaves out what is shared.
 
-    `waited` is the seconds it was ready to run and something else had its core: the noise of a busy machine.
+    `waited`: seconds of being ready to run while others had the core, which is the noise of a busy machine.
     """
 
     cpu: float
@@ -31,7 +31,7 @@ class Usage:
 
 
 def usage(pids: Iterable[int]) -> Usage | None:
-    """What these processes and their children use, together. None without /proc, or without processes."""
+    """Returns the sum over these processes and their descendants. None without /proc, or without processes."""
     everybody = [pid for root in pids for pid in family(root)]
     if not everybody:
         return None
@@ -45,15 +45,15 @@ def usage(pids: Iterable[int]) -> Usage | None:
 
 
 def family(pid: int) -> list[int]:
-    """`pid` and all its descendants that live."""
+    """Returns `pid` and its living descendants; an empty list if `pid` is gone."""
     threads = list((_PROC / str(pid) / "task").glob("*/children"))
     children = " ".join(path.read_text() for path in threads).split()
     return [pid, *(one for child in children for one in family(int(child)))] if threads else []
 
 
 def _cpu(pid: int) -> float:
-    # utime + stime of stat are exact too, but in steps of 10 ms; schedstat counts nanoseconds. It forgets threads that
-    # have ended, so the larger of the two is the truth.
+    # schedstat counts nanoseconds and leaves out threads that have ended; utime + stime in stat include
+    # those, in steps of 10 ms. Neither counts too much, so the larger one is nearer to the truth.
     root = _PROC / str(pid)
     fields = (root / "stat").read_text().rpartition(")")[2].split()
     ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -61,10 +61,10 @@ def _cpu(pid: int) -> float:
 
 
 def _schedule(pid: int) -> tuple[float, float]:
-    """Seconds its living threads have run, and have waited to run; zeros where the kernel does not keep it."""
+    """Seconds its living threads have run, and have waited to run. Zeros if the kernel does not count them."""
     try:
         lines = [path.read_text().split() for path in (_PROC / str(pid)).glob("task/*/schedstat")]
-    except OSError:  # a thread ended while we looked
+    except OSError:  # a thread ended between the glob and the read
         return 0.0, 0.0
     return sum(int(line[0]) for line in lines) / 1e9, sum(int(line[1]) for line in lines) / 1e9
 
@@ -77,14 +77,14 @@ def _memory(pid: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Where to run: the server alone on one core, client, publisher and Redis on the other. None: wherever."""
+    """One core for the server alone, another for client, publisher and Redis. None: any core."""
 
     server: int | None = None
     client: int | None = None
 
     @classmethod
     def ours(cls) -> Cores:
-        """The first two cores we may use."""
+        """Returns the first two cores this process may use; no cores if there are not two."""
         if not hasattr(os, "sched_getaffinity"):
             return cls()
         allowed = sorted(os.sched_getaffinity(0))
@@ -93,7 +93,7 @@ class Cores:
 
 @contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """Run this thread, and the processes it starts meanwhile, on `core`."""
+    """Run this thread on `core`, and the processes that it starts in the block."""
     if core is None:
         yield
         return
@@ -106,19 +106,17 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 def end_as_by_ctrl_c() -> None:
-    """Make SIGTERM raise KeyboardInterrupt, so that a benchmark that is stopped stops what it has started."""
+    """Make SIGTERM raise KeyboardInterrupt, so that a terminated benchmark ends the processes it has started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def raise_open_files(wanted: int) -> int:
-    """Allow this process, and those it starts, `wanted` open files, or as many as we may; returns how many."""
+    """Raise the limit of open files, for this process and its children, towards `wanted`. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted or soft == resource.RLIM_INFINITY:
         return soft
     try:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted, max(wanted, hard))
-        )  # only root may raise the second
-    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    except (ValueError, OSError):  # only root may raise the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,4 +1,4 @@
-"""What a benchmark is asked, what it found, and how that is printed."""
+"""The load of a benchmark, its result, and the table that shows the result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from hub.errors import InvalidSettings
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`viewers` spread over `jobs`; `rate` events a second over all jobs (0: they sit idle) of `size` bytes.
+    """`viewers` spread over `jobs`; `rate` events per second over all jobs, of `size` bytes.
 
-    Raises InvalidSettings for what cannot be done.
+    Events are published for `duration` seconds. With rate 0 the viewers stay idle. Raises InvalidSettings for
+    values that make no benchmark.
     """
 
     viewers: int
@@ -29,22 +30,24 @@ class Load:
     def __post_init__(self) -> None:
         if self.viewers < self.jobs or self.jobs < 1:
             raise InvalidSettings(
-                f"expected a viewer per job at least, got {self.viewers} for {self.jobs} jobs"
+                f"expected at least one viewer per job, got {self.viewers} for {self.jobs} jobs"
             )
         if self.size < SMALLEST:
-            raise InvalidSettings(f"expected events of {SMALLEST} bytes at least, got {self.size}")
+            raise InvalidSettings(f"expected events of at least {SMALLEST} bytes, got {self.size}")
         if self.rate < 0 or self.duration <= 0:
-            raise InvalidSettings(f"expected a rate and a duration, got {self.rate} and {self.duration}")
+            raise InvalidSettings(
+                f"expected a rate >= 0 and a duration > 0, got {self.rate} and {self.duration}"
+            )
 
     def expected(self, viewer: Viewer, events: int) -> int:
-        """How many of `events` are for `viewer`: event `i` and viewer `i` belong to job `i % jobs`."""
+        """Returns how many of `events` are for `viewer`: event `i` and viewer `i` belong to job `i % jobs`."""
         full, more = divmod(events, self.jobs)
         return full + (viewer.index % self.jobs < more)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured. Times in seconds, latencies in milliseconds, memory in bytes; None: not measured."""
+    """The figures. Times are in seconds, latencies in ms, memory in bytes. None: not measured."""
 
     viewers: int
     refused: int
@@ -71,12 +74,12 @@ class Result:
 
     @property
     def flawless(self) -> bool:
-        """Whether everybody was let in, stayed, and got everything once."""
+        """Returns True if every viewer was let in, stayed connected, and got every event exactly once."""
         return not self.complaints
 
     @property
     def complaints(self) -> list[str]:
-        """What went wrong, a sentence each."""
+        """One sentence for each kind of failure that was seen."""
         found = {
             f"{self.refused:,} viewers were not let in, the first: {self.first_refusal}": self.refused,
             f"{self.closed:,} viewers were closed by the server": self.closed,
@@ -86,12 +89,12 @@ class Result:
         return [sentence for sentence, count in found.items() if count]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON types."""
+        """Returns the result as JSON types, with `flawless`."""
         return {**asdict(self), "flawless": self.flawless}
 
 
 def table(result: Result, load: Load, transport: Transport) -> Table:
-    """For the terminal."""
+    """Returns a table of the result for the terminal."""
     shown = Table(box=None, pad_edge=False, show_header=False)
     shown.add_column(style="dim")
     shown.add_column(justify="right")
@@ -101,7 +104,11 @@ def table(result: Result, load: Load, transport: Transport) -> Table:
 
 
 def _rows(result: Result, load: Load, transport: Transport) -> list[tuple[str, str]]:
-    joining = [
+    return [*_joins(result, load, transport), *(_deliveries(result, load) if load.rate else [])]
+
+
+def _joins(result: Result, load: Load, transport: Transport) -> list[tuple[str, str]]:
+    return [
         (
             "viewers",
             f"{result.viewers:,} over {transport.value}, {load.jobs:,} job{'s' if load.jobs > 1 else ''}",
@@ -111,10 +118,10 @@ def _rows(result: Result, load: Load, transport: Transport) -> list[tuple[str, s
         ("memory per idle viewer (RSS)", _shown(result.rss_per_viewer, 1 / 1024, " KB", 1)),
         ("memory per idle viewer (USS)", _shown(result.uss_per_viewer, 1 / 1024, " KB", 1)),
     ]
-    if not load.rate:
-        return joining
+
+
+def _deliveries(result: Result, load: Load) -> list[tuple[str, str]]:
     return [
-        *joining,
         ("events/s published", f"{result.events_per_second:,.1f} of {load.size} bytes"),
         ("deliveries", f"{result.delivered:,} of {result.expected:,}"),
         ("deliveries/s", f"{result.deliveries_per_second:,.0f}"),

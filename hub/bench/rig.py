@@ -1,6 +1,6 @@
-"""The hub under test: one of our own with a private Redis, or one that runs already.
+"""The hub under test: one that is started with a private Redis, or one that runs already.
 
-Invariant: what this starts ends with it, whatever happens in between.
+Invariant: every process started here has ended when its context manager exits, also after an exception.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from hub.settings import Settings
 USER = "bench"
 
 LIFETIME = 3600
-"""Seconds a benchmark's job and tokens live: no benchmark takes an hour, and nothing is left behind for ever."""
+"""Seconds until a benchmark's jobs and tokens expire, so that they do not stay. No benchmark takes longer."""
 
 _PATHS = {Transport.SSE: "/api/jobs/{}/events/stream", Transport.WEBSOCKET: "/api/jobs/{}/events/ws"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A hub, and the producer for its jobs."""
+    """A hub to measure, and the producer for its jobs."""
 
     target: Target
     source: Source
@@ -53,50 +53,40 @@ def private_hub(
     bare: bool = False,
     program: Sequence[str] = ("-m", "hub"),
 ) -> Iterator[Rig]:
-    """A hub with a Redis of its own, alone on its core. `bare` producers know nothing but PUBLISH.
+    """Start a hub with a private Redis; the hub has a core to itself. `bare`: the producer only does PUBLISH.
 
-    `program`: what Python runs, with the arguments of `push-hub serve`.
+    `program`: the arguments that make Python run a hub; those of `push-hub serve` follow. Raises HubError.
     """
     secret = secrets.token_hex(32)
     with on_core(cores.client):
         redis = EmbeddedServer()
     with redis:
-        environment = {
-            "HUB_JWT_SECRET": secret,
-            "HUB_MAX_VIEWERS_PER_USER": str(load.viewers + 1000),  # all are one user's
-            "HUB_MAX_VIEWERS_PER_USER_AND_JOB": str(load.viewers + 1000),
-            "HUB_MAX_VIEWERS_PER_JOB": str(load.viewers + 1000),
-            "HUB_MAX_VIEWERS": str(max(50_000, load.viewers + 1000)),
-            "HUB_LOG_LEVEL": "warning",  # an access log line per join would be measured along
-            "HUB_DRAIN": "0",
-        }
+        where = ["--host", "127.0.0.1", "--port", "{port}", "--redis-url", redis.url]
         with on_core(cores.server):
-            hub = running(
-                [
-                    sys.executable,
-                    *program,
-                    "serve",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    "{port}",
-                    "--redis-url",
-                    redis.url,
-                ],
-                environment,
-            )
+            hub = running([sys.executable, *program, "serve", *where], _environment(secret, load.viewers))
         with hub as (pid, port):
             prefix = _create_jobs(redis.url, load, USER, Keys(), numbered=not bare)
 
             def head(index: int) -> tuple[str, str]:
-                # a token each: a hub that remembers tokens it has verified shall not win by our laziness
-                token = _token(secret, index)
-                return _PATHS[transport].format(
-                    f"{prefix}-{index % load.jobs}"
-                ), f"Authorization: Bearer {token}\r\n"
+                # A token for each viewer: with one for all, the hub would verify it once and remember it.
+                path = _PATHS[transport].format(f"{prefix}-{index % load.jobs}")
+                return path, f"Authorization: Bearer {_token(secret, index)}\r\n"
 
             target = Target("127.0.0.1", port, transport, head, pids=(pid,))
             yield Rig(target, _source(redis.url, prefix, load, Keys().template, bare=bare))
+
+
+def _environment(secret: str, viewers: int) -> dict[str, str]:
+    enough = str(viewers + 1000)
+    return {
+        "HUB_JWT_SECRET": secret,
+        "HUB_MAX_VIEWERS_PER_USER": enough,  # one user has all viewers
+        "HUB_MAX_VIEWERS_PER_USER_AND_JOB": enough,
+        "HUB_MAX_VIEWERS_PER_JOB": enough,
+        "HUB_MAX_VIEWERS": str(max(50_000, viewers + 1000)),
+        "HUB_LOG_LEVEL": "warning",  # at info each join would also cost a line of the access log
+        "HUB_DRAIN": "0",
+    }
 
 
 @contextmanager
@@ -110,11 +100,11 @@ def running_hub(
     pid: int | None,
     bare: bool,
 ) -> Iterator[Rig]:
-    """A hub at `url`, whose Redis we can reach too. All viewers are the token's user, so its limits must allow them."""
+    """Use the hub at `url`, and its Redis. All viewers are the token's user, whose caps must allow them."""
     place = urlsplit(url)
     if place.scheme != "http" or place.hostname is None:
         raise InvalidSettings(
-            f"expected a URL like http://127.0.0.1:8000 (TLS is not ours to measure), got {url!r}"
+            f"expected a URL like http://127.0.0.1:8000 (without TLS, which is not measured), got {url!r}"
         )
     given: dict[str, Any] = {} if redis_url is None else {"redis_url": redis_url}
     settings = Settings(**given)
@@ -130,7 +120,7 @@ def running_hub(
 
 
 def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered: bool) -> str:
-    """Make the jobs' hashes; gives the prefix of their ids. Only a `numbered` job has an epoch, and with it a log."""
+    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, and so a log."""
     prefix = f"bench-{secrets.token_hex(4)}"
     fields: dict[Any, Any] = {"status": "queued", "user_id": user, "project_id": "bench"}
     if numbered:
@@ -161,7 +151,7 @@ def _token(secret: str, index: int) -> str:
 
 
 def _subject(token: str) -> str:
-    """Whose token it is; that it is good, the hub will say."""
+    """Returns the user of `token`, unverified: the hub will verify it."""
     try:
         return str(jwt.decode(token, options={"verify_signature": False})["sub"])
     except (jwt.PyJWTError, KeyError) as error:

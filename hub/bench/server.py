@@ -1,4 +1,4 @@
-"""A server as a child process on a free port: started, waited for, ended."""
+"""Runs a server as a child process on a free port."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import IO
 from hub.errors import HubError
 
 START_DEADLINE = 20.0
-"""Seconds until it must listen: the hub takes one, and a busy machine five."""
+"""Seconds until the server must listen: the hub takes one second, on a busy machine five."""
 
 END_DEADLINE = 10.0
-"""Seconds it may take to end; then it is killed."""
+"""Seconds after SIGTERM at which the server is killed."""
 
 
 class ServerFailed(HubError):
-    """The server under test did not start."""
+    """The server under test did not start, or ended too early."""
 
 
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[int, int]]:
-    """Run a server until the block ends; gives its pid and the free port that stands for `{port}` in `command`."""
+    """Run a server during the block. Yields its process id and its port, `{port}` in `command`."""
     port = free_port()
-    with tempfile.TemporaryFile() as errors:  # a pipe nobody reads would block it one day
+    with tempfile.TemporaryFile() as errors:  # a pipe would fill up and block the server
         process = subprocess.Popen(
             [word.format(port=port) for word in command],
             env={**os.environ, **environment},
@@ -39,11 +39,11 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
         try:
             _wait_listening(process, port, errors)
             yield process.pid, port
-        except OSError as error:  # its /proc is gone, its connections are refused
+        except OSError as error:  # /proc has no such process, or it refuses connections
             if process.poll() is None:
                 raise
             raise ServerFailed(
-                f"expected {process.args!r} to live, got its end: {_last_words(errors)}"
+                f"expected {process.args!r} to keep running, but it ended: {_last_words(errors)}"
             ) from error
         finally:
             process.terminate()
@@ -55,7 +55,7 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Returns a port that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -76,4 +76,4 @@ def _wait_listening(process: subprocess.Popen[bytes], port: int, errors: IO[byte
 
 def _last_words(errors: IO[bytes]) -> str:
     errors.seek(0)
-    return errors.read().decode(errors="replace").strip()[-2000:] or "no word"
+    return errors.read().decode(errors="replace").strip()[-2000:] or "no output"

@@ -1,9 +1,9 @@
-"""The producer of a benchmark: a process of its own, so that its work is neither the server's nor the viewers'.
+"""The producer of a benchmark: a separate process, so that its CPU is neither the server's nor the viewers'.
 
-It reads orders (`rate`, `duration`; one JSON object a line) on stdin and answers each with what it has published. Events
-go out evenly spaced; who falls behind sends all that is due in one pipeline, so the rate holds while Redis can.
-`python -m hub.bench` publishes to Redis; a server that takes events another way (tests/bench) brings its own `send`
-and calls `obey`.
+It reads orders (`rate` and `duration`, one JSON object per line) on stdin and answers each with what it
+published. Events are evenly spaced. If the producer falls behind, it sends all that is due in one pipeline,
+so the rate holds as long as Redis can take it. `python -m hub.bench` publishes to Redis; for a server that
+takes events another way, tests/bench calls `obey` with its own `send`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from hub.errors import BrokerUnavailable
 from hub.job.event import JobId
 
 Send = Callable[[list[tuple[int, str]]], None]
-"""Publishes (number of the job, body) in order, and returns when the server has them."""
+"""Publishes pairs of job number and event body in order; returns when the server has accepted them."""
 
 AT_ONCE = 500
-"""Events per pipeline: 100 KB of small ones, some milliseconds of Redis."""
+"""Most events per pipeline: 100 KB of small ones, which take Redis some milliseconds."""
 
 _HEAD = '{"type":"bench.tick","' + MARK.decode()
 _TAIL = ',"pad":""}'
 SMALLEST = len(_HEAD) + 16 + len(_TAIL)
-"""Bytes of the smallest event we can make."""
+"""Bytes of the smallest event: the one without padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +42,21 @@ class Published:
 
 
 def body(size: int) -> str:
-    """An event of `size` bytes, sent now."""
+    """Returns an event of `size` bytes that carries the current time."""
     return f'{_HEAD}{time.time_ns() // 1000},"pad":"{FILLER * (size - SMALLEST)}"}}'
 
 
 def obey(send: Send, *, jobs: int, size: int) -> None:
-    """Do what stdin says, until it ends."""
+    """Publish for each order on stdin and answer it on stdout, until stdin ends."""
     for line in sys.stdin:
         order = json.loads(line)
         done = publish(send, jobs=jobs, size=size, rate=order["rate"], duration=order["duration"])
-        print(json.dumps(asdict(done)), flush=True)
+        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+        sys.stdout.flush()  # the process that gave the order waits for this line
 
 
 def publish(send: Send, *, jobs: int, size: int, rate: float, duration: float) -> Published:
-    """Publish for `duration` seconds, `rate` events a second over all jobs."""
+    """Publish for `duration` seconds, `rate` events per second over all jobs."""
     start = time.monotonic()
     total = max(1, round(rate * duration))
     sent = 0
@@ -70,7 +71,7 @@ def publish(send: Send, *, jobs: int, size: int, rate: float, duration: float) -
 
 
 def through_script(url: str, names: Sequence[str], publication: Publication) -> Send:
-    """Publish as the hub's own publisher does: numbered and retained."""
+    """Returns a `Send` that publishes as `Publisher` does: numbered and retained."""
     client = for_publishing_sync(url)
     sha = client.script_load(SCRIPT)
 
@@ -85,7 +86,7 @@ def through_script(url: str, names: Sequence[str], publication: Publication) -> 
 
 
 def through_channel(url: str, names: Sequence[str], publication: Publication) -> Send:
-    """Publish as a foreign producer does: a bare PUBLISH."""
+    """Returns a `Send` that publishes as a foreign producer does: a bare PUBLISH."""
     client = for_publishing_sync(url)
     channels = [publication.keys.events(JobId(name)) for name in names]
 
@@ -99,7 +100,7 @@ def through_channel(url: str, names: Sequence[str], publication: Publication) ->
 
 
 class Source:
-    """The producer's process, as the benchmark sees it. An async context manager."""
+    """The producer's process, controlled by the benchmark. An async context manager."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
@@ -112,27 +113,27 @@ class Source:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._process is not None, "entered before"
+        assert self._process is not None, "`__aenter__` ran before"
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
 
     async def publish(self, *, rate: float, duration: float) -> Published:
-        """Order it and wait until it is done. Raises BrokerUnavailable when it ended instead; why is on its stderr."""
+        """Order events and wait until they are published. Raises BrokerUnavailable if the process ends."""
         process = self._process
-        assert process is not None, "inside `async with`"
-        assert process.stdin is not None, "we asked for a pipe"
-        assert process.stdout is not None, "we asked for a pipe"
+        assert process is not None, "`publish` is called inside `async with`"
+        assert process.stdin is not None, "`__aenter__` asked for a pipe"
+        assert process.stdout is not None, "`__aenter__` asked for a pipe"
         process.stdin.write(json.dumps({"rate": rate, "duration": duration}).encode() + b"\n")
-        # No timeout: the producer's Redis client has its own, and ends the process, which ends the line.
+        # Needs no timeout: that of the producer's Redis client ends the process, which ends this read.
         answer = await process.stdout.readline()
         if not answer:
-            raise BrokerUnavailable("expected the producer to publish, got its end")
+            raise BrokerUnavailable("expected the producer to publish, but it ended; its stderr says why")
         return Published(**json.loads(answer))
 
 
 def redis_source(url: str, *, prefix: str, jobs: int, size: int, template: str, bare: bool) -> Source:
-    """A producer on Redis for jobs `prefix-0` to `prefix-<jobs - 1>`; `bare`: PUBLISH only."""
+    """Returns a producer on Redis for jobs `prefix-0` to `prefix-<jobs - 1>`. `bare`: it only does PUBLISH."""
     words = ["--prefix", prefix, "--jobs", str(jobs), "--size", str(size), "--template", template]
-    # -m and not a fork: this process runs an event loop and a progress bar, which no child should inherit.
+    # A new interpreter and not a fork: a child must not inherit this process's event loop and progress bar.
     return Source([sys.executable, "-m", "hub.bench", url, *words, *(["--bare"] if bare else [])])

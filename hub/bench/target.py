@@ -1,4 +1,4 @@
-"""What a benchmark loads: a server's address, and the bytes that make a viewer watch there."""
+"""The server that a benchmark loads: its address, and the request that makes a viewer watch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 class Transport(enum.StrEnum):
-    """How viewers watch."""
+    """The transport of the viewers."""
 
     SSE = "sse"
     WEBSOCKET = "websocket"
@@ -18,10 +18,10 @@ class Transport(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to load. `head` gives the path and the header lines (each with its line end) of viewer `i`.
+    """A server to load. `head(i)` returns viewer `i`'s path and header lines, each with its line end.
 
-    `greeting` goes out once a WebSocket is open, for protocols of their own on top of it. `pids` are the server's
-    processes (their children are counted along); empty when they are not ours to see.
+    `greeting` is sent when a WebSocket is open, for servers with a protocol of their own on top. `pids` are
+    the server's processes, whose descendants are measured too; empty if they cannot be measured.
     """
 
     host: str
@@ -32,16 +32,17 @@ class Target:
     pids: tuple[int, ...] = ()
 
     def request(self, index: int) -> bytes:
-        """The bytes that make viewer `index` watch."""
+        """Returns the HTTP request that makes viewer `index` watch."""
         path, lines = self.head(index)
         if self.transport is Transport.WEBSOCKET:
             key = base64.b64encode(secrets.token_bytes(16)).decode()
-            lines += f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            lines += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            lines += f"Sec-WebSocket-Key: {key}\r\n"
         else:
             lines += "Accept: text/event-stream\r\n"
         return f"GET {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{lines}\r\n".encode()
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A client's WebSocket frame (RFC 6455 section 5.2) of at most 125 bytes; the mask is zero, as it hides nothing."""
+    """Returns a client's WebSocket frame (RFC 6455 section 5.2) with at most 125 bytes. The mask is zero."""
     return bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload

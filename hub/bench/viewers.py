@@ -1,8 +1,8 @@
-"""The viewers of a benchmark: raw sockets that count what they get.
+"""The viewers of a benchmark: raw sockets that count the events they receive.
 
-Invariant: nothing in Python runs per event. A viewer counts the marker of a whole chunk in C, so that one core follows
-a million deliveries a second; only a few probes read the timestamps. No parser: a server that sends nonsense around
-the marker passes (the contract tests are for that).
+Invariant: no Python code runs per event. A viewer counts the markers in a whole chunk with one call in C, so
+that one core can count a million deliveries a second; only a few probes read timestamps. Nothing is parsed,
+so a server that sends nonsense around the marker passes (contract tests check the format).
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from typing import cast
 from hub.bench.target import Target, Transport, masked
 
 MARK = b'sent_at":'
-"""Stands in every event once. The `s` occurs in it once, so a cut marker is found by its first letter, and it shares no
-letter (modulo 64, which CPython's search skips by) with the filler."""
+"""Every event contains this once. It has only one `s`, so a marker cut by the end of a chunk is found by its
+first letter. It shares no letter (modulo 64, by which CPython's search skips) with the filler, so the search
+is fast.
+"""
 
 DIGITS = 16
-"""Digits of the timestamp behind the marker: microseconds since 1970, until the year 2286. Nanoseconds would not
-survive a server that reads JSON numbers as doubles."""
+"""Digits of the timestamp after the marker: microseconds since 1970, until the year 2286. Nanoseconds would
+be rounded by a server that reads JSON numbers as doubles.
+"""
 
 FILLER = "x"
 
 PROBES = 5
-"""Viewers that read timestamps: enough for a p99.9 of some thousand events, few enough to cost the client nothing."""
+"""Viewers that read timestamps: enough for a p99.9 of some thousand events, too few to slow the client."""
 
 AT_ONCE = 128
-"""Connections on their way at a time: keeps the server busy, and the accept queue (4,096) far from full."""
+"""Connections being opened at a time: enough to keep the server busy, and few for its accept queue (4,096).
+"""
 
 PER_SOURCE = 20_000
-"""Connections from one local address: Linux has 28,000 ephemeral ports for each."""
+"""Most connections from one local address: Linux has 28,000 ephemeral ports for each address."""
 
 JOIN_TIMEOUT = 30.0
-"""Seconds until a viewer must have its response: a server that takes longer in a storm has failed it."""
+"""Seconds until a viewer must have its response; after that it counts as refused."""
 
 _BUFFER = 256 * 1024
 _CLOSE, _PING = b"\x88", b"\x89"
 
 
 class Viewer(asyncio.BufferedProtocol):
-    """One viewer. All share one receive buffer: the loop fills it and hands it over before the next is read."""
+    """One viewer. All viewers share one receive buffer: a viewer has read it before the loop fills it again."""
 
     __slots__ = ("_crowd", "_cut", "_head", "answered", "index", "refusal", "seen", "transport")
 
@@ -52,20 +56,20 @@ class Viewer(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self._crowd = crowd
         self.index = index
-        self._cut = 0  # bytes of a marker at the end of the last chunk
+        self._cut = 0  # bytes at the end of the last chunk that begin a marker
         self._head: bytes | None = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask at once."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        """Send the request."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.transport.write(self._crowd.target.request(self.index))
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """The shared buffer."""
+    def get_buffer(self, _sizehint: int) -> bytearray:
+        """Returns the shared buffer."""
         return self._crowd.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """A chunk has come."""
+        """Count a chunk, or read the response's head."""
         data = self._crowd.buffer
         if self._head is not None:
             self._answer(self._head + data[:nbytes])
@@ -75,7 +79,7 @@ class Viewer(asyncio.BufferedProtocol):
         self._take(data, nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server, or `Crowd.leave`, ended it."""
+        """The server or `Crowd.leave` closed the connection."""
         if not self.answered.done():
             self.refusal = self.refusal or f"closed before it answered ({exc})"
             self.answered.set_result(None)
@@ -97,8 +101,8 @@ class Viewer(asyncio.BufferedProtocol):
     def _judge(self, head: bytes) -> None:
         crowd = self._crowd
         first, *lines = head.decode("latin-1").lower().split("\r\n")
-        # an event stream has no length; what has one is a polite "come back later", as any status but 200 would end an
-        # EventSource for ever
+        # An event stream has no length. A response with one asks the viewer to come back later: the hub sends
+        # that with status 200 too, because any other status would stop an EventSource for ever.
         finite = not crowd.websocket and any(line.startswith("content-length:") for line in lines)
         if first[9:12] != crowd.expected_status or finite:
             self.refusal = f"answered {first!r}"
@@ -113,10 +117,12 @@ class Viewer(asyncio.BufferedProtocol):
         self._cut = _cut(data, size)
 
     def _control(self, data: bytearray, size: int) -> None:
-        """Answer a Ping, obey a Close. Neither opcode byte can be in ASCII text, only in a frame's length."""
+        """Answer a Ping, end at a Close. ASCII text has neither first byte; a frame's length may look like
+        one.
+        """
         at = data.find(_PING, 0, size)
         if at >= 0 and at + 1 < size and data[at + 1] <= 125 and self.transport is not None:
-            # a length of 137 looks the same, and gets a Pong that nobody asked for, which RFC 6455 allows
+            # A frame length of 137 looks like a Ping. It gets an unsolicited Pong, which RFC 6455 allows.
             self.transport.write(masked(0xA, bytes(data[at + 2 : at + 2 + data[at + 1]])))
         at = data.rfind(_CLOSE, max(0, size - 127), size)
         if at >= 0 and at + 1 < size and at + 2 + data[at + 1] == size and self.transport is not None:
@@ -127,7 +133,7 @@ class Viewer(asyncio.BufferedProtocol):
 
 
 class Probe(Viewer):
-    """A viewer that also notes how long each event took."""
+    """A viewer that also records the latency of each event."""
 
     __slots__ = ("_rest",)
 
@@ -149,13 +155,13 @@ class Probe(Viewer):
 
 
 def _cut(data: bytes | bytearray, size: int) -> int:
-    """How many bytes at the end of `data[:size]` begin a marker that the next chunk may end."""
+    """Returns how many bytes at the end of `data[:size]` are the beginning of a marker."""
     at = data.rfind(MARK[:1], max(0, size - len(MARK) + 1), size)
     return size - at if at >= 0 and MARK.startswith(data[at:size]) else 0
 
 
 class Crowd:
-    """All viewers of one target. Must be made on the loop that serves it."""
+    """All viewers of one target. Must be made on the event loop that runs them."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -173,24 +179,24 @@ class Crowd:
 
     @property
     def joined(self) -> int:
-        """Viewers that were answered."""
+        """The number of viewers that got a good response."""
         return len(self.viewers)
 
     @property
     def seen(self) -> int:
-        """Events that reached viewers since `reset`."""
+        """The number of events that viewers received since `reset`."""
         return sum(viewer.seen for viewer in self.viewers)
 
     def reset(self) -> None:
-        """Count from zero."""
+        """Set all counts to zero."""
         self.latencies = []
         for viewer in self.viewers:
             viewer.seen = 0
 
     async def join(self, count: int) -> None:
-        """Connect `count` viewers as fast as the server answers. Who is refused is in `refused`, not in `viewers`."""
+        """Connect `count` viewers as fast as the server answers. `viewers` gets no refused one."""
         indices = iter(range(count))
-        # among all that join, and not the first: a server that writes in the order of joining would show its best
+        # Spread over all viewers: a server that writes in the order of joining serves the first ones soonest.
         probes = {(2 * number + 1) * count // (2 * PROBES) for number in range(PROBES)}
 
         async def one_after_another() -> None:
@@ -230,7 +236,7 @@ class Crowd:
         return sock
 
     def left(self, viewer: Viewer) -> None:
-        """`viewer`'s connection is gone."""
+        """Note that the connection of `viewer` is closed."""
         self._open -= 1
         if not self._leaving and not viewer.refusal:
             self.closed += 1
@@ -238,7 +244,7 @@ class Crowd:
             self._gone.set()
 
     async def leave(self) -> None:
-        """Close every connection; return when all are gone."""
+        """Close every connection, and return when all are closed."""
         self._leaving = True
         self._gone.clear()
         for viewer in self.viewers:

@@ -1,1 +1,1 @@
-"""The demo: simulated builds, their pages, a private Redis. Imports what an application would."""
+"""The demo: simulated builds, web pages, a private Redis. It imports what an application would import."""

@@ -1,6 +1,6 @@
-"""The demo: a hub, a few simulated builds that run again and again, and a page to watch them.
+"""The demo: a hub, a few simulated builds that run again and again, and pages to watch them.
 
-Everything is the real thing: a real Redis, the real publisher, a signed-in user with a cookie. Only the builds are not.
+Only the builds are simulated. Redis, the publisher and the user with a session cookie are real.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -31,24 +31,24 @@ from hub.web.app import create_app
 USER = "demo-user"
 
 PAUSE = 6.0
-"""Seconds between the end of a build and its next run: time to look at the result."""
+"""Seconds between the end of a build and its next run, at pace 1: time to look at the result."""
 
 
 @dataclass(slots=True)
 class Build:
-    """One simulated build and its present run."""
+    """One simulated build and the state of its current run."""
 
     name: str
     title: str
     hue: int
-    fails_every: int  # its every n-th run fails; 0: none
+    fails_every: int  # every n-th run fails; 0: none fails
     run: int = 0
     status: str = "queued"
-    started: float = field(default=0.0)
+    started: float = 0.0
 
     @property
     def job_id(self) -> str:
-        """The present run's job."""
+        """The id of the current run's job."""
         return f"{self.name}-{self.run}"
 
 
@@ -96,7 +96,7 @@ _DETAILS = [
 
 
 def builds() -> list[Build]:
-    """The demo's builds."""
+    """Returns the demo's builds, before their first run."""
     return [
         Build("atlas", "Atlas web shop", 222, 0),
         Build("borealis", "Borealis dashboard", 160, 3),
@@ -105,7 +105,7 @@ def builds() -> list[Build]:
 
 
 class Simulation:
-    """Runs the builds. `pace` is seconds per step; the tests make it small."""
+    """Runs the builds. `pace` is about the seconds that a step takes; tests make it small."""
 
     def __init__(self, jobs: JobStateMachine, publisher: Publisher, *, pace: float = 1.0) -> None:
         self.builds = builds()
@@ -114,7 +114,7 @@ class Simulation:
         self._pace = pace
 
     async def run(self) -> None:
-        """Run every build again and again, until cancelled."""
+        """Run all builds again and again, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for delay, build in enumerate(self.builds):
                 group.create_task(self._again_and_again(build, delay))
@@ -125,7 +125,7 @@ class Simulation:
             try:
                 await self._once(build)
             except BrokerUnavailable:
-                await asyncio.sleep(1)  # Redis is away; the next run begins when it is back
+                await asyncio.sleep(1)  # Redis is away; try until it is back
             await asyncio.sleep(PAUSE * self._pace)
 
     async def _once(self, build: Build) -> None:
@@ -150,7 +150,7 @@ class Simulation:
         await self._publisher.ready(build.job_id, f"Ready after {took:.0f} seconds", **_stamp(STEPS))
 
     async def _create(self, build: Build) -> None:
-        while True:  # a Redis that is not ours may remember earlier demos
+        while True:  # a Redis that is not private may hold the jobs of an earlier demo
             build.run += 1
             try:
                 await self._jobs.create_job(
@@ -173,19 +173,19 @@ class Simulation:
 
 
 def _stamp(step: int) -> dict[str, Any]:
-    """What the page shows as progress and latency; `ts` in milliseconds since 1970."""
+    """Fields from which the page shows progress and latency. `ts` is in milliseconds since 1970."""
     return {"step": step, "steps": STEPS, "ts": time.time_ns() // 1_000_000}
 
 
 def token(secret: str) -> str:
-    """A token of the demo's user, good for a day."""
+    """Returns a token of the demo's user that expires after a day."""
     return jwt.encode({"sub": USER, "exp": int(time.time()) + 86_400}, secret, "HS256")
 
 
 def create_demo(
     redis_url: str, origins: frozenset[str], *, pace: float = 1.0
 ) -> tuple[FastAPI, Settings, str]:
-    """The demo's application, its settings, and a token of its user. The builds run with the lifespan."""
+    """Returns the demo's application, its settings and its user's token. Its lifespan runs the builds."""
     secret = secrets.token_hex(32)
     settings = Settings(
         redis_url=redis_url, jwt_secret=secret, allowed_origins=origins, drain=0, log_level="warning"
@@ -209,6 +209,10 @@ def create_demo(
     return app, settings, token(secret)
 
 
+def _listed(build: Build) -> dict[str, str]:
+    return {"job_id": build.job_id, "title": build.title, "status": build.status}
+
+
 def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str) -> None:
     titles = {build.name: build for build in simulation.builds}
 
@@ -227,13 +231,7 @@ def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str) -> N
 
     @app.get("/demo/jobs", include_in_schema=False)
     async def jobs() -> dict[str, list[dict[str, str]]]:
-        return {
-            "jobs": [
-                {"job_id": build.job_id, "title": build.title, "status": build.status}
-                for build in simulation.builds
-                if build.run
-            ]
-        }
+        return {"jobs": [_listed(build) for build in simulation.builds if build.run]}
 
     @app.get("/demo/snapshots/{name}/{step}.svg", include_in_schema=False)
     async def picture(name: str, step: int) -> Response:

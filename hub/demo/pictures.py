@@ -1,6 +1,6 @@
-"""The demo's snapshots: a small web page that takes shape, as SVG. Pure.
+"""The demo's snapshots, as SVG: a small web page that grows with each step. Pure.
 
-Invariant: text goes through `escape`; numbers are ours.
+Invariant: all text goes through `escape`; numbers need not, because none comes from outside.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ STEPS = 5
 
 
 def snapshot(title: str, step: int, hue: int) -> str:
-    """SVG text of the page after `step` of `STEPS` steps, in the colour `hue` (degrees)."""
+    """Returns the SVG text of the page after `step` of `STEPS` steps, in the colour `hue` (degrees)."""
     parts = [_chrome(title, hue), _hero(hue), _cards(hue), _chart(hue), _footer(hue)][
         : max(1, min(step, STEPS))
     ]
     body = "".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'font-family="system-ui,sans-serif"><rect width="{WIDTH}" height="{HEIGHT}" fill="hsl({hue} 30% 97%)"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" font-family="system-ui,sans-serif">'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="hsl({hue} 30% 97%)"/>'
         f"{body}</svg>"
     )
 
