@@ -150,6 +150,12 @@ def test_an_unknown_cursor_of_an_ended_job_gets_the_terminal_and_the_end():
     assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(9), None]
 
 
+@pytest.mark.parametrize("retained", [True, False])
+def test_a_cursor_beyond_the_end_of_an_ended_job_resyncs(retained):
+    """Nothing comes any more that could reach it, so nobody waits for that."""
+    assert resume(str(at(12)), ended(), retained=retained).resync == "unknown"
+
+
 def test_the_final_id_on_a_job_that_runs_again_resyncs():
     """`0-0` of an earlier life says nothing about this one."""
     assert resume("0-0", running()).resync == "unknown"
@@ -167,6 +173,12 @@ def test_from_start_is_everything(retained):
 def test_from_start_reads_what_left_the_window():
     """The retained log from its very beginning."""
     log = running(0, 20, count=5)
+    assert beginning(Wish(), log, retained=True) == Beginning(log.start, after=at(0).previous)
+
+
+def test_from_start_reads_the_one_event_that_left_the_window():
+    """The window begins with the second event."""
+    log = running(1)
     assert beginning(Wish(), log, retained=True) == Beginning(log.start, after=at(0).previous)
 
 
@@ -275,6 +287,12 @@ def test_types_are_separated_by_commas(text, types):
 def test_an_empty_cursor_is_none():
     """`?last_event_id=` says nothing; `from` counts."""
     assert Wish.parse(cursor="", origin="live") == Wish(origin="live")
+
+
+def test_a_cursor_is_kept_as_it_was_sent():
+    """It is judged later, against the log."""
+    assert Wish.parse(cursor="5-1").cursor == "5-1"
+    assert Wish.parse(cursor="nonsense").cursor == "nonsense"
 
 
 def test_a_cursor_wins_over_from():

@@ -9,7 +9,16 @@ import pytest
 
 from hub.errors import EventTooLarge, InvalidEvent
 from hub.job.catalogue import CATALOGUE, encode
-from hub.job.event import FINAL, Event, EventId, JobId, job_id
+from hub.job.event import (
+    FINAL,
+    Event,
+    EventId,
+    JobId,
+    body_size,
+    checked_job_id,
+    job_id,
+    without,
+)
 
 JOB = JobId("a")
 LAST = (1 << 64) - 1
@@ -398,3 +407,42 @@ def test_the_final_id_is_before_every_other():
     """`0-0` is no id Redis gives."""
     assert EventId.parse("0-0") == FINAL
     assert EventId(0, 1) > FINAL
+
+
+@pytest.mark.parametrize(
+    ("data", "event_id", "size"),
+    [
+        (b'{"id":"17-3","type":"x"}', EventId(17, 3), len(b'{"type":"x"}')),
+        (b'{"id":"17-3"}', EventId(17, 3), len(b"{}")),
+        (b'{"type":"x"}', None, len(b'{"type":"x"}')),
+        (b"text", None, 4),
+        (b'{"id":"99999999999999999999-0"}', None, 31),
+    ],
+)
+def test_the_id_and_the_size_of_a_message_are_known_without_reading_it(data, event_id, size):
+    """The size is that of the body, which the limit for events is about."""
+    assert EventId.of_message(data) == event_id
+    assert body_size(data) == size == len(Event.from_message(data).body)
+
+
+def test_a_producer_is_told_what_is_wrong_with_its_job_id():
+    """A good one is given back."""
+    assert checked_job_id("a-1") == "a-1"
+    with pytest.raises(InvalidEvent, match="got 'a b'"):
+        checked_job_id("a b")
+
+
+@pytest.mark.parametrize(
+    ("body", "rest"),
+    [
+        ('{"a":1,"job_id":"x","b":{"job_id":2}}', '{"a":1,"b":{"job_id":2}}'),
+        ('{"job_id":"x"}', "{}"),
+        ("{}", "{}"),
+        (' {\t"a" :\r\n [1, 2] , "b":2 }', '{"a" :\r\n [1, 2],"b":2}'),
+        ('\n{ "type" : "t", "a":"\\"}, {" }', '{"a":"\\"}, {"}'),
+        ('{"a":1e5,"a":1.0}', '{"a":1e5,"a":1.0}'),
+    ],
+)
+def test_members_are_taken_out_and_the_others_stay_as_they_were_written(body, rest):
+    """Numbers, white space in values, and names that stand twice."""
+    assert without(body, {"job_id", "type"}) == rest

@@ -179,3 +179,73 @@ def test_the_window_is_contiguous_whatever_is_appended(seed):
                 assert log.seen_at(position + 1) == frame.id
         assert len(log._positions) <= len(held)
         assert len(log._frames) <= 2 * len(held) + 65
+
+
+def test_a_cursor_given_by_renumbering_leaves_the_window_with_its_position():
+    """It belongs to no frame, so no frame takes it along."""
+    log = window(3, count=3)
+    log.renumber(EventId(9, 0).previous)
+    assert log.position_after(EventId(9, 0).previous) == 3
+    log.append([Frame(Event(EventId(9, seq), "{}", {}), event_id=EventId(9, seq)) for seq in range(4)])
+    assert log.start == 4
+    assert log.position_after(EventId(9, 0).previous) is None
+
+
+def test_renumbering_an_empty_window_moves_its_origin():
+    """The first event follows the origin, whatever the log began with."""
+    log = window(0)
+    log.renumber(EventId(9, 4))
+    assert log.origin == log.seen_at(log.end) == EventId(9, 4)
+
+
+def test_frames_leave_a_window_whose_cursors_were_forgotten():
+    """Their cursors are gone already."""
+    log = window(3, count=3)
+    log.forget()
+    log.append([event(3)])
+    assert (log.start, log.origin) == (1, EventId(E, 0))
+
+
+@pytest.mark.parametrize("name", ["gap", "resync"])
+def test_a_notice_leaves_the_window_together_with_its_state(name):
+    """A window never begins between the two."""
+    log = Log(origin=EventId(E, 0).previous, count=3)
+    log.append([Frame.control(name, {}), Frame.control("state", {}), event(0)])
+    log.append([event(1)])
+    assert [frame.id for frame in log.slice(log.start, 1 << 20)] == [EventId(E, 0), EventId(E, 1)]
+
+
+def test_a_state_without_a_notice_before_it_does_not_leave_early():
+    """An event takes nothing along, nor does a notice that an event follows."""
+    log = Log(origin=EventId(E, 0).previous, count=3)
+    log.append([event(0), Frame.control("state", {}), Frame.control("gap", {})])
+    for left, seq in enumerate((1, 2, 3), 1):
+        log.append([event(seq)])
+        assert log.start == left
+
+
+def test_last_events_are_counted_in_a_window_that_has_moved():
+    """Also when the frames that left were dropped from the list."""
+    log = window(0, count=5)
+    log.append([event(seq) for seq in range(200)])
+    log.append([Frame.control("gap", {})])
+    assert log.position_of_last(2) == (198, 0)
+    assert log.position_of_last(4) == (196, 0)
+
+
+def test_a_frame_is_moved_once_on_average():
+    """Dead frames are dropped in lumps, or each append would move the whole window."""
+
+    class Counting(list):
+        moved = 0
+
+        def __delitem__(self, which):
+            super().__delitem__(which)
+            Counting.moved += len(self)
+
+    log = window(0, count=500)
+    log._frames = Counting()
+    for seq in range(5000):
+        log.append([event(seq)])
+    assert log.start == 4500
+    assert Counting.moved <= 4500
