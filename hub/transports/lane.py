@@ -94,7 +94,9 @@ class Lanes:
         if self._lanes.get(lane.job) is lane:
             del self._lanes[lane.job]
         lane.view.close()
-        lane.seat = None  # they hold each other; apart they are freed at once and not by the garbage collector
+        lane.seat = (
+            None  # they hold each other; apart they are freed at once and not by the garbage collector
+        )
 
     def clear(self) -> None:
         """Remove all."""
