@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hub.bench import bench
-from hub.errors import BrokerUnavailable, HubError, InvalidSettings
+from hub.errors import BrokerUnavailable, HubError, InvalidEvent, InvalidSettings
+from hub.job.nesting import TOO_DEEP, is_too_deep
 from hub.settings import Settings
 
 app = typer.Typer(
@@ -266,6 +267,8 @@ def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"expected KEY=VALUE, got {text!r}")
+    if is_too_deep(value):
+        raise InvalidEvent(TOO_DEEP)
     try:
         return name, json.loads(value)
     except ValueError:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NewType
 from uuid import UUID
 
 from hub.errors import InvalidEvent
+from hub.job.nesting import TOO_DEEP, is_too_deep
 
 JobId = NewType("JobId", str)
 UserId = NewType("UserId", str)
@@ -134,7 +135,9 @@ class Event:
 
     @classmethod
     def from_body(cls, event_id: EventId | None, data: bytes) -> Event:
-        """Read a body without an id. Never raises: what is not a JSON object has `fields` None."""
+        """Read a body without an id. Never raises: `fields` is None unless `data` is a JSON object of at most
+        `MAX_DEPTH` levels.
+        """
         text = data.decode("utf-8", "replace")
         return cls(event_id, text, _parse_object(text))
 
@@ -161,9 +164,11 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:
+    if is_too_deep(text):
+        return None
     try:
         value = _DECODER.decode(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -198,10 +203,17 @@ def _skip(body: str, position: int, mark: str) -> int:
 
 
 def dumps(fields: dict[str, Any]) -> str:
-    """Compact JSON text that any strict parser reads back. Raises InvalidEvent for NaN, cycles, odd types."""
+    """Compact JSON text that any strict parser reads back.
+
+    Raises InvalidEvent for NaN, cycles, odd types, and for more than `MAX_DEPTH` levels.
+    """
     try:
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         text.encode()  # a lone surrogate is not text
-    except (ValueError, TypeError, RecursionError) as error:
+    except RecursionError as error:  # the encoder stopped before there was a text to measure
+        raise InvalidEvent(TOO_DEEP) from error
+    except (ValueError, TypeError) as error:
         raise InvalidEvent(f"expected fields that are JSON, got {error}") from error
+    if is_too_deep(text):
+        raise InvalidEvent(TOO_DEEP)
     return text

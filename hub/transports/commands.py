@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from hub.job.cursor import Wish
 from hub.job.event import JobId, job_id
+from hub.job.nesting import TOO_DEEP, is_too_deep
 
 MAX_BYTES = 64 * 1024
 """Largest message from a client: a subscribe with a hundred types is 3 KB."""
@@ -51,9 +52,11 @@ def _refuse(name: str) -> None:
 
 def parse(text: str) -> Command:
     """Read one message. Raises Malformed."""
+    if is_too_deep(text):
+        raise Malformed("malformed", TOO_DEEP)
     try:
         value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise Malformed("malformed", "expected a JSON object, got something else") from None
     if not isinstance(value, dict):
         raise Malformed("malformed", "expected a JSON object, got something else")

@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 import jwt
 from jwt import PyJWKClient, PyJWKSet
+from jwt.utils import base64url_decode
 from starlette.requests import HTTPConnection
 
 from hub.errors import InvalidSettings, JobNotFound
 from hub.job.event import UserId
+from hub.job.nesting import TOO_DEEP, is_too_deep
 from hub.settings import Settings
 
 logger = logging.getLogger("hub.auth")
@@ -178,11 +180,12 @@ class Authenticator:
         if (known := self._verified.get(token)) is not None:
             return known
         try:
+            _require_plain_json(token)
             claims = await self._claims(token, self._keys)
             user = self._user(claims)
             if user is not None:
                 self._verified.put(token, user, expires=float(claims["exp"]))
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # a claim can be any JSON
+        except (jwt.PyJWTError, ValueError, TypeError):  # a claim can be any JSON
             return None
         return user
 
@@ -212,6 +215,19 @@ class Authenticator:
         claims: dict[str, Any] = verified["payload"]
         # RFC 7515 section 4.1.11: a token whose critical extensions we do not know must be refused
         return {} if "crit" in verified["header"] else claims
+
+
+def _require_plain_json(token: str) -> None:
+    """Raises ValueError unless header and claims are UTF-8 without NUL and nested as deep as an event may be.
+
+    PyJWT's parser stops at the interpreter's limit, which is another one in each. It also reads UTF-16 and UTF-32, where
+    brackets could hide from the count; both have a NUL in every text that begins like JSON, and RFC 7519 wants UTF-8.
+    """
+    signed, _, _ = token.rpartition(".")
+    for part in signed.split(".", 1):
+        text = base64url_decode(part).decode()
+        if "\0" in text or is_too_deep(text):
+            raise ValueError(TOO_DEEP)
 
 
 def _keys(settings: Settings) -> Keys | None:

@@ -259,15 +259,23 @@ async def test_a_number_too_large_for_a_float_breaks_no_parser(redis, watch, for
         assert [one.name for one in await viewer.all()] == ["x", "build.stage.started", "end"]
 
 
-async def test_nesting_of_any_depth_never_ends_a_stream(redis, watch, foreign):
-    """Every depth around the parser's own limit, with an id that has to give way: each arrives, none ends the stream."""
-    depths = range(900, 1001)
-    messages = ['{"id":"a","type":"x","a":' + "[" * depth + "]" * depth + "}" for depth in depths]
+async def test_nesting_has_one_limit_and_never_ends_a_stream(redis, watch, foreign, transport):
+    """Up to 64 levels a message is an event, deeper it is text like what is no JSON; also with an id that has to give way."""
+    depths = [62, 63, 64, 65, 500, *range(990, 1001), 20_000]
+    arrays = ["[" * (depth - 1) + "]" * (depth - 1) for depth in depths]
+    messages = [f'{{"id":"a","type":"x","a":{text}}}' for text in arrays]
     async with watch(foreign) as viewer:
         await producers.shout(redis, foreign, *messages, READY)
         seen = await viewer.all()
     assert [one.name for one in seen[-2:]] == ["build.stage.started", "end"]
     assert len(seen) == len(depths) + 2
+    if transport == "sse":
+        assert [one.text for one in seen[:-2]] == messages
+    else:
+        assert [one.name for one in seen[:3]] == ["x"] * 3
+        assert [(one.name, one.fields["data"]) for one in seen[3:-2]] == [
+            ("raw", text) for text in messages[3:]
+        ]
 
 
 async def test_two_megabytes_are_announced_and_the_next_event_flows(redis, live, watch):

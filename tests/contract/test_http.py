@@ -123,6 +123,21 @@ async def test_a_long_poll_is_answered_by_the_end(live, job):
     assert [event["status"] for event in one["events"]] == ["ready"]
 
 
+async def test_a_page_shows_what_is_nested_too_deep_as_text(redis, live):
+    """As over WebSocket, so that the page can be parsed by whoever parses 64 levels and a few."""
+    job = await producers.foreign_job(redis)
+    body = '{"type":"x","a":' + "[" * 64 + "]" * 64 + "}"
+    async with view(live, "sse", job) as viewer:
+        await producers.shout(redis, job, body)
+        (seen,) = await viewer.take(1)
+        one = await page(live, job)
+        polling = asyncio.create_task(page(live, job, after=seen.id, wait=5))
+        await live.until(lambda: live.hub.statistics().viewers == 2)
+        await producers.shout(redis, job, body)
+        polled = await polling
+    assert [event["data"] for event in one["events"] + polled["events"]] == [body] * 2
+
+
 async def test_a_long_poll_gives_up_after_its_wait(live, job):
     """An empty page with a position, and nothing left behind."""
     one = await page(live, job, wait=0.05)

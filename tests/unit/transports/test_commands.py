@@ -46,6 +46,7 @@ def test_a_command_is_read(text, command):
         ('"ping"', "malformed", None),
         ("{", "malformed", None),
         ("[" * 100_000, "malformed", None),
+        ('{"op":"ping","ref":1,"x":' + "[" * 64 + "]" * 64 + "}", "malformed", None),
         ('{"n":' + "1" * 5000 + "}", "malformed", None),
         ("{}", "unknown_op", None),
         ('{"op":null,"ref":1}', "unknown_op", 1),

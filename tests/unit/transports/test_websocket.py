@@ -151,8 +151,14 @@ def test_a_lone_surrogate_escape_is_still_text():
         assert json.loads(data.decode())["a"] == "\ud800"
 
 
-def test_what_could_be_parsed_can_be_encoded():
-    """No depth of nesting lets an event in and then breaks the feed that carries it."""
-    for depth in range(880, 1000):
-        event = Event.from_body(ID, b'{"id":"mine","a":' + b"[" * depth + b"]" * depth + b"}")
-        encode(Frame(event, event_id=ID), JOB)
+@pytest.mark.parametrize("job", [None, JOB])
+def test_what_is_nested_too_deep_is_raw(job):
+    """64 levels are an event, also with an id that has to give way; one more is text, as what is not JSON."""
+    for levels in (63, 64):
+        body = '{"id":"mine","a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+        assert read(encode(frame(body), job))["id"] == str(ID)
+        assert "data" not in read(encode(frame(body), job))
+    for levels in (65, 990, 100_000):
+        body = '{"id":"mine","job_id":"b","a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+        ours = {"job_id": "a"} if job else {}
+        assert read(encode(frame(body), job)) == {"id": str(ID), "type": "raw", "data": body, **ours}

@@ -150,6 +150,26 @@ async def test_a_bad_token_is_nobody(token):
     assert await hs256().verify(token()) is None
 
 
+def arrays(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+async def test_a_token_may_be_nested_as_deep_as_an_event():
+    """64 levels in header and claims, the object itself among them, and not one more, whatever Python could read."""
+    header, good = b'{"alg":"HS256","x":', GOOD_CLAIMS[:-1] + b',"x":'
+    assert await hs256().verify(signed(header + arrays(63) + b"}", good + arrays(63) + b"}")) == User("ada")
+    assert await hs256().verify(signed(header + arrays(64) + b"}", GOOD_CLAIMS)) is None
+    assert await hs256().verify(signed(GOOD_HEADER, good + arrays(64) + b"}")) is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "utf-8-sig"])
+async def test_brackets_do_not_hide_in_another_encoding(encoding):
+    """A parser would find them, after a character that has a quote's byte in it."""
+    deep = ('{"\u2222":' + "[" * 600 + "]" * 600 + ',"alg":"HS256"}').encode(encoding)
+    assert await hs256().verify(signed(deep, GOOD_CLAIMS)) is None
+    assert await hs256().verify(signed(GOOD_HEADER, deep)) is None
+
+
 async def test_a_subject_is_text_that_can_be_written():
     """A lone surrogate would break whoever writes the name down."""
     user = await hs256().verify(signed(GOOD_HEADER, b'{"sub":"\\ud800","exp":99999999999}'))
