@@ -1,4 +1,4 @@
-"""The typed events, and how a producer's event becomes JSON text. Pure."""
+"""The catalogue of typed events, and the encoding of a producer's event as JSON text. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hub.job.event import MAX_EVENT_BYTES, JobId, dumps
 
 
 class TypedEvent(BaseModel):
-    """Fields every typed event shares; fields of your own pass through."""
+    """The fields that all typed events share. Additional fields are allowed and pass through unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -22,13 +22,13 @@ class TypedEvent(BaseModel):
 
     @classmethod
     def kind(cls) -> str:
-        """The type's name on the wire."""
+        """The event type's name on the wire."""
         name: str = cls.model_fields["type"].default
         return name
 
 
 class StageStarted(TypedEvent):
-    """A stage of the build began; with a terminal status it is the job's last event."""
+    """A stage of the build began. With a terminal status, this is the job's last event."""
 
     type: Literal["build.stage.started"] = "build.stage.started"
     stage: str | None = Field(default=None, description="name of the stage, free text")
@@ -45,7 +45,7 @@ class StageCompleted(TypedEvent):
 
 
 class SnapshotUpdated(TypedEvent):
-    """There is a new picture of the result."""
+    """A new picture of the result is available."""
 
     type: Literal["snapshot.updated"] = "snapshot.updated"
     url: str = Field(description="where the picture is")
@@ -65,13 +65,13 @@ CATALOGUE: dict[str, type[TypedEvent]] = {
 
 
 def encode(job: JobId, kind: str, fields: dict[str, Any], *, limit: int = MAX_EVENT_BYTES) -> str:
-    """The body of a new event as JSON text.
+    """Encode the body of a new event as JSON text.
 
-    `fields` of a type in the catalogue are checked by its model, others travel as they are. Raises InvalidEvent
-    (EventTooLarge over `limit` bytes).
+    For a `kind` in the catalogue, its model checks `fields`; other kinds are not checked. Raises
+    InvalidEvent, and its subclass EventTooLarge if the text is longer than `limit` bytes.
     """
     if not kind or "id" in fields:
-        raise InvalidEvent("expected a type, and no field named id (the hub numbers events)")
+        raise InvalidEvent("expected a type, and no field named id (the publish script assigns ids)")
     fields = {name: value for name, value in fields.items() if name not in ("type", "job_id")}
     model = CATALOGUE.get(kind)
     if model is not None:

@@ -1,4 +1,4 @@
-"""A job as it was read: its hash and its retained events. Pure values."""
+"""A job as read from Redis: its hash and its retained events. Pure values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from hub.job.event import EventId, JobId, UserId
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's hash. `epoch`, `position` and `lease` are the hub's: when the log began (ms), its last id, and for how many seconds
-    from the read its worker had promised to be heard of (by Redis's clock; negative when that is over)."""
+    """A job's hash at the time of the read.
+
+    The application writes `status`, `user_id` and `fields`; the hub's scripts write the others. `epoch` is
+    when the log began (ms since 1970) and `position` is its last id. `lease` is how many seconds the worker's
+    lease was still valid, by Redis's clock; it is negative if the lease has lapsed, and None without a lease.
+    """
 
     id: JobId
     status: str
@@ -24,7 +28,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One retained event: its id and its body (UTF-8 JSON text without the id)."""
+    """One retained event: its id, and its body as UTF-8 JSON text without the id."""
 
     id: EventId
     body: bytes
@@ -32,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job and retained events, oldest first, read in one transaction."""
+    """A job (None if unknown) and some of its retained events, oldest first, read in one transaction."""
 
     job: Job | None
     entries: list[Entry]
