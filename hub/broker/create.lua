@@ -1,11 +1,11 @@
--- Make a job's hash, once: whoever is first has made the job, and the others see that it exists.
+-- Create a job's hash. Of several callers the first one creates the job; the others are told that it exists.
 --
--- One script, so that a job is never half made, and what is left of an earlier job of this name (its log, for some days) is not
--- shown to this one's owner.
+-- One script, so that a job is never half created, and so that the log of an earlier job of the same name,
+-- which lives on for some days, is not shown to the new job's owner.
 --
--- KEYS  1 job hash   2 log stream   3 key that tells a repeated call from another one
--- ARGV  1 seconds that key lives   2.. names and values of fields
--- gives {"ok", epoch} | {"exists", ""}
+-- KEYS  1 job hash   2 log stream   3 idempotency key, by which a repeated call is recognised
+-- ARGV  1 seconds that the idempotency key lives   2.. names and values of fields
+-- returns {"ok", epoch} | {"exists", ""}
 local job, log, once = KEYS[1], KEYS[2], KEYS[3]
 
 local repeated = redis.call('GET', once)
@@ -28,7 +28,7 @@ redis.call('HDEL', job, 'position', 'lease')
 for i = 2, #ARGV, 2 do
   redis.call('HSET', job, ARGV[i], ARGV[i + 1])
 end
--- So that a viewer has a cursor before the first event.
+-- The epoch gives a viewer a cursor before the first event.
 redis.call('HSET', job, 'created_at', time[1], 'epoch', epoch)
 redis.call('SET', once, epoch, 'EX', ARGV[1])
 return {'ok', epoch}

@@ -1,4 +1,4 @@
-"""Names of keys and channels, from one template."""
+"""The names of a job's keys and channel, made from one template."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from hub.errors import InvalidSettings
 from hub.job.event import JobId
 
 CONTROL_CHANNEL = "push-hub:control"
-"""Always subscribed, so that the Pub/Sub connection never leaves subscribed mode and has something to confirm."""
+"""Subscribed on every connection: its confirmation shows that the connection works, and it keeps the
+connection in subscribed mode when no job is watched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`template` is the job's hash with `{id}` for the job's id; every other name extends it.
+    """Makes names from `template`, the key of a job's hash, in which `{id}` stands for the job's id.
 
-    Raises InvalidSettings without an `{id}`.
+    Every other name is the hash's key with a suffix. Raises InvalidSettings unless `{id}` occurs exactly
+    once.
     """
 
     template: str = "job:{id}"
@@ -25,17 +27,17 @@ class Keys:
             raise InvalidSettings(f"expected one {{id}} in the key template, got {self.template!r}")
 
     def job(self, job: JobId) -> str:
-        """The hash: status, owner, what the application adds."""
+        """The hash: status, owner, and the application's own fields."""
         return self.template.replace("{id}", job)
 
     def events(self, job: JobId) -> str:
-        """The Pub/Sub channel."""
+        """The Pub/Sub channel for live events."""
         return self.job(job) + ":events"
 
     def log(self, job: JobId) -> str:
-        """The stream: the same events, retained."""
+        """The stream that retains the events."""
         return self.job(job) + ":log"
 
     def once(self, job: JobId, key: str) -> str:
-        """Remembers the id that an idempotency key was given."""
+        """The string that remembers which event id was given for the idempotency key `key`."""
         return f"{self.job(job)}:once:{key}"

@@ -1,12 +1,13 @@
--- Renew the lease on a job, or give it back: until then its worker promises to be heard of.
+-- Renew the lease on a job, or release it. The worker promises to renew the lease before it lapses.
 --
--- Kept in the job's hash and not in a key that expires, because whoever watches the job reads the hash anyway, and must be able
--- to tell a lease that lapsed from one that never was. By Redis's clock.
+-- The lease is a field of the job's hash and not a key that expires: the hub reads the hash anyway, and must
+-- be able to tell a lapsed lease from a job without one. Times are by Redis's clock.
 --
 -- KEYS  1 job hash
--- ARGV  1 milliseconds it holds from now on, 0 to give it back   2 what the last renewal answered: another worker's lease is not
---       given back   3.. the terminal statuses
--- gives {"ok", ms since 1970 | ""} | {"ended", status} | {"unknown", ""}
+-- ARGV  1 milliseconds from now until the lease lapses, 0 to release it
+--       2 the answer to the last renewal, so that another worker's lease is not released
+--       3.. the terminal statuses
+-- returns {"ok", ms since 1970 | ""} | {"ended", status} | {"unknown", ""}
 local job, ttl = KEYS[1], tonumber(ARGV[1])
 
 if redis.call('EXISTS', job) == 0 then

@@ -1,14 +1,16 @@
--- Publish one event of one job: guard, number, retain, remember, announce.
+-- Publish one event of one job: check that the job runs, number the event, append it to the log, update the
+-- hash, publish to the channel.
 --
--- One script and not a pipeline, because XADD can fail (out of memory, a replica) where PUBLISH succeeds, and viewers
--- must never see an event that the log does not have. Without the right to PUBLISH the event is in the log, and whoever watches
--- finds it at the position check. Needs Redis >= 7 for `XADD <epoch>-*`.
+-- One script and not a pipeline, because XADD can fail (out of memory, a replica) where PUBLISH succeeds, and
+-- viewers must never see an event that the log does not have. If the caller lacks the right to PUBLISH, the
+-- event is in the log and the hub finds it at its next position check. Needs Redis >= 7 for `XADD <epoch>-*`.
 --
 -- KEYS  1 job hash   2 log stream   3 channel   4 idempotency key
--- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events   4 seconds the log lives
---       after this event   5 the same after a terminal event   6 seconds an idempotency key lives
---       7 "" or "lapsed": only if the job's lease is over (lease.lua)   8.. the terminal statuses
--- gives {"ok", id} | {"repeated", id} | {"ended", status} | {"alive", ""}
+-- ARGV  1 body: JSON object text   2 status or ""   3 largest number of retained events
+--       4 seconds the log lives after this event   5 the same after a terminal event
+--       6 seconds an idempotency key lives
+--       7 "" or "lapsed": publish only if the job's lease has lapsed (lease.lua)   8.. the terminal statuses
+-- returns {"ok", id} | {"repeated", id} | {"ended", status} | {"alive", ""}
 local job, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local body, status = ARGV[1], ARGV[2]
 
@@ -26,16 +28,17 @@ for i = 8, #ARGV do
   ends = ends or status == ARGV[i]
 end
 
--- Redis's clock and not the caller's: several processes ask this at about the same time, and one of them is answered.
+-- Redis's clock and not the caller's: several hub processes ask at once, and their clocks differ.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[7] == 'lapsed' and not (known[4] and tonumber(known[4]) < now) then
   return {'alive', ''}
 end
 
--- The epoch is when the log began. A log that is gone (deleted, expired, evicted) took its numbers with it: begin a
--- later epoch, so that no id is ever given twice and every old cursor is recognised as old. A log whose last position the hash
--- does not know is that of an earlier job of this name, whose hash was deleted: it belongs to whom that job belonged to.
+-- The epoch is when the log began. If the log is gone (deleted, expired, evicted), its numbers are gone too:
+-- begin a later epoch, so that no id is given twice and every old cursor is recognised as old. If the hash
+-- does not know the log's last position, the log is left from an earlier job of this name whose hash was
+-- deleted: delete it, because it belongs to that job's owner.
 local epoch, position = known[2], known[3]
 local before = epoch and tonumber(epoch) or 0
 if redis.call('EXISTS', log) == 0 then

@@ -1,7 +1,9 @@
-"""The Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
+"""Makes the Lua scripts' arguments and interprets their answers. No I/O; async and blocking publishers share
+it.
 
-The rules themselves are publish.lua, lease.lua and create.lua. Every publish carries an idempotency key, made up here when the caller has none:
-redis-py repeats a write whose answer was lost, and without the key one event would become two.
+The rules are in publish.lua, lease.lua and create.lua. Every publish carries an idempotency key, a random one
+if the caller gives none: redis-py repeats a write whose answer was lost, and without the key that would
+publish the event twice.
 """
 
 from __future__ import annotations
@@ -26,18 +28,18 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a job is kept in Redis, for resume and late viewers. Times in seconds."""
+    """How much of a job Redis keeps for resuming and late viewers. Times are in seconds."""
 
     events: int = 1000  # a build has some hundreds
-    ended: int = _DAY  # a page left open over night still gets its end
-    idle: int = 7 * _DAY  # a job that lost its worker does not stay for ever
-    once: int = _DAY  # a producer's own idempotency key
-    retry: int = 60  # a made-up key only has to outlive the client library's own retries
+    ended: int = _DAY  # the log after the end: a page left open over night still gets the terminal event
+    idle: int = 7 * _DAY  # the log after its last event: a job that never ends does not stay for ever
+    once: int = _DAY  # an idempotency key of the producer
+    retry: int = 60  # a random idempotency key: it only has to outlive redis-py's retries
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What publishing needs to know about the place."""
+    """What publishers and the hub must agree on: key names, retention, terminal statuses, size limit."""
 
     keys: Keys = field(default_factory=Keys)
     retention: Retention = field(default_factory=Retention)
@@ -46,7 +48,7 @@ class Publication:
 
     @classmethod
     def of(cls, settings: Settings) -> Publication:
-        """As the hub with these settings reads it."""
+        """The publication that a hub with these settings expects."""
         return cls(
             keys=Keys(settings.key_template),
             retention=Retention(events=settings.window_events),
@@ -61,7 +63,10 @@ class Publication:
         return self._prepare(job, body, status=status, once=once)
 
     def prepare_lost(self, job: JobId) -> tuple[list[str], list[str | int]]:
-        """The same for the event that stands for a worker which is lost; published only if its lease has lapsed."""
+        """KEYS and ARGV of publish.lua for the terminal event of a lost worker's job.
+
+        The script publishes it only if the job's lease has lapsed.
+        """
         fields = {
             "type": StageStarted.kind(),
             "stage": LOST,
@@ -80,7 +85,11 @@ class Publication:
         return [keys.job(job), keys.log(job), once], [self.retention.retry, *pairs]
 
     def prepare_lease(self, job: JobId, ttl: float, held: str) -> tuple[list[str], list[str | int]]:
-        """KEYS and ARGV of lease.lua; `ttl` in seconds, 0 gives the lease back; `held` is its last answer."""
+        """KEYS and ARGV of lease.lua.
+
+        `ttl` is in seconds; 0 releases the lease. `held` is what `interpret_lease` returned for the last
+        renewal.
+        """
         return [self.keys.job(job)], [int(ttl * 1000), held, *sorted(self.terminal)]
 
     def _prepare(
@@ -102,7 +111,7 @@ class Publication:
 
 
 def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
-    """The id in publish.lua's answer. Raises JobEnded after a terminal."""
+    """The event's id in publish.lua's answer. Raises JobEnded if the job has ended."""
     verdict, value = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
@@ -112,19 +121,22 @@ def interpret(job: JobId, reply: Iterable[bytes | str]) -> EventId:
 
 
 def is_published(reply: Iterable[bytes | str]) -> bool:
-    """Whether publish.lua published anything."""
+    """Returns True if publish.lua published the event."""
     return _words(reply)[0] == "ok"
 
 
 def interpret_job(job: JobId, reply: Iterable[bytes | str]) -> None:
-    """Raises JobExists, as create.lua answers."""
+    """Raises JobExists if create.lua answers that the job exists."""
     verdict, _ = _words(reply)
     if verdict == "exists":
         raise JobExists(f"expected a new id, got {job!r}, which is taken")
 
 
 def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> str:
-    """Until when the lease holds, for the next `prepare_lease`. Raises JobEnded and JobNotFound, as lease.lua answers."""
+    """The time at which the lease lapses (ms since 1970, as text), to be passed to the next `prepare_lease`.
+
+    Raises JobEnded and JobNotFound, as lease.lua answers.
+    """
     verdict, value = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
