@@ -1,8 +1,9 @@
-"""For workers: publish a job's events, from async code or from plain code (Celery, RQ, a script).
+"""For workers: publish a job's events, from async code or from blocking code (Celery, RQ, a script).
 
-Invariant: publishing never breaks the job that publishes. While Redis is away a call logs, counts and returns None;
-with `strict=True` it raises instead. A malformed event is the programmer's error and always raises `InvalidEvent`.
-Retries are safe: an event is numbered once, whatever the network did.
+Invariant: a failure to publish does not break the job. If Redis does not answer, or the job has ended, a call
+logs a warning, counts it in `failures` and returns None; with `strict=True` it raises instead. A malformed
+event is the programmer's error and always raises InvalidEvent. Retries publish an event only once
+(script.py).
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ from hub.job.event import EventId, JobId, checked_job_id
 from hub.produce.lease import SHORTEST_BLOCKING, TTL, Lease, held, held_sync
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.publisher")
+logger = quiet_log("hub.publisher")
 
 
-def ended(status: str, narration: str | None) -> dict[str, Any]:
-    """The fields of a job's last event."""
+def _last_fields(status: str, narration: str | None) -> dict[str, Any]:
+    """The fields of the event that ends a job."""
     return {"stage": status, "narration": narration, "status": status}
 
 
 class _Publishing:
-    """What the two publishers share: everything but the waiting."""
+    """What the async and the blocking publisher share: everything except I/O."""
 
     def __init__(self, publication: Publication | None, *, strict: bool) -> None:
         self._publication = publication or Publication()
         self._strict = strict
-        self._leases: WeakValueDictionary[JobId, Lease] = WeakValueDictionary()  # that are held
+        self._leases: WeakValueDictionary[JobId, Lease] = WeakValueDictionary()  # the leases held now
         self.failures = 0
-        """Events that were not published since the start, for whatever reason but a malformed event."""
+        """Number of events that could not be published; malformed events are not counted."""
 
     def _prepare(
         self, job: str, kind: str, fields: dict[str, Any], once: str | None
@@ -77,14 +78,15 @@ class _Publishing:
             if isinstance(error, JobEnded):
                 raise error
             raise BrokerUnavailable(f"{kind} of job {job} was not published: {words(error)}") from error
-        log.warning("%s of job %s was not published: %s", kind, job, words(error))
+        logger.warning("%s of job %s was not published: %s", kind, job, words(error))
 
 
 class Publisher(_Publishing):
-    """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` borrows yours.
+    """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` uses yours.
 
-    Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about 20 s
-    for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published or not.
+    Every method returns the event's id (`epoch-seq`), or None if the event was not published. A call waits at
+    most about 20 s for a stalled Redis (5 s per attempt, three retries). Cancel-safe: a cancelled event is
+    published completely or not at all.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Publisher(_Publishing):
 
     @classmethod
     def from_url(cls, url: str, *, publication: Publication | None = None, strict: bool = False) -> Publisher:
-        """A publisher with a connection of its own; end it with `aclose` or use it as a context manager."""
+        """A publisher with its own connection. Close it with `aclose`, or use it as a context manager."""
         client = for_publishing(url)
         publisher = cls(client, publication=publication, strict=strict)
         publisher._close = functools.partial(close, client)
@@ -118,10 +120,12 @@ class Publisher(_Publishing):
     async def emit(
         self, job: str, kind: str, fields: dict[str, Any] | None = None, *, once: str | None = None
     ) -> EventId | None:
-        """Publish an event of type `kind` with `fields` (JSON; a `status` sets the job's status).
+        """Publish an event of type `kind` with `fields`, which must be JSON; a `status` sets the job's
+        status.
 
-        `once` is an idempotency key: a second call with it returns the first id and publishes nothing (for a day).
-        Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a terminal event.
+        `once` is an idempotency key: for a day, a second call with the same key returns the first event's id
+        and publishes nothing. Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a
+        terminal event.
         """
         known, keys, args = self._prepare(job, kind, fields or {}, once)
         try:
@@ -135,44 +139,48 @@ class Publisher(_Publishing):
     async def stage_started(
         self, job: str, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
-        """A stage began; the job's status becomes `status`, or the stage's name. `fields` of your own travel along."""
+        """Say that a stage began. The job's status becomes `status`, by default the stage's name.
+
+        `fields` are added to the event, here and in the methods below.
+        """
         typed = {"stage": stage, "narration": narration, "status": status or stage}
         return await self.emit(job, StageStarted.kind(), typed | fields)
 
     async def stage_completed(
         self, job: str, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
-        """A stage is done; `duration` in seconds."""
+        """Say that a stage is done; `duration` is in seconds."""
         return await self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
     async def snapshot_updated(self, job: str, url: str, **fields: Any) -> EventId | None:
-        """There is a new picture at `url`."""
+        """Say that a new picture of the result is at `url`."""
         return await self.emit(job, SnapshotUpdated.kind(), {"url": url} | fields)
 
     async def documentation_updated(
         self, job: str, section: str, content: str, **fields: Any
     ) -> EventId | None:
-        """A section of the documentation was written."""
+        """Say that the section headed `section` was written; `content` is its text."""
         return await self.emit(
             job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields
         )
 
     async def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
-        """The job ends well; nothing follows."""
-        return await self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
+        """End the job as `ready`. Later events are refused."""
+        return await self.emit(job, StageStarted.kind(), _last_fields("ready", narration) | fields)
 
     async def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
-        """The job ends badly; nothing follows."""
-        return await self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
+        """End the job as `failed`. Later events are refused."""
+        return await self.emit(job, StageStarted.kind(), _last_fields("failed", narration) | fields)
 
     def lease(self, job: str, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
-        """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with publish.lease(job):`.
+        """Hold a lease of `ttl` seconds on the job for the block: `async with publisher.lease(job):`.
 
-        When the worker dies, viewers get one `failed` with `reason` `producer_lost` about `ttl` seconds later. Leaving the
-        block gives the lease back; leaving it by an exception lets it lapse, unless a retry takes it over. With strict it
-        raises JobEnded, JobNotFound and BrokerUnavailable at the beginning; `Lease.lost` says when the job is over.
+        A task renews the lease every `ttl / 3` seconds. If the worker dies, viewers get one `failed` with
+        `reason` `producer_lost` about `ttl` seconds later. Leaving the block releases the lease; leaving it
+        with an exception lets the lease lapse, so that a retry can take it over. With strict, entering the
+        block raises JobEnded, JobNotFound or BrokerUnavailable. `Lease.lost` becomes True if the job ends
+        elsewhere.
         """
-
         known, lease = self._new_lease(job, ttl)
         until = ""
 
@@ -188,7 +196,7 @@ class Publisher(_Publishing):
 
 
 class SyncPublisher(_Publishing):
-    """Publish from blocking code: the same methods as `Publisher`, without await. Safe to share between threads."""
+    """Publish from blocking code, with the methods of `Publisher`. Threads may share one publisher."""
 
     def __init__(
         self, client: SyncRedis, *, publication: Publication | None = None, strict: bool = False
@@ -203,7 +211,7 @@ class SyncPublisher(_Publishing):
     def from_url(
         cls, url: str, *, publication: Publication | None = None, strict: bool = False
     ) -> SyncPublisher:
-        """A publisher with connections of its own; end it with `close` or use it as a context manager."""
+        """A publisher with its own connections. Close it with `close`, or use it as a context manager."""
         client = for_publishing_sync(url)
         publisher = cls(client, publication=publication, strict=strict)
         publisher._close = client.close
@@ -256,14 +264,14 @@ class SyncPublisher(_Publishing):
 
     def ready(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.ready`."""
-        return self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
+        return self.emit(job, StageStarted.kind(), _last_fields("ready", narration) | fields)
 
     def failed(self, job: str, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.failed`."""
-        return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
+        return self.emit(job, StageStarted.kind(), _last_fields("failed", narration) | fields)
 
     def lease(self, job: str, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
-        """As `Publisher.lease`, of at least 8 s; a thread renews it, also while the worker computes."""
+        """As `Publisher.lease`, with a `ttl` of at least 8 s; a thread renews the lease."""
         known, lease = self._new_lease(job, ttl, shortest=SHORTEST_BLOCKING)
         until = ""
 
