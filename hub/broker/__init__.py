@@ -1,1 +1,1 @@
-"""Redis, and only here: connections, the one subscription, keys and scripts. Imports `job` and `settings`."""
+"""The one room that knows Redis: connections, subscription, keys, scripts. Imports `job` and `settings`."""

@@ -1,9 +1,10 @@
-"""Where Redis is: one URL, for a single server (`redis://`, `rediss://`, `unix://`) or for a primary that Sentinels know.
+"""The address of Redis, as one URL: a single server, or a primary that Sentinels name.
 
-    redis+sentinel://[user:password@]host[:26379],host[:26379],.../SERVICE[/db][?sentinel_password=...]
-    rediss+sentinel://...                                                  the same, with TLS to the primary
+    redis://...   rediss://...   unix://...                                 a single server, as redis-py reads
+    it redis+sentinel://[user:password@]host[:26379],host[:26379],.../SERVICE[/db][?sentinel_password=...]
+    rediss+sentinel://...                                                   the same, with TLS to the primary
 
-Pure: nothing is looked up here.
+Pure: parses text and resolves no names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _OF_POOLS = ("max_connections", "timeout")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`service` is the name the Sentinels at `sentinels` know the primary by, "" for a single server.
+    """Where the primary is.
 
     `url` is a single server's, as redis-py reads it. `options` are redis-py's arguments for a connection to the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
     """
@@ -38,7 +39,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read a URL. Raises InvalidSettings, without the password in its words."""
+        """Read a URL. Raises InvalidSettings; its text does not contain the password."""
         try:
             if urlsplit(url).scheme in _SENTINEL:
                 return _sentinel(url)
@@ -56,7 +57,7 @@ class Address:
 
 
 def _sentinel(url: str) -> Address:
-    """Raises ValueError."""
+    """Parse a URL of Sentinels. Raises ValueError."""
     parts = urlsplit(url)
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -64,7 +65,7 @@ def _sentinel(url: str) -> Address:
     query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
     sentinel_password = query.pop("sentinel_password", None)
     if not service or query:
-        raise ValueError("no service, or a parameter nobody knows")
+        raise ValueError("expected a service and no unknown parameter")
     options: dict[str, Any] = {"db": int(database or 0)}
     if user:
         options["username"] = unquote(user)
@@ -100,10 +101,10 @@ def _check_options(url: str) -> None:
 def _place(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError("no host")
+        raise ValueError("expected a host")
     return parts.hostname, parts.port or _SENTINEL_PORT
 
 
 def bare(url: str) -> str:
-    """The URL without user, password and parameters, for people to read."""
+    """The URL without user, password and parameters, for error texts and logs."""
     return url.rpartition("@")[2].partition("?")[0]

@@ -1,7 +1,7 @@
-"""Redis clients by URL, with time limits that suit each use.
+"""Makes Redis clients from a URL, with time limits that suit each use.
 
-redis-py's own default (5 s timeout, 10 retries) keeps one GET on a refused server waiting for 4 s and repeats writes
-across a stall; here each client says how long it may take.
+With redis-py's defaults (5 s timeout, 10 retries) a GET on a server that refuses connections takes 4 s, and
+writes are repeated across a stall. So each client made here sets its own limits.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from hub.broker.sentinel import close_sentinels, close_sentinels_sync, primary, 
 from hub.errors import BrokerUnavailable
 
 AsyncRedis = redis.asyncio.Redis
-"""The async client; other packages name it through here, so that redis is imported in broker/ only."""
+"""The async client. The other rooms import this name, so that only the broker room imports redis."""
 
 SyncRedis = redis.Redis
 
 REQUEST_TIMEOUT = 2.0
-"""Seconds a command may take on a viewer's request; a browser that waits longer for a 404 shows an error anyway."""
+"""Seconds that a command for a viewer's request may take; a person who waits longer assumes an error."""
 
 PUBLISH_TIMEOUT = 5.0
-"""Seconds a producer's command may take: a worker has time, and an event is worth a retry."""
+"""Seconds that a producer's command may take; for a worker, losing an event is worse than waiting."""
 
 DRIVER = redis.DriverInfo()
-"""What a connection says it is (CLIENT SETINFO). Made once: redis-py reads its package's metadata for it from the disk, 0.4 to
-10 ms per connection and on the event loop."""
+"""The client name that connections report (CLIENT SETINFO). Shared by all connections: redis-py would
+otherwise read its package metadata from disk for each connection, which blocks the event loop for 0.4 to 10
+ms."""
 
 
 def for_requests(url: str) -> AsyncRedis:
-    """The hub's client: fails fast, one retry. Raises InvalidSettings for a URL that is not Redis."""
+    """The hub's client: short timeouts, one retry. Raises InvalidSettings if `url` is not a Redis URL."""
     options: dict[str, Any] = {
         "socket_timeout": REQUEST_TIMEOUT,
         "socket_connect_timeout": REQUEST_TIMEOUT,
@@ -57,7 +58,7 @@ def for_requests(url: str) -> AsyncRedis:
 
 
 def for_publishing(url: str) -> AsyncRedis:
-    """A producer's client. Retries are safe: every publish carries an idempotency key."""
+    """A producer's client. Its retries are safe, because every publish carries an idempotency key."""
     options: dict[str, Any] = {
         "socket_timeout": PUBLISH_TIMEOUT,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
@@ -70,7 +71,7 @@ def for_publishing(url: str) -> AsyncRedis:
 
 
 def for_publishing_sync(url: str) -> SyncRedis:
-    """The same for plain, blocking workers."""
+    """A producer's client for blocking code."""
     options: dict[str, Any] = {
         "socket_timeout": PUBLISH_TIMEOUT,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
@@ -85,7 +86,7 @@ def for_publishing_sync(url: str) -> SyncRedis:
 
 
 async def close(client: AsyncRedis) -> None:
-    """Close a client that was made here, and what it has open to Sentinels."""
+    """Close a client made by this module, and its connections to Sentinels."""
     await client.aclose()
     await close_sentinels(client)
 
@@ -128,7 +129,7 @@ class PerLoop:
 
 
 class Script:
-    """A Lua script on an async client: EVALSHA, and EVAL when the server does not know it yet."""
+    """A Lua script on an async client: runs EVALSHA, and loads the script if the server does not know it."""
 
     def __init__(self, clients: PerLoop, text: str) -> None:
         self._clients = clients
@@ -141,25 +142,25 @@ class Script:
 
 
 class SyncScript:
-    """The same on a blocking client."""
+    """A Lua script on a blocking client."""
 
     def __init__(self, client: SyncRedis, text: str) -> None:
         self._script = client.register_script(text)
 
     def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
-        """The script's answer, for script.py to read."""
+        """Run the script; returns its raw answer, which the functions of script.py interpret."""
         return cast(list[bytes | str], self._script(keys=keys, args=args))
 
 
 def words(error: Exception) -> str:
-    """What Redis said, or which exception it was; redis-py's own `repr` says neither."""
+    """The error's message, or the name of its class if the message is empty, as for many timeouts."""
     return str(error) or type(error).__name__
 
 
 def unavailable(error: Exception) -> BrokerUnavailable:
-    """The same as ours."""
+    """A BrokerUnavailable for an error of redis-py or the network."""
     return BrokerUnavailable(f"expected an answer from Redis, got: {words(error)}")
 
 
 OUTAGE = (redis.RedisError, OSError, TimeoutError)
-"""What an unreachable, stalled or failing Redis raises."""
+"""The exceptions of a Redis that is unreachable, stalled or failing."""

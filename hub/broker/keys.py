@@ -14,7 +14,8 @@ from hub.errors import InvalidSettings
 from hub.job.event import JobId
 
 CONTROL_CHANNEL = "push-hub:control"
-"""Always subscribed, so that the Pub/Sub connection never leaves subscribed mode and has something to confirm."""
+"""Subscribed on every connection: its confirmation shows that the connection works, and it keeps the
+connection in subscribed mode when no job is watched."""
 
 _TEMPLATE = re.compile(
     r"[^{}]*(\{id\}|\{[^{}]*\{id\}[^{}]*\}|\{[^{}]+\}[^{}]*\{id\}|\{id\}[^{}]*\{[^{}]+\})[^{}]*"
@@ -41,7 +42,7 @@ class Keys:
         return self.template.replace("{id}", job)
 
     def events(self, job: JobId) -> str:
-        """The Pub/Sub channel."""
+        """The Pub/Sub channel for live events."""
         return self.job(job) + ":events"
 
     def meta(self, job: JobId) -> str:

@@ -1,7 +1,7 @@
-"""Redis, as the hub sees it: a job's hash, its log, and messages on its channel.
+"""The `Broker` on Redis: a job's hash, its log, and the messages on its channel.
 
-Invariant: every call is bounded in time by the client it was given; connection trouble of any kind is
-`BrokerUnavailable`. Live messages come through subscriber.py. A second broker is one more file like this one.
+Invariant: the timeouts of the client bound every call, and every failure of Redis or the network raises
+`BrokerUnavailable`. Live messages come through subscriber.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ from hub.job.event import EventId, JobId, UserId
 from hub.job.record import Entry, Job, Snapshot
 
 GRACE = 5.0
-"""Seconds that Redis must have been there before a worker counts as lost; one that could not renew tries again each second."""
+"""Seconds that Redis must have been connected before a worker counts as lost. During an outage workers cannot
+renew their leases; they retry every second, so a live worker renews within this time."""
 
 MAX_DIGITS = 20
-"""Of a number in a hash: 64 bits. Anybody who may write there could write more than Python likes to read."""
+"""Largest number of digits of a number in a hash: 64 bits. `int` raises ValueError for more than 4,300
+digits, and an application can write any text there."""
 
 
 class RedisBroker:
-    """The Broker on a redis-py client, which stays the caller's to close. `deadline`: seconds for a confirmation."""
+    """The Broker on a redis-py client, which the caller closes.
+
+    `deadline` is how many seconds Redis may take to confirm a subscription.
+    """
 
     def __init__(self, client: Redis, publication: Publication, *, deadline: float = 5.0) -> None:
         self.client = client
@@ -40,7 +45,7 @@ class RedisBroker:
         self._deadline = deadline
 
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]:
-        """The hashes of `jobs`, in one round trip; None for a job that does not exist."""
+        """Read the hashes of `jobs` in one round trip; None stands for a job that does not exist."""
         async with _available(), self.client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
@@ -52,25 +57,26 @@ class RedisBroker:
             return [self._job(job, *pair, now) for job, pair in zip(jobs, pairs, strict=True)]
 
     async def latest(self, job: JobId, *, limit: int) -> Snapshot:
-        """The hash and the last `limit` retained events."""
+        """Read the job's hash and its last `limit` retained events."""
         return await self._snapshot(job, "XREVRANGE", "+", "-", limit)
 
     async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot:
-        """The hash and at most `limit` retained events that follow `after`."""
+        """Read the job's hash and the first `limit` retained events after the id `after`."""
         return await self._snapshot(job, "XRANGE", str(after.next), "+", limit)
 
     async def subscribe(self, job: JobId, sink: Sink) -> None:
-        """Send the job's messages to `sink` from now on; returns when Redis has confirmed it."""
+        """Send the job's messages to `sink`; returns when Redis has confirmed the subscription."""
         await self.subscriber.subscribe(self.keys.events(job), sink, deadline=self._deadline)
 
     def unsubscribe(self, job: JobId, sink: Sink) -> None:
-        """Stop that, unless another sink has taken its place; does not wait."""
+        """Stop sending messages to `sink`. Does nothing if another sink has replaced it; does not wait."""
         self.subscriber.unsubscribe(self.keys.events(job), sink)
 
     async def declare_lost(self, job: JobId) -> bool:
-        """Publish the terminal event of a job whose lease has lapsed. False when it has not, or another process was first.
+        """Publish the terminal event of a job whose lease has lapsed; returns True if this call published it.
 
-        Also for `GRACE` seconds after Redis was away: workers that live could not renew, and need a moment to say so.
+        Returns False if the lease is valid or another process was first, and for the first `GRACE` seconds of
+        a connection, so that live workers can renew the leases that lapsed while Redis was away.
         """
         if self.subscriber.connected_for() < GRACE:
             return False
@@ -89,7 +95,7 @@ class RedisBroker:
         await self.subscriber.aclose()
 
     def statistics(self) -> SubscriberStatistics:
-        """What the Pub/Sub connection holds."""
+        """Returns the numbers of the Pub/Sub connection."""
         return self.subscriber.statistics()
 
     async def _snapshot(self, job: JobId, command: str, first: str, last: str, limit: int) -> Snapshot:
@@ -148,10 +154,10 @@ async def _available() -> AsyncIterator[None]:
 
 
 def _readable(reply: Any) -> Any:
-    """The reply; None where a key of another type stands, which is not ours to read. Raises any other error in a reply.
+    """The reply, or None if the key has another type than the hub's. Raises every other error in a reply.
 
-    Not every error may pass for "there is no such job": a Redis that is loading its data, or has revoked our rights,
-    answers for every job, and a viewer who is told 404 never comes back.
+    Only WRONGTYPE may mean "no such job". A Redis that is loading its data, or that has revoked the hub's
+    rights, returns an error for every job, and a viewer that gets a 404 does not reconnect.
     """
     if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
         return None
@@ -169,7 +175,7 @@ def _owner(value: bytes | str | None) -> str:
 
 
 def _entry(row: Any) -> Entry:
-    """`row` is (id, {field: value}) or (id, [field, value, ...]), as redis-py's protocol version has it."""
+    """Read a stream row: (id, {field: value}) or (id, [field, value, ...]), as redis-py's protocol has it."""
     row_id, values = row
     body = next(iter(values.values())) if isinstance(values, dict) else values[1]
     event_id = EventId.parse(_text(row_id))

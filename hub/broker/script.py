@@ -1,4 +1,5 @@
-"""The Lua scripts: their arguments and answers, the same for the async and the blocking publisher. No I/O.
+"""Makes the Lua scripts' arguments and interprets their answers. No I/O; async and blocking publishers share
+it.
 
 The rules themselves are the .lua files beside this one. Every write carries an idempotency key, made up here when the
 caller has none: redis-py repeats a write whose answer was lost, and without the key one event would become two.
@@ -27,7 +28,7 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a job is kept in Redis, for resume and late viewers. Times in seconds."""
+    """How much of a job Redis keeps for resuming and late viewers. Times are in seconds."""
 
     events: int = 1000  # a build has some hundreds
     ended: int = _DAY  # a page left open over night still gets its end
@@ -39,7 +40,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What publishing needs to know about the place."""
+    """What publishers and the hub must agree on: key names, retention, terminal statuses, size limit."""
 
     keys: Keys = field(default_factory=Keys)
     retention: Retention = field(default_factory=Retention)
@@ -49,7 +50,7 @@ class Publication:
 
     @classmethod
     def of(cls, settings: Settings) -> Publication:
-        """As the hub with these settings reads it."""
+        """The publication that a hub with these settings expects."""
         return cls(
             keys=Keys(settings.key_template),
             retention=Retention(events=settings.window_events),
@@ -65,7 +66,10 @@ class Publication:
         return self._prepare(job, events, once=once)
 
     def prepare_lost(self, job: JobId) -> tuple[list[str], list[str | int]]:
-        """The same for the event that stands for a worker which is lost; published only if its lease has lapsed."""
+        """KEYS and ARGV of publish.lua for the terminal event of a lost worker's job.
+
+        The script publishes it only if the job's lease has lapsed.
+        """
         fields = {
             "type": StageStarted.kind(),
             "stage": LOST,

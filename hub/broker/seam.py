@@ -1,4 +1,4 @@
-"""The contract between the engine and the place where jobs live. A second broker is one file like redis.py."""
+"""The contract between the engine and the store of jobs. A second broker is one more file like redis.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from hub.job.record import Job, Snapshot
 
 
 class Broker(Protocol):
-    """Where jobs live. All times are bounded; all calls raise BrokerUnavailable when the place does not answer.
+    """A store of jobs. Every call is bounded in time and raises BrokerUnavailable if the store does not
+    answer.
 
-    `subscribe` returns once messages flow to `sink`, so that what is read afterwards leaves no hole between.
+    `subscribe` returns when messages flow to `sink`, so a read after it leaves no hole before the first
+    message.
     """
 
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]: ...
@@ -29,7 +31,11 @@ class Broker(Protocol):
 
 
 class Sink(Protocol):
-    """Takes what one channel brings. Both are called from the subscriber's task and must not block."""
+    """Receives the messages of one channel. The subscriber's task calls both methods; they must not block.
+
+    `receive` gets one message. `missed` says that messages may have been lost, so the sink must look at the
+    log.
+    """
 
     def receive(self, data: bytes, /) -> None: ...
 

@@ -1,13 +1,12 @@
-"""Clients of whichever server the Sentinels call the primary.
+"""Clients of the server that the Sentinels name as the primary.
 
-Invariant: every connection that is made, or made anew for a retry, first asks the Sentinels. redis-py asks only for a new one:
-it repeats a command on the address of before, and a primary that is frozen still accepts TCP, takes the write when it is thawed, and
-loses it when it is turned into a replica.
+Invariant: every connection first asks the Sentinels, also when it reconnects for a retry. redis-py asks only
+for a new connection and sends a retry to the old address. There a frozen primary still accepts TCP
+connections; after thawing it executes the write, and loses that write when it becomes a replica.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -30,46 +29,42 @@ from redis.sentinel import SentinelManagedSSLConnection as SyncManagedSSLConnect
 from hub.broker.address import Address
 
 TIMEOUT = 1.0
-"""Seconds one Sentinel may take to say who the primary is; there are others."""
+"""Seconds that one Sentinel may take to name the primary; after that the next one is asked."""
 
 CONNECTIONS = 500
-"""Connections for commands at the most; redis-py's pool for Sentinel cannot wait for one, so there are more than of a single server."""
-
-Command = bytes | str | Iterable[bytes]
+"""Largest number of connections for commands. Ten times as many as for a single server, because redis-py's
+pool for Sentinel cannot wait for a free connection and raises instead."""
 
 
 class _Asking(SentinelManagedConnection):
-    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:
+    """A connection that asks the Sentinels before every reconnect; of redis-py, only `connect` asks."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
         if not self.is_connected:
             await self.connect()
-        await super().send_packed_command(command, check_health)
+        await super().send_packed_command(*args, **options)
 
 
-class _AskingTls(SentinelManagedSSLConnection):
-    async def send_packed_command(self, command: Command, check_health: bool = True) -> None:
-        if not self.is_connected:
-            await self.connect()
-        await super().send_packed_command(command, check_health)
+class _AskingTls(_Asking, SentinelManagedSSLConnection):
+    """The same with TLS."""
 
 
 class _SyncAsking(SyncManagedConnection):
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+    """As `_Asking`, for blocking clients."""
+
+    def send_packed_command(self, *args: Any, **options: Any) -> None:
         if not self.is_connected:
             self.connect()
-        super().send_packed_command(command, check_health)
+        super().send_packed_command(*args, **options)
 
 
-class _SyncAskingTls(SyncManagedSSLConnection):
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        if not self.is_connected:
-            self.connect()
-        super().send_packed_command(command, check_health)
+class _SyncAskingTls(_SyncAsking, SyncManagedSSLConnection):
+    """The same with TLS."""
 
 
 def primary(place: Address, options: dict[str, Any]) -> Redis:
-    """A client of the primary; `options` are redis-py's, for its connections."""
-    asking = _asking(place, Retry(NoBackoff(), 0))
-    sentinel = Sentinel(list(place.sentinels), sentinel_kwargs=asking)
+    """A client of the primary. `options` are redis-py's arguments for its connections."""
+    sentinel = Sentinel(list(place.sentinels), sentinel_kwargs=_for_sentinels(place, Retry(NoBackoff(), 0)))
     kind = _AskingTls if place.tls else _Asking
     client: Redis = sentinel.master_for(
         place.service, **place.options, **options, connection_class=kind, max_connections=CONNECTIONS
@@ -78,8 +73,8 @@ def primary(place: Address, options: dict[str, Any]) -> Redis:
 
 
 def primary_sync(place: Address, options: dict[str, Any]) -> redis.Redis:
-    """The same, blocking."""
-    asking = _asking(place, SyncRetry(NoBackoff(), 0))
+    """A blocking client of the primary. `options` are redis-py's arguments for its connections."""
+    asking = _for_sentinels(place, SyncRetry(NoBackoff(), 0))
     sentinel = SyncSentinel(list(place.sentinels), sentinel_kwargs=asking)
     kind = _SyncAskingTls if place.tls else _SyncAsking
     client: redis.Redis = sentinel.master_for(
@@ -88,8 +83,8 @@ def primary_sync(place: Address, options: dict[str, Any]) -> redis.Redis:
     return client
 
 
-def _asking(place: Address, retry: Retry | SyncRetry) -> dict[str, Any]:
-    # A Sentinel that is frozen must not keep us from asking the next one.
+def _for_sentinels(place: Address, retry: Retry | SyncRetry) -> dict[str, Any]:
+    # Short timeouts and no retry, so that a frozen Sentinel does not delay the question to the next one.
     return {
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
@@ -99,9 +94,10 @@ def _asking(place: Address, retry: Retry | SyncRetry) -> dict[str, Any]:
 
 
 async def has_moved(pool: ConnectionPool, connection: AbstractConnection) -> bool:
-    """Whether the Sentinels now name another primary than `connection` leads to. False when they do not answer.
+    """Returns True if the Sentinels now name another primary than the server of `connection`.
 
-    After a planned failover the old primary goes on as if nothing were for about ten seconds, until a Sentinel turns it into a replica.
+    Returns False if no Sentinel answers. After a planned failover the old primary serves as before for about
+    ten seconds, until a Sentinel turns it into a replica, so the connection itself shows nothing.
     """
     if not isinstance(pool, SentinelConnectionPool) or not isinstance(connection, SentinelManagedConnection):
         return False
@@ -113,14 +109,14 @@ async def has_moved(pool: ConnectionPool, connection: AbstractConnection) -> boo
 
 
 async def close_sentinels(client: Redis) -> None:
-    """Close what `client` has open to Sentinels."""
+    """Close the connections of `client` to Sentinels, which `client.aclose` leaves open."""
     manager = getattr(client.connection_pool, "sentinel_manager", None)
     if manager is not None:
         await manager.aclose()
 
 
 def close_sentinels_sync(client: redis.Redis) -> None:
-    """The same for a blocking client."""
+    """Close the connections of a blocking `client` to Sentinels."""
     manager = getattr(client.connection_pool, "sentinel_manager", None)
     for sentinel in manager.sentinels if manager is not None else ():
         sentinel.close()

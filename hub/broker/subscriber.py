@@ -1,12 +1,14 @@
 """The process's one Pub/Sub connection, owned by one task.
 
-Invariant: after `subscribe` returned, every message on the channel reaches its sink, or the sink is told `missed()`.
-It is told when a connection was lost, which is the only thing Redis Pub/Sub can do about it.
+Invariant: after `subscribe` has returned, every message on the channel reaches its sink, or the sink's
+`missed` is called. It is called after each reconnect, because Redis does not keep Pub/Sub messages for a lost
+connection.
 
-We drive redis-py's `Connection` and not its `PubSub`: that one reconnects silently inside a read (what passed in
-between is gone without a sign but a second confirmation), must not be touched by two tasks, and does not notice a
-frozen server. Here one supervisor task connects; below it one coroutine only reads, one only writes and one asks the Sentinels,
-if there are any; when one fails all end and the supervisor begins again.
+This module drives redis-py's `Connection` and not its `PubSub`. `PubSub` reconnects silently inside a read
+(messages of that time are lost, and a second subscribe confirmation is the only sign), must not be used by
+two tasks, and does not notice a frozen server. Here one supervisor task connects and runs three tasks: one
+only reads, one only writes, and one asks the Sentinels, if there are any, for the primary. If one of them
+fails, the supervisor ends all three and reconnects.
 """
 
 from __future__ import annotations
@@ -31,23 +33,24 @@ from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.redis")
+logger = quiet_log("hub.redis")
 
 PING_INTERVAL = 3.0
-"""Seconds between PINGs: with the silence limit a dead or frozen Redis is noticed within 8 s."""
+"""Seconds between PINGs. Together with `SILENCE`, a dead or frozen Redis is noticed within 8 s."""
 
 SILENCE = 5.0
-"""Seconds after a PING without a byte from Redis until the connection counts as dead."""
+"""Seconds without a byte from Redis after a PING until the connection counts as dead."""
 
 BACKOFF = (0.1, 2.0)
-"""Seconds before reconnecting, first and largest, doubled in between and jittered: no spin, and no long wait."""
+"""The first and the largest delay in seconds before a reconnect. The delay doubles and is jittered: short
+enough for viewers, long enough not to busy a Redis that refuses connections."""
 
 _CHANNELS_PER_COMMAND = 500  # a SUBSCRIBE of about 25 KB
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberStatistics:
-    """`connected` now; `channels` wanted now; `messages` and `reconnects` since the start."""
+    """`connected` now; `channels` that have a sink now; `messages` and `reconnects` since the start."""
 
     connected: bool
     channels: int
@@ -56,38 +59,39 @@ class SubscriberStatistics:
 
 
 class _Lost(Exception):
-    """The connection is of no use any more."""
+    """The connection does not work any more; the text says why."""
 
 
 class Subscriber:
-    """Channels and their sinks. Starts its task with the first `subscribe` or `start`; ended by `aclose`."""
+    """Channels and their sinks. The first `subscribe` or `start` starts the task, `aclose` ends it."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._sinks: dict[str, Sink] = {}
-        self._waiting: dict[str, asyncio.Future[None]] = {}  # subscriptions without a confirmation
-        self._commands: deque[tuple[str, str]] = deque()  # bound: two per channel in `_sinks` and its leavers
+        self._waiting: dict[str, asyncio.Future[None]] = {}  # subscriptions that Redis has not confirmed
+        # Bound: what `subscribe` and `unsubscribe` add while a write is under way; SILENCE limits each write.
+        self._commands: deque[tuple[str, str]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._serving = False  # there is a connection that takes commands
+        self._serving = False  # True while a connection accepts commands
         self._connected = False
         self._heard = 0.0  # loop time of the last byte from Redis
         self._messages = 0
         self._reconnects = 0
-        self._down: float | None = None  # since when, in loop time
-        self._up = 0.0  # the same
+        self._down: float | None = None  # loop time at which the connection was lost, None while connected
+        self._up = 0.0  # loop time at which it was last confirmed
 
     @property
     def connected(self) -> bool:
-        """Whether Redis confirmed the control channel on the present connection."""
+        """Returns True if Redis has confirmed the control channel on the present connection."""
         return self._connected
 
     def connected_for(self) -> float:
-        """Seconds since it did, 0 while it has not."""
+        """Seconds for which `connected` has been True; 0 if it is False."""
         return asyncio.get_running_loop().time() - self._up if self._connected else 0.0
 
     def start(self) -> None:
-        """Connect in the background, and stay connected."""
+        """Connect in the background, and reconnect whenever the connection is lost."""
         if self._task is None:
             self._task = asyncio.create_task(self._supervise(), name="hub-subscriber")
 
@@ -98,13 +102,14 @@ class Subscriber:
             await end_tasks(task)
 
     async def subscribe(self, channel: str, sink: Sink, *, deadline: float) -> None:
-        """Send what `channel` brings to `sink`; returns once Redis has confirmed.
+        """Send the messages of `channel` to `sink`; returns when Redis has confirmed the subscription.
 
-        Raises BrokerUnavailable after `deadline` seconds. Cancel-safe: on any exception nothing is subscribed.
+        Raises BrokerUnavailable after `deadline` seconds. Cancel-safe: on any exception nothing is
+        subscribed.
         """
-        self.start()  # a sink that is on its way out may still stand there; this one takes its place
+        self.start()
         confirmed = asyncio.get_running_loop().create_future()
-        self._sinks[channel] = sink
+        self._sinks[channel] = sink  # replaces the sink of a feed that is just ending
         self._waiting[channel] = confirmed
         self._command("SUBSCRIBE", channel)
         try:
@@ -117,18 +122,18 @@ class Subscriber:
             raise
 
     def unsubscribe(self, channel: str, sink: Sink) -> None:
-        """Stop, if it is still `sink` that the channel goes to; does not wait."""
+        """Stop sending `channel` to `sink`. Does nothing if `channel` has another sink; does not wait."""
         if self._sinks.get(channel) is sink:
             del self._sinks[channel]
             self._waiting.pop(channel, None)
             self._command("UNSUBSCRIBE", channel)
 
     def statistics(self) -> SubscriberStatistics:
-        """What the connection holds and has seen."""
+        """Returns what the connection holds now and has counted so far."""
         return SubscriberStatistics(self._connected, len(self._sinks), self._messages, self._reconnects)
 
     def _command(self, verb: str, channel: str) -> None:
-        if self._serving:  # otherwise the next connection subscribes to all that is wanted then
+        if self._serving:  # otherwise the next connection subscribes to every channel in `_sinks`
             self._commands.append((verb, channel))
             self._wake.set()
 
@@ -141,9 +146,9 @@ class Subscriber:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
-                log.warning("no subscription connection to Redis, trying again: %s", words)
+                logger.warning("the subscription connection to Redis is lost, reconnecting: %s", words)
             except Exception:
-                log.exception("the subscription connection failed, trying again")
+                logger.exception("the subscription connection failed, reconnecting")
             finally:
                 was_connected = self._connected
                 self._connected = self._serving = False
@@ -156,8 +161,8 @@ class Subscriber:
             await asyncio.sleep(delay * random.uniform(0.5, 1))
 
     def _connection(self) -> AbstractConnection:
-        # The caller's own connection settings (address, TLS, password), with the retries and timeouts off that
-        # would hide a loss from us; RESP2, so that a message is a plain list.
+        # The caller's connection settings (address, TLS, password), without the retries and timeouts that
+        # would hide a lost connection. RESP2, because there a message is a plain list.
         settings: dict[str, Any] = {
             **self._pool.connection_kwargs,
             "retry": Retry(NoBackoff(), 0),
@@ -173,7 +178,7 @@ class Subscriber:
             await connection.connect()
         self._heard = asyncio.get_running_loop().time()
         self._commands.clear()
-        self._serving = True  # from here on who subscribes is queued behind the list that is made now
+        self._serving = True  # from here on, commands queue up behind the SUBSCRIBEs of the next line
         for command in list(_in_bulk("SUBSCRIBE", [CONTROL_CHANNEL, *self._sinks])):
             await self._send(connection, *command)
         parts = [
@@ -187,7 +192,7 @@ class Subscriber:
             task.result()
 
     async def _read(self, connection: AbstractConnection) -> None:
-        # Who ends this wait: the writer, whose PING deadline fails and takes us down with it.
+        # This read has no timeout. If Redis is silent, `_write` raises and the supervisor ends this task.
         loop = asyncio.get_running_loop()
         sinks = self._sinks
         while True:
@@ -198,7 +203,7 @@ class Subscriber:
             if reply[0] == b"message":
                 self._messages += 1
                 sink = sinks.get(reply[1].decode("utf-8", "replace"))
-                if sink is not None:  # else it left; its UNSUBSCRIBE is on its way
+                if sink is not None:  # None if the sink has left and the UNSUBSCRIBE is still on its way
                     sink.receive(reply[2])
             elif reply[0] == b"subscribe":
                 self._confirm(reply[1].decode("utf-8", "replace"))
@@ -208,11 +213,11 @@ class Subscriber:
             self._connected = True
             self._up = asyncio.get_running_loop().time()
             if self._down is not None:
-                log.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
+                logger.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
                 self._down = None
         confirmed = self._waiting.pop(channel, None)
         if confirmed is None:
-            if channel in self._sinks:  # confirmed before, so this is a new connection: there was a hole
+            if channel in self._sinks:  # a second confirmation means a reconnect, so messages may be lost
                 self._sinks[channel].missed()
         elif not confirmed.done():
             confirmed.set_result(None)
@@ -256,7 +261,7 @@ def _in_bulk(verb: str, channels: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _grouped(commands: deque[tuple[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Empty `commands`: neighbours with the same verb become one command, order is kept."""
+    """Empty `commands`. Consecutive commands with the same verb become one command; the order is kept."""
     while commands:
         verb, channel = commands.popleft()
         channels = [channel]

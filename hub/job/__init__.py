@@ -1,1 +1,1 @@
-"""What a job says: events, frames, the log and cursors. Pure: the standard library, and pydantic for the catalogue."""
+"""What a job says: events, frames, the log and cursors. Pure; only the catalogue needs pydantic."""

@@ -29,13 +29,13 @@ class TypedEvent(BaseModel):
 
     @classmethod
     def kind(cls) -> str:
-        """The type's name on the wire."""
+        """The event type's name on the wire."""
         name: str = cls.model_fields["type"].default
         return name
 
 
 class StageStarted(TypedEvent):
-    """A stage of the build began; with a terminal status it is the job's last event."""
+    """A stage of the build began. With a terminal status, this is the job's last event."""
 
     type: Literal["build.stage.started"] = "build.stage.started"
     stage: str | None = Field(default=None, description="name of the stage, free text")
@@ -52,7 +52,7 @@ class StageCompleted(TypedEvent):
 
 
 class SnapshotUpdated(TypedEvent):
-    """There is a new picture of the result."""
+    """A new picture of the result is available."""
 
     type: Literal["snapshot.updated"] = "snapshot.updated"
     url: str = Field(description="where the picture is")

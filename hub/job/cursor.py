@@ -1,7 +1,7 @@
-"""Where a viewer begins: a cursor (`Last-Event-ID`) or a wish (`from`) against one job's log. Pure.
+"""Decides where in a job's log a viewer begins, from its cursor (`Last-Event-ID`) or its `from`. Pure.
 
-Invariant: whatever a stranger writes into a cursor, the answer is a position, a read of the retained log, or a
-`resync` with a reason. Never an error, never silence (docs/protocol.md).
+Invariant: for any text in a cursor, the answer is a position, a read of the retained log, or a `resync` with
+a reason; never an error and never a silent stream (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ _FROM_LAST = re.compile(r"-([1-9][0-9]{0,5})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a viewer asks for. `cursor` wins over `origin`: "start", "live", or a number of last events."""
+    """What a viewer asks for.
+
+    `cursor` is the id of the last event it has, as the client wrote it. `origin` applies only without a
+    cursor: the job's "start", "live" (new events only), or the number of last events to send. `types` are the
+    event types to send; None means all.
+    """
 
     cursor: str | None = None
     origin: Literal["start", "live"] | int = "start"
@@ -26,12 +31,16 @@ class Wish:
 
     @classmethod
     def parse(cls, *, cursor: str | None = None, origin: str | None = None, types: str | None = None) -> Wish:
-        """Read query parameters. An unknown `from` is "start": too much is better than silence."""
+        """Read query parameters; `types` is a comma-separated list.
+
+        An unknown `from` means "start": a viewer can ignore events it did not want, but cannot guess those it
+        missed.
+        """
         wanted = frozenset(name for name in map(str.strip, (types or "").split(",")) if name)
-        return cls(cursor=cursor or None, origin=_origin(origin), types=wanted or None)
+        return cls(cursor=cursor or None, origin=_parse_from(origin), types=wanted or None)
 
 
-def _origin(text: str | None) -> Literal["start", "live"] | int:
+def _parse_from(text: str | None) -> Literal["start", "live"] | int:
     if text == "live":
         return "live"
     last = _FROM_LAST.fullmatch(text or "")
@@ -42,10 +51,13 @@ def _origin(text: str | None) -> Literal["start", "live"] | int:
 class Beginning:
     """Where a viewer's stream begins.
 
-    `position` in the window; or, when `after` is set, the retained log is read from there until it meets the window.
-    `resync` is the reason when the cursor could not be honoured; the current state comes first then.
-    `ahead` is a cursor that the window does not reach yet: another process may have been faster, or somebody made it up.
-    `over` says that the viewer has everything of a job that has ended.
+    `position` is a position in the window. If `after` is set, the events after that id are first read from
+    the retained log, up to the start of the window.
+    `resync` is the reason why the cursor cannot be honoured; the stream then begins with the job's current
+    state.
+    `ahead` is a cursor beyond the end of the window: either another process has already delivered that event,
+    or the client invented the id.
+    `over` is True if the job has ended and the viewer has all of its events.
     """
 
     position: int
@@ -70,13 +82,17 @@ def beginning(wish: Wish, log: Log, *, retained: bool, ended: EventId | None = N
         if not missing:
             return Beginning(position)
     first = EventId(log.origin.next.epoch, 0)
-    if not retained or log.origin < first:  # nothing can be before the window
+    if not retained or log.origin < first:  # no event is older than the window
         return Beginning(log.start)
     return Beginning(log.start, after=EventId(first.epoch, max(0, log.origin.seq + 1 - missing)).previous)
 
 
 def live(log: Log, *, resync: str | None = None) -> Beginning:
-    """From now on; on a log that has ended its last event and the end, so that nobody waits for ever."""
+    """Begin with new events only.
+
+    On a closed log, begin with the terminal event and the `end` frame, because no new event would ever end
+    the stream.
+    """
     return Beginning(max(log.start, log.end - 2) if log.closed else log.end, resync=resync)
 
 

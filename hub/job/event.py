@@ -1,7 +1,8 @@
-"""What travels: events, their ids and the typed catalogue. Pure values, no I/O.
+"""Events, event ids and job ids. Pure values, no I/O.
 
-Invariant: an `Event` made from the wire keeps the producer's bytes; only what cannot be framed is replaced
-(bytes that are not UTF-8). Encoding for a transport lives with that transport.
+Invariant: an `Event` read from a message keeps the producer's text unchanged, except that bytes which are not
+UTF-8 become U+FFFD, because no transport could carry them. The typed events are in catalogue.py; each
+transport encodes events for its own wire.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ JobId = NewType("JobId", str)
 UserId = NewType("UserId", str)
 
 TERMINAL = frozenset({"ready", "failed"})
-"""Statuses that end a job, unless `HUB_TERMINAL_STATUSES` says otherwise."""
+"""The statuses that end a job; `HUB_TERMINAL_STATUSES` replaces this default."""
 
 LOST = "failed"
-"""How a job ends whose worker is lost; it ends a job whatever other statuses do."""
+"""The status of a job whose worker is lost; terminal even if `HUB_TERMINAL_STATUSES` does not name it."""
 
 MAX_EVENT_BYTES = 1 << 20
-"""1 MiB: a page of documentation fits a hundred times, a viewer's write buffer is not drowned."""
+"""1 MiB: room for a hundred pages of documentation; bounds what one event can put into a write buffer."""
 
 _MAX_SEQ = (1 << 64) - 1  # Redis stream ids are two unsigned 64-bit integers
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
@@ -35,9 +36,11 @@ _NUMBERED = re.compile(rb'\{"id":"([0-9]{1,20}-[0-9]{1,20})"(?:,(?=")|(?=\}))')
 
 
 class EventId(NamedTuple):
-    """`epoch-seq`, a Redis stream id: when the log began (ms since 1970) and a count 0, 1, 2 without holes.
+    """`epoch-seq`, a Redis stream id: when the log began (ms since 1970), and a count 0, 1, 2, ... without
+    holes.
 
-    A named tuple rather than a dataclass: it is hashed and compared for every event, and a tuple does both in C.
+    A named tuple and not a dataclass: ids are hashed and compared for every event, and a tuple does both in
+    C.
     """
 
     epoch: int
@@ -48,7 +51,7 @@ class EventId(NamedTuple):
 
     @property
     def previous(self) -> EventId:
-        """The id just before this one in Redis's order; before `E-0` that is the last id of `E - 1`."""
+        """The id before this one in Redis's order; for `E-0`, the last possible id of epoch `E - 1`."""
         if self.seq:
             return EventId(self.epoch, self.seq - 1)
         return EventId(self.epoch - 1, _MAX_SEQ)
@@ -62,12 +65,12 @@ class EventId(NamedTuple):
 
     @classmethod
     def of_message(cls, data: bytes) -> EventId | None:
-        """The id in a Pub/Sub message, without a look at the rest of it."""
+        """The id at the start of a Pub/Sub message, or None. The rest of the message is not parsed."""
         return _numbered(data)[0]
 
     @classmethod
     def parse(cls, text: str) -> EventId | None:
-        """Read `epoch-seq`; None for anything else, so that a stranger's header is only ever unknown."""
+        """Read `epoch-seq`. Returns None for any other text, because anybody can write the header."""
         match = _ID.fullmatch(text)
         if match is None:
             return None
@@ -76,7 +79,7 @@ class EventId(NamedTuple):
 
 
 FINAL = EventId(0, 0)
-"""The id of the final status of a job whose log has no terminal event: the end of a job that has no log."""
+"""The id of the event that the hub makes when a job has ended and its log has no terminal event."""
 
 
 RESERVED = frozenset(
@@ -99,7 +102,10 @@ RESERVED = frozenset(
 
 
 def job_id(text: str) -> JobId | None:
-    """`text` as a job id, or None: 1 to 128 of letters, digits and ``_ . : @ ~ -``, so a key can hold it."""
+    """Returns `text` as a job id, or None if it is not one.
+
+    A job id is 1 to 128 letters, digits and ``_ . : @ ~ -``: it becomes part of a Redis key.
+    """
     return JobId(text) if _JOB_ID.fullmatch(text) else None
 
 
@@ -107,8 +113,8 @@ def job_id(text: str) -> JobId | None:
 class Event:
     """One message of a job.
 
-    `body` is UTF-8 JSON text of an object without the hub's id, or any text at all when `fields` is None.
-    `fields` is that object parsed.
+    `body` is the JSON text of an object, without the id that the publish script adds. `fields` is the parsed
+    object; if the producer's text is not a JSON object, `fields` is None and `body` is that text.
     """
 
     id: EventId | None
@@ -117,19 +123,19 @@ class Event:
 
     @property
     def type(self) -> str | None:
-        """The event's type, if it is an object that names one."""
+        """The event's `type`, or None if the event is not an object or its `type` is not a string."""
         value = self.fields.get("type") if self.fields is not None else None
         return value if isinstance(value, str) else None
 
     @property
     def status(self) -> str | None:
-        """The status the event sets, if any."""
+        """The status that the event gives the job, or None."""
         value = self.fields.get("status") if self.fields is not None else None
         return value if isinstance(value, str) else None
 
     @classmethod
     def from_message(cls, data: bytes) -> Event:
-        """Read a Pub/Sub message."""
+        """Read a Pub/Sub message, with or without an id. Never raises."""
         event_id, start = _numbered(data)
         return cls.from_body(event_id, data if event_id is None else b"{" + data[start:])
 
@@ -143,14 +149,18 @@ class Event:
 
 
 def _numbered(data: bytes) -> tuple[EventId | None, int]:
-    """The id of a message, and where its own fields begin. Ours begin with the id, exactly as the publish script writes it."""
+    """The message's id, and the index at which the producer's own fields begin.
+
+    Only the exact spelling of the publish script counts as an id: an object whose first member is `id`,
+    without white space. An `id` elsewhere is a field of a producer that publishes without the script.
+    """
     found = _NUMBERED.match(data)
     event_id = EventId.parse(found[1].decode()) if found is not None else None
     return event_id, 0 if found is None else found.end()
 
 
 def body_size(data: bytes) -> int:
-    """Bytes of a message's body: without the id that the publish script wrote into it."""
+    """The size in bytes of a message's body, without the id that the publish script added."""
     event_id, start = _numbered(data)
     return len(data) if event_id is None else len(data) - start + 1
 
@@ -159,7 +169,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# NaN and Infinity: Python's parser takes them, a browser's JSON.parse does not.
+# Python's parser accepts NaN and Infinity; a browser's JSON.parse does not.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
@@ -183,7 +193,7 @@ def checked_job_id(text: str | int | UUID) -> JobId:
 
 
 def without(body: str, names: AbstractSet[str]) -> str:
-    """The object in `body` without the members called `names`; the others as their producer wrote them."""
+    """Remove the members called `names` from the JSON object in `body`; the others keep their text."""
     kept = []
     position = _skip(body, body.index("{") + 1, "")
     while body[position] != "}":
@@ -196,7 +206,7 @@ def without(body: str, names: AbstractSet[str]) -> str:
 
 
 def _skip(body: str, position: int, mark: str) -> int:
-    """The position after white space and the one `mark` in it."""
+    """The index of the next character that is neither white space nor `mark`."""
     while body[position] in " \t\r\n" or body[position] == mark:
         position += 1
     return position

@@ -1,6 +1,6 @@
-"""A `Frame` is what viewers are sent: an event, or a control frame that the hub makes itself. Pure.
+"""A `Frame` is one unit sent to viewers: an event, or a control frame that the hub makes. Pure.
 
-Invariant: a frame is encoded once per `Format`, however many viewers share it.
+Invariant: a frame is encoded once per `Format`, however many viewers receive it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ P_co = TypeVar("P_co", covariant=True)
 
 
 class Format(Protocol[P_co]):
-    """How frames look on one kind of wire. One instance per kind, shared by all viewers; it is a dictionary key.
+    """How frames look on one kind of wire.
 
-    `encode` gives one frame's bytes and is called once per frame, however many viewers share it. `join` makes what a
-    wire writes in one go out of several encodings; it is called once per batch and audience.
+    All viewers of that kind share one instance, which is a dictionary key. `encode` returns the bytes of one
+    frame and is called once per frame. `join` combines encoded frames into the payload that a wire writes at
+    once; it is called once per batch and audience.
     """
 
-    def encode(self, frame: Frame) -> bytes: ...
+    def encode(self, frame: Frame, /) -> bytes: ...
 
-    def join(self, parts: list[bytes]) -> P_co: ...
+    def join(self, parts: list[bytes], /) -> P_co: ...
 
 
 class Frame:
-    """An event, or a control frame, with its encodings, each made once.
+    """An event or a control frame, with its encodings; each encoding is made once.
 
-    A control frame has a `name` (`gap`, `resync`, `state`, `end`, ...) and no id; an event has no name. `seen` is
-    the cursor of a viewer that has this frame; the log sets it.
+    A control frame has a `name` (`gap`, `resync`, `state`, `end`, ...) and no id; an event has no name.
+    `terminal` is True for the event that ends the job. `seen` is the cursor of a viewer whose last frame is
+    this one; the log sets it, because a frame without an id takes the id before it.
     """
 
     __slots__ = ("_encodings", "body", "event", "id", "name", "seen", "terminal")
@@ -52,34 +54,37 @@ class Frame:
 
     @classmethod
     def control(cls, name: str, fields: dict[str, Any]) -> Frame:
-        """A frame about the stream itself."""
+        """Make a control frame: a message of the hub about the stream, not an event of the job."""
         return cls(Event(None, dumps(fields), fields), name=name)
 
     @property
     def size(self) -> int:
-        """Bytes of the body."""
+        """The size of the body in bytes of UTF-8."""
         return len(self.body) if self.body.isascii() else len(self.body.encode())
 
     def encoded(self, fmt: Format[Any]) -> bytes:
-        """The frame's bytes in `fmt`."""
+        """The frame's bytes in the format `fmt`, encoded on the first call."""
         encoding = self._encodings.get(fmt)
         if encoding is None:
             encoding = self._encodings[fmt] = fmt.encode(self)
         return encoding
 
     def passes(self, types: frozenset[str] | None) -> bool:
-        """Whether a viewer that asked for `types` gets it: control frames and terminal events always pass."""
+        """Returns True if a viewer that asked for `types` gets this frame.
+
+        Control frames and terminal events pass every filter.
+        """
         return types is None or self.name is not None or self.terminal or self.event.type in types
 
 
 def gap_frame(reason: str, first: EventId | None, last: EventId | None) -> Frame:
-    """`gap`: the first and last id of what is missing, where they are known."""
+    """`gap`: events are missing. `first` and `last` are the ids of the missing range, or None if unknown."""
     fields = {"from": str(first) if first else None, "to": str(last) if last else None, "reason": reason}
     return Frame.control("gap", fields)
 
 
 def resync_frame(reason: str) -> Frame:
-    """`resync`: the viewer's position means nothing any more; the state follows."""
+    """`resync`: the viewer's cursor is not valid for this log. A `state` frame follows."""
     return Frame.control("resync", {"reason": reason})
 
 
@@ -91,6 +96,9 @@ def end_frame(status: str | None, reason: str | None = None) -> Frame:
 
 
 def final_event(job: JobId, status: str) -> Event:
-    """The one event of a job that ended without leaving one; its spelling is fixed (docs/protocol.md)."""
+    """The event that the hub makes for a job that has ended and has no terminal event in its log.
+
+    The JSON text is fixed (docs/protocol.md), so it keeps the default separators of `json.dumps`.
+    """
     fields = {"type": "build.stage.started", "status": status, "job_id": job}
     return Event(FINAL, json.dumps(fields), fields)

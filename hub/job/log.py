@@ -1,8 +1,8 @@
-"""A job as a numbered log: a bounded window of frames, and positions in it.
+"""A job as a numbered log: a bounded window of frames, and positions in that window.
 
 Invariant: the window is contiguous. A position is an int that counts frames since the feed began; `start` and
 `end` only grow, and every position from `start` to `end` can be read. Pure: no I/O, no clock, no tasks.
-It does not know viewers (wire.py) or where frames come from (feed.py).
+A log knows neither its viewers (hub/fanout) nor the source of its frames (hub/feed).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from hub.job.frame import Frame
 
 
 class Log:
-    """The window of one job. At its bounds the oldest frames leave; who still needs them reads the retained log.
+    """The window of one job, bounded by `count` frames and `size` bytes of bodies.
 
-    `count` frames and `size` bytes of bodies are kept (each frame also holds its encodings, so the true cost is
-    about three times `size`).
+    At either bound the oldest frames are evicted; a viewer that still needs them reads the retained log in
+    Redis. A frame also holds its encodings, so the memory of a full window is about three times `size`.
     """
 
     __slots__ = (
@@ -56,10 +56,10 @@ class Log:
         return self._bytes
 
     def append(self, frames: Iterable[Frame]) -> None:
-        """Add frames at the end; may evict at the start. A frame named `end` closes the log: nothing follows it."""
+        """Add frames at the end, then evict at the start. A frame named `end` closes the log."""
         seen = self.seen_at(self.end)
         for frame in frames:
-            assert not self.closed, "a terminal is the last word, so the feed stops reading"
+            assert not self.closed, "the feed stops reading at the terminal event"
             self._frames.append(frame)
             self._bytes += frame.size
             if frame.id is None:
@@ -72,25 +72,32 @@ class Log:
         self._evict()
 
     def slice(self, position: int, size: int) -> list[Frame]:
-        """Frames from `position` on: at least one, and no more than fit in about `size` bytes; [] at the end."""
-        assert position >= self.start, "the caller looks at start first: what was evicted cannot be read"
+        """Returns the frames from `position` on, up to and including the one that reaches `size` bytes of
+        bodies.
+
+        Returns [] at the end of the log, else at least one frame.
+        """
+        assert position >= self.start, "the caller compares with start first, because evicted frames are gone"
         first = position - self._base
-        taken = 0
+        total = 0
         for index in range(first, len(self._frames)):
-            taken += self._frames[index].size
-            if taken >= size:
+            total += self._frames[index].size
+            if total >= size:
                 return self._frames[first : index + 1]
         return self._frames[first:]
 
     def position_after(self, event_id: EventId) -> int | None:
-        """Where a viewer that has `event_id` goes on; None when the window does not know it."""
+        """The position after the event `event_id`, or None if that event is not in the window."""
         if event_id == self.origin:
             return self.start
         position = self._positions.get(event_id)
         return position if position is not None and position >= self.start else None
 
     def position_of_last(self, number: int) -> tuple[int, int]:
-        """The position from which `number` events (not control frames) follow, and how many are missing for that."""
+        """The position from which the last `number` events follow, and how many of them the window lacks.
+
+        Control frames are not counted. If the window lacks any, the position is `start`.
+        """
         position = self.end
         while number > 0 and position > self.start:
             position -= 1
@@ -104,7 +111,7 @@ class Log:
         return self._frames[position - 1 - self._base].seen or self.origin
 
     def renumber(self, last: EventId) -> None:
-        """The numbering goes on after `last`, whatever it was; frames and cursors from before stay good."""
+        """Continue the numbering after `last`. Frames already in the window and their cursors stay valid."""
         if self.start == self.end:
             self.origin = last
         else:
@@ -112,17 +119,20 @@ class Log:
         self._positions[last] = self.end
 
     def forget(self) -> None:
-        """Cursors from before are unknown from now on; frames stay for who is reading."""
+        """Make all earlier cursors unknown. The frames stay, for viewers that are still catching up."""
         self._positions.clear()
 
     def _evict(self) -> None:
         while self.end - self.start > self._count or (self._bytes > self._size and self.end - self.start > 1):
             frame = self._evict_first()
-            # What is missing and the state that follows go together, or a window could begin in the middle of the notice.
+            # A `gap` or `resync` and the `state` after it leave together: a viewer that begins at a `state`
+            # frame would not learn why it was sent.
             if frame.name in ("gap", "resync") and self._first_is("state"):
                 self._evict_first()
         dead = self.start - self._base
-        if dead > 64 and dead * 2 > len(self._frames):  # amortised: each frame is moved once on average
+        # Deleting from the front moves the rest of the list, so wait until more than half of it is dead: then
+        # each frame is moved once on average.
+        if dead > 64 and dead * 2 > len(self._frames):
             del self._frames[:dead]
             self._base = self.start
 

@@ -1,4 +1,4 @@
-"""A job as it was read: its hash and its retained events. Pure values."""
+"""A job as read from Redis: its hash and its retained events. Pure values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One retained event: its id and its body (UTF-8 JSON text without the id)."""
+    """One retained event: its id, and its body as UTF-8 JSON text without the id."""
 
     id: EventId
     body: bytes
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job and retained events, oldest first, read in one transaction."""
+    """A job (None if unknown) and some of its retained events, oldest first, read in one transaction."""
 
     job: Job | None
     entries: list[Entry]

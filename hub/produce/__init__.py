@@ -1,1 +1,1 @@
-"""For workers: publishers, leases, and a job's life. Imports `broker` and `job`."""
+"""For workers: publishers, leases, and the states of a job. Imports `broker` and `job`."""

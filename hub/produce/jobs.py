@@ -1,7 +1,8 @@
-"""A job's life on its Redis hash: created, moved from status to status, ended once.
+"""Creates jobs in Redis and moves them from status to status until they end.
 
-Invariant: a job that has ended stays ended. `transition` goes through the publish script, so whoever watches learns
-of it at once and in order. For applications that keep their jobs elsewhere: write `status` and `user_id` to the hash.
+Invariant: a job that has ended stays ended. `transition` publishes an event, so viewers learn of the new
+status at once and in order. An application that keeps its jobs elsewhere needs no state machine: it writes
+`status` and `user_id` to the job's hash.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hub.produce.publisher import Publisher
 
 
 class JobStateMachine:
-    """Jobs on `client`, which stays the caller's to close. Every call raises BrokerUnavailable without Redis."""
+    """Jobs on `client`, which the caller closes. Every call raises BrokerUnavailable without Redis."""
 
     def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
         self._script = Script(PerLoop(client), CREATE_SCRIPT)
@@ -27,10 +28,14 @@ class JobStateMachine:
     async def create_job(
         self, job: str, *, user_id: str, project_id: str = "", status: str = "queued", **fields: str
     ) -> Job:
-        """Make the job's hash. Only `user_id` may watch it. Raises JobExists, and InvalidEvent for a bad id or field."""
+        """Create the job's hash and return it. Only the user `user_id` may watch the job.
+
+        Raises JobExists if the id is taken, and InvalidEvent for a bad id, a field that is not text or a
+        terminal status.
+        """
         known = checked_job_id(job)
         if status in self._publication.terminal:
-            raise InvalidEvent(f"expected a status to begin with, got {status!r}, which is terminal")
+            raise InvalidEvent(f"expected a first status, got {status!r}, which is terminal")
         values = {**fields, "status": status, "user_id": user_id, "project_id": project_id}
         for name, value in values.items():
             if not isinstance(value, str):
@@ -42,20 +47,20 @@ class JobStateMachine:
         return await self.get_job(known)
 
     async def get_job(self, job: str) -> Job:
-        """The job's hash. Raises JobNotFound."""
+        """Read the job's hash. Raises JobNotFound, and InvalidEvent for a bad id."""
         (found,) = await self._broker.jobs([checked_job_id(job)])
         if found is None or not found.exists:
             raise JobNotFound(f"expected a job, got {job!r}, which does not exist")
         return found
 
     async def transition(self, job: str, status: str, narration: str | None = None) -> EventId:
-        """Set the job's status and tell everybody who watches; a terminal status ends the job.
+        """Set the job's status and publish the event that tells viewers; a terminal status ends the job.
 
-        Returns the id of the event. Raises JobNotFound, and JobEnded when the job has ended before.
+        Returns the id of the event. Raises JobNotFound, and JobEnded if the job has already ended.
         """
         current = await self.get_job(job)
         if current.status in self._publication.terminal:
             raise JobEnded(f"job {job}: expected a job that runs, got one that is {current.status}")
         event_id = await self._publisher.stage_started(job, status, narration, status=status)
-        assert event_id is not None, "a strict publisher raises when it did not publish"
+        assert event_id is not None, "a strict publisher raises if it cannot publish"
         return event_id

@@ -1,8 +1,10 @@
-"""A worker's promise to be heard of: while it holds a job's lease, silence means that the worker is lost.
+"""A lease on a job: the worker renews it while it works, so a lease that lapses means that the worker is
+lost.
 
-Invariant: whoever watches a job with a lease learns of its end, from the worker or, when the lease has lapsed, from whichever
-hub process notices it first: one `failed` with `reason` `producer_lost`, published by the script, so once. A block that is left
-in order gives the lease back; one that is left by an exception lets it lapse, unless a retry takes it over.
+Invariant: viewers of a job with a lease learn how it ends. Either the worker publishes the end, or the first
+hub process that finds the lease lapsed publishes `failed` with `reason` `producer_lost`; the publish script
+lets only one of them through. A block that ends normally releases the lease. A block that ends with an
+exception lets it lapse, so that a retry of the job can take it over.
 """
 
 from __future__ import annotations
@@ -16,27 +18,30 @@ from hub.ending import end_tasks
 from hub.errors import HubError, JobEnded
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.lease")
+logger = quiet_log("hub.lease")
 
 TTL = 30.0
-"""Seconds: three renewals may fail, or a worker may be away for collecting garbage, before it counts as lost."""
+"""Default length of a lease in seconds. Three renewals may fail, or a garbage collection may pause the
+worker, before the worker counts as lost."""
 
 RENEWALS = 3
-"""Renewals within a lease's time."""
+"""Renewals within the length of a lease."""
 
 RETRY = 1.0
-"""Seconds until the next try after a renewal that failed, or a tenth of the lease: an outage that ends in time costs nothing."""
+"""Seconds between a failed renewal and its retry, or a tenth of the lease if that is less: the lease survives
+every outage that ends at least this long before the lease would lapse."""
 
 
 SHORTEST_BLOCKING = 8.0
-"""Seconds of the shortest lease in blocking code: a connection that died without a word takes 5 s of a renewal (PUBLISH_TIMEOUT), and
-a try begins when a third of the lease is over."""
+"""Length in seconds of the shortest lease in blocking code. A renewal starts when a third of the lease has
+passed; on a dead connection it takes 5 s (PUBLISH_TIMEOUT) to fail, and a retry must still fit."""
 
 
 class Lease:
-    """The lease of one job. `lost` is true once the job has ended without this worker's doing: it may stop.
+    """The lease on one job, of `ttl` seconds. Raises ValueError for less than `shortest` seconds.
 
-    `over` is true once it has ended by this worker's publisher.
+    `lost` becomes True if the job has ended without this worker's publisher, so the worker may stop.
+    `over` becomes True if this worker's publisher has ended the job.
     """
 
     def __init__(self, job: str, ttl: float, *, shortest: float = 1.0) -> None:
@@ -54,32 +59,38 @@ class Lease:
 
     @property
     def retry(self) -> float:
-        """Seconds between two tries."""
+        """Seconds between a failed renewal and its retry."""
         return min(RETRY, self.ttl / 10)
 
     @property
     def needed(self) -> bool:
-        """Whether there is a job to be heard of."""
+        """Returns True while the job runs and the lease must be renewed."""
         return not self.lost and not self.over
 
     def failed(self, error: HubError | TimeoutError) -> None:
-        """Take note of a renewal that failed: the job is over, or it is not there yet, or Redis is away, and the next one may do."""
+        """Note a failed renewal.
+
+        JobEnded means that the lease is lost. After any other error (Redis is away, the job is not created
+        yet) the next renewal may succeed.
+        """
         if self.over:
             return
         if isinstance(error, JobEnded):
             self.lost = True
-            log.warning("the lease of job %s is over: %s", self.job, error)
+            logger.warning("the lease on job %s is over: %s", self.job, error)
         else:
-            log.warning("the lease of job %s was not renewed, trying again: %s", self.job, error)
+            logger.warning("the lease on job %s was not renewed, retrying: %s", self.job, error)
 
 
 @asynccontextmanager
 async def held(
     lease: Lease, renew: Callable[[float], Awaitable[None]], *, strict: bool
 ) -> AsyncIterator[Lease]:
-    """Hold `lease` for the block. `renew` takes the seconds from now on, 0 to give it back, and raises HubError.
+    """Hold `lease` for the block; a task renews it. Cancel-safe.
 
-    With `strict` the first failure is raised, else only noted: a Redis that is away never breaks a job. Cancel-safe.
+    `renew` is called with the seconds from now until the lease lapses, or 0 to release it; it raises
+    HubError. With `strict` an error of the first renewal is raised. All other errors are only logged, so that
+    an outage of Redis does not break the job.
     """
     pause = lease.pause
     try:
@@ -94,7 +105,7 @@ async def held(
         yield lease
     finally:
         await end_tasks(renewing)
-    if lease.needed:  # not reached by an exception, which lets it lapse
+    if lease.needed:  # an exception in the block skips this, so the lease lapses
         try:
             await renew(0)
         except HubError as error:
@@ -106,7 +117,8 @@ async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]], pause:
         await asyncio.sleep(pause)
         pause = lease.pause
         try:
-            async with asyncio.timeout(lease.pause):  # or a frozen Redis would eat the lease in one try
+            # A frozen Redis would otherwise hold one attempt until the lease has lapsed.
+            async with asyncio.timeout(lease.pause):
                 await renew(lease.ttl)
         except (HubError, TimeoutError) as error:
             lease.failed(error)
@@ -115,7 +127,7 @@ async def _renew(lease: Lease, renew: Callable[[float], Awaitable[None]], pause:
 
 @contextmanager
 def held_sync(lease: Lease, renew: Callable[[float], None], *, strict: bool) -> Iterator[Lease]:
-    """The same for blocking code; a thread renews, so it goes on while the worker computes."""
+    """As `held`, for blocking code. A thread renews the lease, also while the worker computes."""
     pause = lease.pause
     try:
         renew(lease.ttl)
@@ -124,14 +136,14 @@ def held_sync(lease: Lease, renew: Callable[[float], None], *, strict: bool) -> 
             raise
         lease.failed(error)
         pause = lease.retry
-    over = threading.Event()
-    args = (lease, renew, over, pause)
+    left = threading.Event()  # set when the block is left
+    args = (lease, renew, left, pause)
     thread = threading.Thread(target=_renew_sync, args=args, name="hub-lease", daemon=True)
     thread.start()
     try:
         yield lease
     finally:
-        over.set()
+        left.set()
         thread.join()
     if lease.needed:
         try:
@@ -140,8 +152,8 @@ def held_sync(lease: Lease, renew: Callable[[float], None], *, strict: bool) -> 
             lease.failed(error)
 
 
-def _renew_sync(lease: Lease, renew: Callable[[float], None], over: threading.Event, pause: float) -> None:
-    while lease.needed and not over.wait(pause):
+def _renew_sync(lease: Lease, renew: Callable[[float], None], left: threading.Event, pause: float) -> None:
+    while lease.needed and not left.wait(pause):
         pause = lease.pause
         try:
             renew(lease.ttl)

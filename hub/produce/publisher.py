@@ -1,8 +1,9 @@
-"""For workers: publish a job's events, from async code or from plain code (Celery, RQ, a script).
+"""For workers: publish a job's events, from async code or from blocking code (Celery, RQ, a script).
 
-Invariant: publishing never breaks the job that publishes. While Redis is away a call logs, counts and returns None;
-with `strict=True` it raises instead. A malformed event is the programmer's error and always raises `InvalidEvent`.
-Retries are safe: an event is numbered once, whatever the network did.
+Invariant: a failure to publish does not break the job. If Redis does not answer, or the job has ended, a call
+logs a warning, counts it in `failures` and returns None; with `strict=True` it raises instead. A malformed
+event is the programmer's error and always raises InvalidEvent. Retries publish an event only once
+(script.py).
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ Kind = str | TypedEvent
 """An event's type, or a typed event, which has its fields with it."""
 
 
-def ended(status: str, narration: str | None) -> dict[str, Any]:
-    """The fields of a job's last event."""
+def _last_fields(status: str, narration: str | None) -> dict[str, Any]:
+    """The fields of the event that ends a job."""
     return {"stage": status, "narration": narration, "status": status}
 
 
 class _Publishing:
-    """What the two publishers share: everything but the waiting."""
+    """What the async and the blocking publisher share: everything except I/O."""
 
     def __init__(self, publication: Publication | None, *, strict: bool) -> None:
         self._publication = publication or Publication()
@@ -147,7 +148,7 @@ _FAILURES = (*OUTAGE, JobEnded, RuntimeError)
 
 
 class Publisher(_Publishing):
-    """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` borrows yours.
+    """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` uses yours.
 
     Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about 20 s
     for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published or not.
@@ -227,14 +228,17 @@ class Publisher(_Publishing):
     async def stage_started(
         self, job: Job, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any
     ) -> EventId | None:
-        """A stage began; the job's status becomes `status`, or the stage's name. `fields` of your own travel along."""
+        """Say that a stage began. The job's status becomes `status`, by default the stage's name.
+
+        `fields` are added to the event, here and in the methods below.
+        """
         typed = {"stage": stage, "narration": narration, "status": status or stage}
         return await self.emit(job, StageStarted.kind(), typed | fields)
 
     async def stage_completed(
         self, job: Job, stage: str, duration: float | None = None, **fields: Any
     ) -> EventId | None:
-        """A stage is done; `duration` in seconds."""
+        """Say that a stage is done; `duration` is in seconds."""
         return await self.emit(job, StageCompleted.kind(), {"stage": stage, "duration": duration} | fields)
 
     async def snapshot_updated(self, job: Job, url: str, **fields: Any) -> EventId | None:
@@ -244,18 +248,18 @@ class Publisher(_Publishing):
     async def documentation_updated(
         self, job: Job, section: str, content: str, **fields: Any
     ) -> EventId | None:
-        """A section of the documentation was written."""
+        """Say that the section headed `section` was written; `content` is its text."""
         return await self.emit(
             job, DocumentationUpdated.kind(), {"section": section, "content": content} | fields
         )
 
     async def ready(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends well; nothing follows."""
-        return await self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
+        return await self.emit(job, StageStarted.kind(), _last_fields("ready", narration) | fields)
 
     async def failed(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """The job ends badly; nothing follows."""
-        return await self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
+        return await self.emit(job, StageStarted.kind(), _last_fields("failed", narration) | fields)
 
     async def restart(self, job: Job, *, status: str = "queued") -> int | None:
         """Begin the job's next attempt: its events begin anew, and whoever comes back gets `resync` and then these.
@@ -283,9 +287,11 @@ class Publisher(_Publishing):
     def lease(self, job: Job, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
         """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with publish.lease(job):`.
 
-        When the worker dies, viewers get one `failed` with `reason` `producer_lost` about `ttl` seconds later. Leaving the
-        block gives the lease back; leaving it by an exception lets it lapse, unless a retry takes it over. With strict it
-        raises JobEnded, JobNotFound and BrokerUnavailable at the beginning; `Lease.lost` says when the job is over.
+        A task renews the lease every `ttl / 3` seconds. If the worker dies, viewers get one `failed` with
+        `reason` `producer_lost` about `ttl` seconds later. Leaving the block releases the lease; leaving it
+        with an exception lets the lease lapse, so that a retry can take it over. With strict, entering the
+        block raises JobEnded, JobNotFound or BrokerUnavailable. `Lease.lost` becomes True if the job ends
+        elsewhere.
         """
         known, lease = self._new_lease(job, ttl)
         until = ""
@@ -302,7 +308,7 @@ class Publisher(_Publishing):
 
 
 class SyncPublisher(_Publishing):
-    """Publish from blocking code: the same methods as `Publisher`, without await. Safe to share between threads."""
+    """Publish from blocking code, with the methods of `Publisher`. Threads may share one publisher."""
 
     def __init__(
         self, client: SyncRedis, *, publication: Publication | None = None, strict: bool = False
@@ -318,7 +324,7 @@ class SyncPublisher(_Publishing):
     def from_url(
         cls, url: str, *, publication: Publication | None = None, strict: bool = False
     ) -> SyncPublisher:
-        """A publisher with connections of its own; end it with `close` or use it as a context manager."""
+        """A publisher with its own connections. Close it with `close`, or use it as a context manager."""
         client = for_publishing_sync(url)
         publisher = cls(client, publication=publication, strict=strict)
         publisher._close = functools.partial(close_sync, client)
@@ -380,11 +386,11 @@ class SyncPublisher(_Publishing):
 
     def ready(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.ready`."""
-        return self.emit(job, StageStarted.kind(), ended("ready", narration) | fields)
+        return self.emit(job, StageStarted.kind(), _last_fields("ready", narration) | fields)
 
     def failed(self, job: Job, narration: str | None = None, **fields: Any) -> EventId | None:
         """As `Publisher.failed`."""
-        return self.emit(job, StageStarted.kind(), ended("failed", narration) | fields)
+        return self.emit(job, StageStarted.kind(), _last_fields("failed", narration) | fields)
 
     def restart(self, job: Job, *, status: str = "queued") -> int | None:
         """As `Publisher.restart`."""

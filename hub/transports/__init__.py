@@ -1,1 +1,1 @@
-"""How frames reach a client: SSE, WebSocket, dashboard, page; the portable wire and the fast one. Imports `engine`."""
+"""How frames reach a client: SSE, WebSocket, dashboard, page; portable and fast wires. Imports `engine`."""

@@ -1,6 +1,6 @@
-"""What a WebSocket client may say: parse a command, and the limits on saying it. Pure.
+"""Parses the commands of WebSocket clients, and limits their rate. Pure.
 
-Invariant: an unknown or malformed command costs one `error` frame and nothing else.
+Invariant: an unknown or malformed command is answered with one `error` frame and has no other effect.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from hub.job.event import JobId, job_id
 from hub.job.nesting import TOO_DEEP, is_too_deep
 
 MAX_BYTES = 64 * 1024
-"""Largest message from a client: a subscribe with a hundred types is 3 KB."""
+"""Largest message of a client, in bytes; a subscribe with a hundred types has 3 KB."""
 
 BURST = 200
-"""Frames from a client at once, commands and control frames: a dashboard that subscribes to its hundred jobs, twice."""
+"""Frames (commands and control frames) that a client may send at once: a dashboard may subscribe to its
+hundred jobs twice."""
 
 RATE = 20.0
-"""The same per second in the long run; a browser sends a Pong every 15 s."""
+"""Frames per second that a client may send in the long run; a browser sends a Pong every 15 s."""
 
 Op = Literal["subscribe", "unsubscribe", "state", "ping"]
 _OPS = ("subscribe", "unsubscribe", "state", "ping")
@@ -29,7 +30,7 @@ _OPS = ("subscribe", "unsubscribe", "state", "ping")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. `ref` is the client's own and comes back in the answer."""
+    """One command. `ref` is the client's value that the answer repeats."""
 
     op: Op
     ref: Any
@@ -38,7 +39,7 @@ class Command:
 
 
 class Malformed(Exception):
-    """The message is not a command; `code` and the text are for the client."""
+    """The message is not a valid command. `code` and the text are sent to the client."""
 
     def __init__(self, code: str, message: str, ref: Any = None) -> None:
         super().__init__(message)
@@ -51,7 +52,7 @@ def _refuse(name: str) -> None:
 
 
 def parse(text: str) -> Command:
-    """Read one message. Raises Malformed."""
+    """Parse one message of a client. Raises Malformed."""
     if is_too_deep(text):
         raise Malformed("malformed", TOO_DEEP)
     try:
@@ -80,19 +81,20 @@ def _job(value: dict[str, Any], ref: Any) -> JobId | None:
 
 
 def _wish(value: dict[str, Any], ref: Any) -> Wish:
-    after, origin, types = value.get("after"), value.get("from"), value.get("types")
-    if not isinstance(after, str | None) or not isinstance(origin, str | None):
+    after, start, types = value.get("after"), value.get("from"), value.get("types")
+    if not isinstance(after, str | None) or not isinstance(start, str | None):
         raise Malformed("malformed", "expected after and from to be strings, got something else", ref)
     if types is not None and not (isinstance(types, list) and all(isinstance(name, str) for name in types)):
         raise Malformed("malformed", "expected types to be a list of strings, got something else", ref)
-    return Wish.parse(cursor=after, origin=origin, types=",".join(types or []))
+    return Wish.parse(cursor=after, origin=start, types=",".join(types or []))
 
 
 def spend(due: float, now: float) -> float | None:
-    """Take one from a budget of `BURST` at once and `RATE` a second; None when there is none left.
+    """Spend one frame of a client's budget, which is `BURST` at once and `RATE` per second.
 
-    `due` is all there is to remember, 0.0 at first: when the budget is full again, in loop time. (The generic cell rate
-    algorithm, ITU-T I.371: one number per client where a token bucket has two.)
+    `due` is the loop time at which the budget is full again, 0.0 at first. Returns the new `due`, or None if
+    the budget is used up. This is the generic cell rate algorithm (ITU-T I.371): it stores one number per
+    client, where a token bucket stores two.
     """
     later = max(due, now) + 1 / RATE
-    return later if later - now <= BURST / RATE + 1e-6 else None  # the sums are rounded
+    return later if later - now <= BURST / RATE + 1e-6 else None  # 1e-6 allows for rounding in the sums

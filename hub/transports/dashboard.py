@@ -1,7 +1,8 @@
-"""The dashboard socket: many jobs on one WebSocket, subscribed and unsubscribed while it lives.
+"""The dashboard socket: one WebSocket that watches many jobs, which the client subscribes and unsubscribes.
 
-Invariant: each job has a view and a seat of its own on the one wire, so one job's end, fault or refusal is that job's alone;
-`job_id` is in every frame. It always runs on the portable wire: commands wait for Redis, so it needs a task anyway.
+Invariant: each job has its own view, seat and lane, so the end, failure or refusal of one job does not affect
+the others; every frame about a job has its `job_id`. A dashboard always uses the portable wire: its commands
+wait for Redis, so it needs a task in any case.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from hub.transports.websocket import (
 
 @dataclass(frozen=True)
 class AsgiDashboard:
-    """`Format`: one job's frames as ASGI messages, each saying which job it is about."""
+    """`Format`: the frames of one job as ASGI messages, each with the job's id."""
 
     job: JobId
 
     def encode(self, frame: Frame) -> bytes:
-        """With `job_id`, whatever the producer wrote."""
+        """Encode a frame; the hub's `job_id` replaces the producer's."""
         return encode(frame, self.job)
 
     def join(self, parts: list[bytes]) -> Messages:
-        """A message each."""
+        """Make one ASGI message of each part."""
         return [message(part) for part in parts]
 
 
@@ -50,11 +51,11 @@ class DashboardSockets:
 
     def __init__(self, transport: WebSocketTransport) -> None:
         self.transport = transport
-        self._sessions: dict[_Session, float] = {}  # since when each is silent, in loop time
+        self._sessions: dict[_Session, float] = {}  # loop time since which a session has written nothing
         transport.dashboards = self
 
     async def serve(self, websocket: WebSocket, user: UserId) -> None:
-        """Serve a socket with no job yet; the client subscribes."""
+        """Serve a socket until it ends. It watches no job until the client subscribes."""
         hub = self.transport.hub
         await websocket.accept()
         try:
@@ -72,7 +73,7 @@ class DashboardSockets:
             hub.admission.leave_socket(user)
 
     def beat(self, now: float, payload: Messages) -> None:
-        """A heartbeat to every socket that was silent for as long as that takes; an end to those that are old."""
+        """Write a heartbeat to every socket silent for the heartbeat interval, and end sockets by age."""
         hub = self.transport.hub
         for session, since in self._sessions.items():
             if now >= session.until:
@@ -84,14 +85,14 @@ class DashboardSockets:
                 session.write(payload)
 
     def drain(self) -> None:
-        """End the sockets that watch nothing; the others end with their seats."""
+        """End the sockets that have no seat. The drain ends the others through their seats."""
         for session in self._sessions:
             if not session.lanes.seated:
                 session.finish(Reason.RESTART)
 
 
 class _Session(AsgiWire):
-    """One connected client: a view of each job it subscribed to, all on this one wire. It ends by age at loop time `until`."""
+    """One client's socket, with a lane for each of its jobs. It ends by age at loop time `until`."""
 
     def __init__(
         self, transport: WebSocketTransport, websocket: WebSocket, user: UserId, *, until: float
@@ -109,22 +110,22 @@ class _Session(AsgiWire):
         self._user = user
         self.lanes = Lanes()
         self.catch_up = self.lanes.catch_up
-        self._writes = 0
+        self._writes_before = 0
 
     def has_written(self) -> bool:
-        """Whether it has since it was last asked."""
-        before, self._writes = self._writes, self.writes
-        return before != self._writes
+        """Returns True if the session has written since the last call."""
+        before, self._writes_before = self._writes_before, self.writes
+        return before != self.writes
 
     async def serve(self) -> None:
-        """Until it ends. Then it leaves every job."""
+        """Execute the client's commands until the socket ends, then leave every job."""
         try:
             await self.run(listen(self._websocket, self, self._execute))
         finally:
             self.lanes.clear()
 
     def end_lane(self, lane: Lane, reason: Reason) -> None:
-        """One job is over for this socket; its `end` frame went out with the log."""
+        """End one job on this socket. The `end` frame of a job that has ended is already written."""
         self._leave(lane)
         if reason is not Reason.ENDED:
             code = "not_found" if reason is Reason.NOT_FOUND else "resume"
@@ -166,9 +167,9 @@ class _Session(AsgiWire):
                 return
             lane = Lane(self, view)
             self.lanes.add(lane)
-            await self._begin(lane, ref)
+            await self._start_lane(lane, ref)
 
-    async def _begin(self, lane: Lane, ref: Any) -> None:
+    async def _start_lane(self, lane: Lane, ref: Any) -> None:
         job, view = lane.job, lane.view
         fmt = AsgiDashboard(job)
         self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
@@ -181,16 +182,16 @@ class _Session(AsgiWire):
             self._leave(lane)
             self._say(error_text(_code(error), error.detail, ref, job_id=job))
             return
-        await self.flush()  # it may be busy with other jobs' frames
+        await self.flush()  # the wire may be busy with other jobs' frames
         lane.seat = view.share(lane, fmt, at=view.position)
-        lane.seat.catch_up()  # at once: where the replay ended is the oldest place in the window
+        lane.seat.catch_up()  # at once, because the replay may have ended at the start of the window
 
     def _say(self, data: bytes) -> None:
         self.write([message(data)])
 
     def _leave(self, lane: Lane) -> None:
         self.lanes.remove(lane)
-        if self._hub.draining and not self.lanes:  # the drain ends sockets by their seats
+        if self._hub.draining and not self.lanes:  # the drain would not find a socket without seats
             self.finish(Reason.RESTART)
 
 

@@ -1,7 +1,8 @@
-"""The fast wire: a socket that was handed over, written to by the audience itself. No task, no queue, no timer.
+"""The fast wire: a detached socket that audiences write to directly. It has no task, no queue and no timer.
 
-Invariant: after `finish` or `connection_lost` nothing is written; while `paused` the transport holds a full buffer, and the
-seat waits in the log. What one idle viewer costs is listed in docs/decisions.md.
+Invariant: after `finish` has written the last bytes, and after `connection_lost`, nothing is written. While
+the wire is `paused`, the transport's buffer is full and the seat keeps its position in the log.
+docs/decisions.md lists what an idle viewer costs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from hub.fanout.audience import Seat
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
 from hub.job.frame import Format
-from hub.transports.handoff import GONE, Taken
+from hub.transports.handoff import GONE, Detached
 
 
 class Side(Protocol):
-    """What all sockets of one transport share, so that each holds one reference: who is blocked, and the last bytes."""
+    """What all sockets of one transport share; each socket holds one reference to it.
+
+    `blocked` has the sockets that take no bytes. `closing` makes the last bytes of a socket.
+    """
 
     @property
     def hub(self) -> Hub: ...
@@ -34,7 +38,7 @@ S = TypeVar("S", bound=Side)
 
 
 class SocketWire(asyncio.Protocol, Generic[S]):
-    """A `Wire` on a transport."""
+    """A `Wire` on an asyncio transport."""
 
     __slots__ = (
         "_connections",
@@ -48,34 +52,37 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         "write",
     )
 
-    def __init__(self, taken: Taken, view: View, fmt: Format[bytes], side: S) -> None:
-        self.transport = taken.transport
-        self.write = taken.transport.write
+    def __init__(self, detached: Detached, view: View, fmt: Format[bytes], side: S) -> None:
+        self.transport = detached.transport
+        self.write = detached.transport.write
         self.paused = False
         self.finished = False
-        self._unsaid: Reason | None = None  # why it ends, until there is room to say so
+        self._unsaid: Reason | None = None  # why it ends, while the full buffer keeps `finish` from saying so
         self.seat: Seat[bytes] = view.seat(self, fmt)
         self._view = view
-        self._connections = taken.connections
+        self._connections = detached.connections
         self._side = side
 
-    def begin(self) -> None:
-        """Take the transport over, and catch up."""
-        self._connections.add(self)  # uvicorn counts it, and calls shutdown() on it
+    def start(self) -> None:
+        """Become the transport's protocol, and write what the log has."""
+        self._connections.add(self)  # uvicorn counts these protocols, and calls shutdown() on each at SIGTERM
         self.transport.set_protocol(self)
         self._view.settle()
         self.seat.catch_up()
 
     def beat(self, payload: bytes) -> None:
-        """Nobody answers on an event stream; TCP_USER_TIMEOUT tells who is gone."""
+        """Write a heartbeat. The client does not answer it; TCP_USER_TIMEOUT finds dead connections."""
         self.write(payload)
 
     def finish(self, reason: Reason) -> None:
-        """Write the last bytes and close, now or when there is room. Who does not take them is cut off after the send timeout."""
+        """Write the last bytes and close, now or when the buffer has room.
+
+        A client that does not take them is cut off after the send timeout.
+        """
         if self.finished:
             return
         has_room = not self.paused
-        self.finished = self.paused = True  # nobody else writes any more
+        self.finished = self.paused = True  # stops every other writer
         self._side.blocked.add(self)
         if has_room:
             self._say_goodbye(reason)
@@ -87,27 +94,28 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self.close()
 
     def close(self) -> None:
-        """The last bytes are written."""
+        """Close the transport; the last bytes are written."""
         self.transport.close()
 
     @property
     def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
+        """The number of bytes that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
-        """End it hard; what is in its buffer is lost, and the viewer resumes."""
+        """Reset the connection. The bytes in its buffer are lost; the viewer resumes from its cursor."""
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The transport's buffer is over its high-water mark (64 KiB)."""
+        """asyncio calls this when the transport's buffer is over its high-water mark (64 KiB)."""
         self.paused = True
         self._side.blocked.add(self)
-        self.transport.pause_reading()  # who does not read us is not read either
+        self.transport.pause_reading()  # backpressure: answers to this client would grow the buffer
 
     def resume_writing(self) -> None:
-        """It is below the low-water mark."""
-        # Not in this call: asyncio's selector transport loses the connection twice when it is closed from in here.
+        """asyncio calls this when the transport's buffer is below its low-water mark."""
+        # Resume later: if a protocol closes asyncio's selector transport inside this call, `connection_lost`
+        # is called twice.
         asyncio.get_running_loop().call_soon(self._resume)
 
     def _resume(self) -> None:
@@ -120,26 +128,27 @@ class SocketWire(asyncio.Protocol, Generic[S]):
             self._side.blocked.discard(self)
             self.paused = False
             self.seat.catch_up()
-        self._listen()
+        self._resume_reading()
 
-    def _listen(self) -> None:
-        """Read the client again."""
+    def _resume_reading(self) -> None:
+        """Read from the client again."""
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """The socket is gone: leave the audience, the blocked sockets and uvicorn's connections."""
         self.finished = self.paused = True
         self._connections.discard(self)
         self._side.blocked.discard(self)
         self._view.close()
-        # They and this hold each other; apart they are freed at once and not by the garbage collector.
+        # Seat and transport refer to this wire and it to them. Without the cycles, reference counting frees
+        # all three at once and the garbage collector has no work.
         del self.seat
         self.transport = GONE
         self.write = GONE.write
 
     def shutdown(self) -> None:
-        """uvicorn calls this on every connection at SIGTERM, before it waits for anything: here the drain begins."""
+        """Begin the drain. uvicorn calls this on every connection at SIGTERM, before any waiting."""
         self._side.hub.begin_drain()
 
 
@@ -148,6 +157,6 @@ class SseWire(SocketWire[Side]):
 
     __slots__ = ()
 
-    def data_received(self, data: bytes) -> None:
-        """Nobody speaks on an event stream: a second request behind an endless answer is a mistake."""
+    def data_received(self, _data: bytes) -> None:
+        """Close the connection: a request pipelined behind an event stream would never be answered."""
         self.transport.close()

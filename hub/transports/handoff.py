@@ -1,4 +1,4 @@
-"""The hand-over of a socket: the seam between the ASGI server below and the push engine."""
+"""The hand-over of a socket: the seam between the ASGI server and the push engine."""
 
 from __future__ import annotations
 
@@ -9,54 +9,61 @@ from typing import Any, ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A socket that is ours: its transport, and uvicorn's set of connections, in which the new protocol must stand."""
+class Detached:
+    """A socket detached from the server: its transport, and uvicorn's set of connections.
+
+    The new protocol must add itself to `connections`, so that uvicorn counts it and shuts it down.
+    """
 
     transport: asyncio.Transport
     connections: set[Any]
 
 
 class Handoff(Protocol):
-    """The entry in `scope["extensions"]`."""
+    """The hub's entry in `scope["extensions"]`, one for each connection."""
 
     NAME: ClassVar[str] = "push_hub.handoff"
 
     @staticmethod
     def of(scope: Mapping[str, Any]) -> Handoff | None:
-        """The one of this connection, where the server below has it."""
+        """The entry in `scope`, or None if the server does not offer the hand-over."""
         found: Handoff | None = scope.get("extensions", {}).get(Handoff.NAME)
         return found
 
-    def take(self, last: bytes | None) -> Taken | None:
-        """The socket, or None when it is not to be had. `last` is the very body object that was sent last (SSE)."""
+    def detach(self, last: bytes | None, /) -> Detached | None:
+        """Detach the socket from the server and return it, or return None if the hand-over is not possible.
+
+        `last` is the body object that was sent last (SSE only): a middleware that rewrites bodies would have
+        sent another one.
+        """
 
     def cut(self) -> None:
-        """Reset the connection: closing it would wait for a buffer that nobody reads."""
+        """Reset the connection. To close it would wait for a buffer that the client does not read."""
 
 
 def is_plain(transport: asyncio.Transport) -> bool:
-    """Whether what is written to `transport` goes to the kernel as it is."""
+    """Returns True if `transport` is open and passes bytes to the kernel as they are, without TLS."""
     return not transport.is_closing() and transport.get_extra_info("ssl_object") is None
 
 
 class _Gone(asyncio.Transport):
-    """Stands where a transport was: nobody is there any more, and whoever still has something to do with it need not know."""
+    """Replaces a lost or detached transport: every call does nothing, so callers need not check for one."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def abort(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def is_closing(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def write(self, data: Any) -> None:
-        """Nothing."""
+        """Drops the data."""
 
     def get_write_buffer_size(self) -> int:
-        """None."""
+        """Returns 0."""
         return 0
 
 

@@ -1,4 +1,4 @@
-"""One ticking task per transport. No timer per viewer: a silent audience gets one heartbeat for all its seats."""
+"""The heartbeat's clock: one task per transport, not a timer per viewer, which would be 50,000 timers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from hub.ending import end_tasks
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.heartbeat")
+logger = quiet_log("hub.heartbeat")
 
 
 class Heartbeat:
-    """Calls `beat(now)` about once a second from `start` until `aclose`; `now` is loop time in seconds."""
+    """Calls `beat(now)` about once a second from `start` until `aclose`; `now` is loop time in seconds.
+
+    `heartbeat` is the transport's heartbeat interval in seconds; a tick is at most a fifth of it.
+    """
 
     def __init__(self, name: str, beat: Callable[[float], Awaitable[None]], *, heartbeat: float) -> None:
         self._name = name
@@ -21,11 +24,11 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to tick on the running loop."""
+        """Start the task on the running loop."""
         self._task = asyncio.create_task(self._tick(), name=f"hub-heartbeat-{self._name}")
 
     async def aclose(self) -> None:
-        """Stop."""
+        """End the task."""
         if self._task is not None:
             await end_tasks(self._task)
 
@@ -36,4 +39,4 @@ class Heartbeat:
             try:
                 await self._beat(loop.time())
             except Exception:
-                log.exception("a %s heartbeat failed", self._name)
+                logger.exception("a %s heartbeat failed", self._name)

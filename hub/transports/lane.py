@@ -1,6 +1,7 @@
-"""One job on a dashboard: a `Wire` of its own, on the socket that all jobs of the dashboard share.
+"""A lane is one job on a dashboard: a `Wire` of its own, on the socket that all jobs of the dashboard share.
 
-Invariant: one job's end, fault or slowness is that job's alone; lanes take turns, so a busy job does not starve the others.
+Invariant: the end, failure or slowness of one job does not affect the others. Lanes take turns, so a busy job
+does not starve the others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from hub.transports.portable import Messages
 _OF_ONE_JOB = (Reason.ENDED, Reason.GAP, Reason.TOO_SLOW, Reason.NOT_FOUND)
 
 
-class Road(Protocol):
-    """What lanes need of the socket they share."""
+class SharedSocket(Protocol):
+    """What lanes need of their socket. `end_lane` ends one lane, `finish` ends the whole socket."""
 
     @property
     def paused(self) -> bool: ...
@@ -30,38 +31,38 @@ class Road(Protocol):
 
 
 class Lane:
-    """The wire of `view`'s job. It has a `seat` once the job's past is written."""
+    """The wire of one job on the socket. It gets its `seat` when the replay of the job's past is written."""
 
-    __slots__ = ("_road", "seat", "view")
+    __slots__ = ("_socket", "seat", "view")
 
-    def __init__(self, road: Road, view: View) -> None:
+    def __init__(self, socket: SharedSocket, view: View) -> None:
         self.view = view
         self.seat: Seat[Messages] | None = None
-        self._road = road
+        self._socket = socket
 
     @property
     def job(self) -> JobId:
-        """The job it carries."""
+        """The job's id."""
         return self.view.job_id
 
     @property
     def paused(self) -> bool:
-        """Returns True while the socket is busy, whichever job's bytes it sends."""
-        return self._road.paused
+        """Returns True while the socket is busy with the bytes of any job."""
+        return self._socket.paused
 
     def write(self, payload: Messages) -> None:
-        """Send these on the socket."""
-        self._road.write(payload)
+        """Write to the shared socket."""
+        self._socket.write(payload)
 
     def beat(self, payload: Messages) -> None:
-        """A dashboard beats once for all its jobs (dashboard.py)."""
+        """Does nothing: a dashboard sends one heartbeat for all its jobs (dashboard.py)."""
 
     def finish(self, reason: Reason) -> None:
-        """The end of one job ends its lane. The end of a process, or of a stream's time, ends the socket."""
+        """End the lane if `reason` concerns one job, else (end of the process, age) end the socket."""
         if reason in _OF_ONE_JOB:
-            self._road.end_lane(self, reason)
+            self._socket.end_lane(self, reason)
         else:
-            self._road.finish(reason)
+            self._socket.finish(reason)
 
 
 class Lanes:
@@ -78,33 +79,31 @@ class Lanes:
 
     @property
     def seated(self) -> bool:
-        """Returns True if at least one job is past its beginning."""
+        """Returns True if at least one lane has a seat."""
         return any(lane.seat is not None for lane in self._lanes.values())
 
     def get(self, job: JobId) -> Lane | None:
-        """The lane of `job`."""
+        """The lane of `job`, or None."""
         return self._lanes.get(job)
 
     def add(self, lane: Lane) -> None:
-        """A new job."""
+        """Add the lane of a job that has none yet."""
         self._lanes[lane.job] = lane
 
     def remove(self, lane: Lane) -> None:
-        """The pair of `add`; gives back what the job's view holds. May be called twice."""
+        """Remove a lane and close its view. May be called twice."""
         if self._lanes.get(lane.job) is lane:
             del self._lanes[lane.job]
         lane.view.close()
-        lane.seat = (
-            None  # they hold each other; apart they are freed at once and not by the garbage collector
-        )
+        lane.seat = None  # breaks the reference cycle of seat and lane, so that both are freed at once
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all lanes."""
         for lane in list(self._lanes.values()):
             self.remove(lane)
 
     def catch_up(self) -> None:
-        """Let each lane write until the socket is busy; who was first this time is last the next."""
+        """Let lane after lane write until the socket is busy. The first lane is last the next time."""
         for lane in list(self._lanes.values()):
             if lane.seat is not None:
                 lane.seat.catch_up()

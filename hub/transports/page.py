@@ -1,6 +1,7 @@
-"""JSON pages of a log and the long poll, on the same cursor as the streams.
+"""JSON pages of a log, and the long poll, with the cursors of the streams.
 
-Invariant: `position` in the answer is the cursor after the last event in it, so asking again with it misses nothing.
+Invariant: `position` in a page is the cursor after the page's last event, so a request with that cursor
+misses nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from hub.transports.websocket import encode
 
 
 class _Nothing:
-    """The `Format` of who only waits: the page reads the frames from the log."""
+    """The `Format` of a long poll, which writes nothing: the page reads its frames from the log."""
 
-    def encode(self, frame: Frame) -> bytes:
-        """Nothing."""
+    def encode(self, _frame: Frame) -> bytes:
+        """Returns no bytes."""
         return b""
 
-    def join(self, parts: list[bytes]) -> bytes:
-        """Nothing."""
+    def join(self, _parts: list[bytes]) -> bytes:
+        """Returns no bytes."""
         return b""
 
 
@@ -35,26 +36,26 @@ NOTHING = _Nothing()
 
 
 class Bell:
-    """A `Wire` that carries nothing and rings when there would be something to carry."""
+    """A `Wire` that writes nothing, and wakes the long poll when another wire would write."""
 
     paused = False
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
 
-    def write(self, payload: bytes) -> None:
-        """There is an event."""
+    def write(self, _payload: bytes) -> None:
+        """Ring: there is an event."""
         self._rung.set()
 
     def beat(self, payload: bytes) -> None:
-        """A long poll is over before a heartbeat would be due."""
+        """Does nothing: a long poll needs no heartbeat, the client expects no bytes before the page."""
 
-    def finish(self, reason: Reason) -> None:
-        """The job ended, or the hub drains: the page is made of what there is."""
+    def finish(self, _reason: Reason) -> None:
+        """Ring: the job has ended or the hub drains, so the page has what the log holds now."""
         self._rung.set()
 
     async def wait(self, seconds: float, receive: Receive) -> None:
-        """Return when it rings, after `seconds`, or when the client has left."""
+        """Return when the bell rings, when `seconds` have passed, or when the client has left."""
         leaving = asyncio.create_task(_wait_until_left(receive))
         leaving.add_done_callback(lambda _: self._rung.set())
         try:
@@ -72,28 +73,29 @@ async def _wait_until_left(receive: Receive) -> None:
 
 
 async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: Receive) -> bytes:
-    """The JSON text of one page: at most `limit` events after the view's cursor; waits `wait` seconds for the first.
+    """Read one page: at most `limit` events after the view's cursor, as JSON text.
 
-    `{"events": [...], "notices": [...], "position": "epoch-seq", "ended": bool}`: events as on a WebSocket; notices
-    are `gap`, `resync` and `state` frames. Raises BrokerUnavailable.
+    If there is no event yet, waits up to `wait` seconds for one. The page is `{"events": [...], "notices":
+    [...], "position": "epoch-seq", "ended": bool}`. Events look as on a WebSocket; notices are `gap`,
+    `resync` and `state` frames. Raises BrokerUnavailable.
     """
     page = _Page(view, limit)
-    page.take(view.preamble)
+    page.add(view.preamble)
     while frames := await hub.read_past(view):
-        page.take(frames)
+        page.add(frames)
         if page.full:
             return page.text()
     page.read_window()
     if wait and not page.events and not view.log.closed:
         bell = Bell()
-        view.share(bell, NOTHING, at=page.position)  # the view gives it back at its own end
+        view.share(bell, NOTHING, at=page.position)  # closing the view removes this seat
         await bell.wait(wait, receive)
         page.read_window()
     return page.text()
 
 
 class _Page:
-    """Frames collected so far, and how far that is."""
+    """The frames collected so far, and the cursor after them."""
 
     def __init__(self, view: View, limit: int) -> None:
         self.events: list[bytes] = []
@@ -105,11 +107,11 @@ class _Page:
 
     @property
     def full(self) -> bool:
-        """Whether no more events fit."""
+        """Returns True if the page has `limit` events."""
         return len(self.events) >= self._limit
 
-    def take(self, frames: list[Frame]) -> int:
-        """Take frames until the page is full; how many were looked at."""
+    def add(self, frames: list[Frame]) -> int:
+        """Add frames until the page is full. Returns how many of them are done, including those not shown."""
         for count, frame in enumerate(frames):
             if self.full:
                 return count
@@ -121,11 +123,11 @@ class _Page:
         return len(frames)
 
     def read_window(self) -> None:
-        """Take what the window holds from the view's position on."""
+        """Add the frames of the window from the view's position on."""
         log = self._view.log
         self.position = max(self.position, self._view.position)
         while not self.full and self.position >= log.start and (frames := log.slice(self.position, CHUNK)):
-            self.position += self.take(frames)
+            self.position += self.add(frames)
 
     def text(self) -> bytes:
         """The page as JSON."""

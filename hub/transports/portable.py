@@ -1,7 +1,8 @@
-"""The portable wire: any ASGI server, any test client. One task sends, one listens.
+"""The portable wire, for any ASGI server or test client. One task sends, another one listens.
 
-Invariant: only `run` sends, so bytes of one connection never interleave. A payload is a list of ASGI messages, shared by
-all viewers of an audience. At most one payload and some short answers wait here; beyond that the wire is paused.
+Invariant: at any time only one task sends, so the bytes of a connection never interleave. A payload is a list
+of ASGI messages that all viewers of an audience share. At most one payload and some short answers wait in a
+wire, because the wire is paused while anything waits.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
 from hub.quiet import quiet_log
 
-log = quiet_log("hub.transports")
+logger = quiet_log("hub.transports")
 
 Message = MutableMapping[str, Any]
 Messages = list[Message]
 
 
 class AsgiWire:
-    """A `Wire` on an ASGI `send`. `last_words` gives the messages that end the connection for a reason.
+    """A `Wire` on an ASGI `send`. `last_words` makes the messages that end the connection for a reason.
 
-    A send that takes longer than `blocked` allows is broken off: by `cut`, which resets the connection where the server below
-    lets us, else by cancelling the send.
+    A send that takes longer than `blocked` allows is aborted: by `cut`, which resets the connection if the
+    server offers that, else by cancelling the task that sends.
     """
 
     __slots__ = (
@@ -56,87 +57,90 @@ class AsgiWire:
         last_words: Callable[[Reason], Messages],
         cut: Callable[[], None] | None = None,
     ) -> None:
-        self.catch_up: Callable[[], None] = _nothing  # writes what the log has for this viewer; the seat's
+        self.catch_up: Callable[[], None] = _nothing  # the seat's: writes what the log has for this viewer
         self.reason: Reason | None = None
         self.writes = 0
         self._send = send
         self._blocked = blocked
         self._broken_off = False
         self._cut = cut
-        self._task: asyncio.Task[Any] | None = None  # that sends
+        self._task: asyncio.Task[Any] | None = None  # the task that sends
         self._last_words = last_words
         self._pending: Messages = []
         self._sending = False
-        self._sent = 0  # payloads, with what else was waiting
+        self._sent = 0  # number of times that all waiting messages were sent
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
 
     @property
     def paused(self) -> bool:
-        """Whether something still waits to be sent, or nothing ever will."""
+        """Returns True while messages wait to be sent, and always after `finish`."""
         return self._sending or bool(self._pending) or self.reason is not None
 
     @property
     def finished(self) -> bool:
-        """Whether only the last words are missing."""
+        """Returns True after `finish`: only the last words may still be sent."""
         return self.reason is not None
 
     @property
     def unsent(self) -> int:
-        """The server below does not say."""
+        """Returns 0, because ASGI does not tell how many bytes wait in the server."""
         return 0
 
     def write(self, payload: Messages) -> None:
-        """Send these as soon as possible."""
+        """Queue messages; `run` sends them. Does not wait."""
         self.writes += 1
         self._pending += payload
         self._wake.set()
 
     def beat(self, payload: Messages) -> None:
-        """The server below sends the Pings, and knows who does not answer."""
+        """Write a heartbeat. The server sends the Pings itself, and closes dead connections."""
         self.write(payload)
 
     def finish(self, reason: Reason) -> None:
-        """End the connection when all that was written is sent. The first reason stands."""
+        """End the connection after all written messages are sent. Only the first call has an effect."""
         if self.reason is None:
             self.reason = reason
             self._wake.set()
 
     async def flush(self) -> None:
-        """Return when what waits now is sent, or nothing ever will be. Cancel-safe."""
+        """Return when all messages that wait now are sent, or when the client has left. Cancel-safe."""
         goal = self._sent + self._sending + bool(self._pending)
         while self._sent < goal and self.reason is not Reason.LEFT:
             self._flushed.clear()
             await self._flushed.wait()
 
     async def send_now(self, messages: Messages) -> None:
-        """Send before `run`: what a viewer is given at the beginning. Raises OSError when it is gone or too slow."""
+        """Send messages before `run` starts: the beginning of a stream.
+
+        Raises OSError if the client has left or is too slow.
+        """
         self._task = asyncio.current_task()
         await self._send_all(messages)
 
     async def run(self, listen: Coroutine[Any, Any, Reason]) -> None:
-        """Send until there is a reason to end; `listen` reads the client and returns why it is to end."""
+        """Send messages until the connection ends; `listen` reads the client and returns the reason."""
         self._task = asyncio.current_task()
         listener = asyncio.create_task(listen)
-        listener.add_done_callback(self._heard)
+        listener.add_done_callback(self._listener_ended)
         try:
             await self._run()
         except (OSError, WebSocketDisconnect):
-            # The client is gone: uvicorn says it one way, starlette the other.
+            # The client is gone: uvicorn raises OSError, starlette WebSocketDisconnect.
             self.reason = Reason.LEFT
         finally:
             self._flushed.set()
             if self.reason is None:
                 self.reason = Reason.LEFT
             await end_tasks(listener)
-            self.catch_up = _nothing  # the seat holds this wire
+            self.catch_up = _nothing  # breaks the reference cycle of seat and wire
 
-    def _heard(self, listener: asyncio.Task[Reason]) -> None:
+    def _listener_ended(self, listener: asyncio.Task[Reason]) -> None:
         if listener.cancelled():
             return
         error = listener.exception()
         if error is not None:
-            log.error("a client's command failed, its connection is closed", exc_info=error)
+            logger.error("a client's command failed, its connection is closed", exc_info=error)
         self.finish(listener.result() if error is None else Reason.FAILED)
         if self.reason is Reason.LEFT:
             self._pending.clear()
@@ -161,7 +165,7 @@ class AsgiWire:
             await self._send_all(self._last_words(self.reason))
 
     def abort(self) -> None:
-        """The viewer takes nothing; break off the send that waits for it."""
+        """Break off the send that waits for a client that takes no bytes."""
         if self._cut is not None:
             self._cut()
         elif self._task is not None and not self._broken_off:
@@ -169,8 +173,9 @@ class AsgiWire:
             self._task.cancel()
 
     async def _send_all(self, messages: Messages) -> None:
-        # The one bound on a viewer that does not read: the server's own back-pressure holds `send` here. Not asyncio.timeout, which
-        # is two timers made and cancelled for each delivery; the heartbeat looks at who is blocked once a second.
+        # Backpressure: `send` waits while the client does not read, and `blocked` limits that time. The
+        # heartbeat checks `blocked` once a second; asyncio.timeout would make and cancel two timers for each
+        # delivery.
         self._blocked.add(self)
         try:
             for message in messages:
@@ -180,14 +185,14 @@ class AsgiWire:
                 raise ConnectionAbortedError("blocked for the send timeout") from None
             raise
         except RuntimeError as error:
-            # uvicorn complains of what follows when it took the accept of a client who was just leaving for nothing, or has closed
-            # the socket itself for what the client had sent.
+            # uvicorn raises RuntimeError for a message after the client left during the accept, and after
+            # uvicorn itself closed the socket because of what the client sent.
             if "'websocket." not in str(error):
                 raise
-            raise ConnectionAbortedError("closed by the server below") from error
+            raise ConnectionAbortedError("closed by the ASGI server") from error
         finally:
             self._blocked.discard(self)
 
 
 def _nothing() -> None:
-    """There is no seat yet, or no longer."""
+    """The `catch_up` of a wire without a seat."""

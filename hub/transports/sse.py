@@ -1,7 +1,8 @@
 """Server-Sent Events (WHATWG HTML, section 9.2): encoder, response, heartbeat, closing.
 
-Invariant: data events have no `event:` field, so `EventSource.onmessage` gets them all; control frames are named. The
-first bytes go out at once and carry the position, so that even a stream without events can be resumed.
+Invariant: data events have no `event:` field, so `EventSource.onmessage` gets all of them; control frames
+have one. The first bytes are sent at once and contain the position, so that a stream without events can be
+resumed too.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "Connection": "keep-alive",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
-# The three line ends of the format; any of them in a body would end its `data:` line.
+# The three line ends of the format. Each of them in a body ends the `data:` line, so the body needs another
+# one.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 HEARTBEAT = Frame.control("heartbeat", {})
@@ -50,26 +52,26 @@ def encode(frame: Frame) -> bytes:
 
 
 class AsgiSse:
-    """`Format`: what one ASGI body message carries."""
+    """`Format`: ASGI messages, for the portable wire."""
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return encode(frame)
 
     def join(self, parts: list[bytes]) -> Messages:
-        """One message for all."""
+        """Make one ASGI message of all parts."""
         return [_body(b"".join(parts))]
 
 
 class RawSse:
-    """`Format`: one chunk of a chunked HTTP/1.1 body (RFC 9112, 7.1), for a socket that was handed over."""
+    """`Format`: chunks of a chunked HTTP/1.1 body (RFC 9112, 7.1), for the fast wire."""
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return encode(frame)
 
     def join(self, parts: list[bytes]) -> bytes:
-        """One chunk for all."""
+        """Make one chunk of all parts."""
         return _chunk(b"".join(parts))
 
 
@@ -78,7 +80,7 @@ RAW_SSE = RawSse()
 
 
 class SseTransport:
-    """The SSE side of one hub: its heartbeat, and what its streams share."""
+    """The SSE transport of one hub: its heartbeat, and what its streams share."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -87,21 +89,21 @@ class SseTransport:
         self.heartbeat = Heartbeat("sse", self._beat, heartbeat=self.settings.heartbeat)
 
     def retry_ms(self) -> int:
-        """Milliseconds before a browser reconnects: jittered, so that a deploy does not bring all back at once."""
+        """Milliseconds until a browser reconnects, jittered so that not all reconnect at once."""
         return int(self.settings.retry * random.uniform(0.8, 1.2) * 1000)
 
     def last_words(self, reason: Reason) -> bytes:
-        """What a stream ends with."""
+        """The bytes that end a stream: a `reconnect` frame, unless the job has ended or is not found."""
         match reason:
-            case Reason.ENDED | Reason.NOT_FOUND:  # the second comes back, and gets its 404
+            case Reason.ENDED | Reason.NOT_FOUND:  # after NOT_FOUND the browser reconnects and gets a 404
                 return b""
-            case Reason.AGED:  # nothing is wrong, and nobody else goes at the same time
+            case Reason.AGED:  # streams age at different times, so reconnecting soon makes no burst
                 return reconnect(self.retry_ms() // 10, reason)
             case _:
                 return reconnect(self.retry_ms(), reason)
 
     def closing(self, reason: Reason) -> bytes:
-        """The same, and the end of a chunked body."""
+        """The last bytes of a detached socket: the last words, and the end of the chunked body."""
         return _chunk(self.last_words(reason)) + b"0\r\n\r\n"
 
     async def _beat(self, now: float) -> None:
@@ -112,13 +114,13 @@ class SseTransport:
 
 
 class EventStream(Response):
-    """The response of a stream. A plain `Response`, so everything before it (404, 204) stays FastAPI's.
+    """The response that is an event stream. FastAPI makes the other answers (404, 204) of the endpoint.
 
-    `prologue` is the JSON text of a first event that is not from the log (the older status stream has one).
+    `prologue` is the JSON text of a first event that is not in the log (the older status stream has one).
     """
 
     def __init__(self, transport: SseTransport, view: View, *, prologue: str | None = None) -> None:
-        # Not `super().__init__`: it would encode the same headers for each stream, and add a length that there is not.
+        # Not `super().__init__`: it would encode the same headers for each stream, and add a content length.
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -128,7 +130,10 @@ class EventStream(Response):
         self._prologue = prologue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the job ends, the client leaves or the hub drains; or hand the socket over and return."""
+        """Hand the socket over and return, or stream until the job ends, the client leaves or the hub drains.
+
+        Cancel-safe: a view whose socket was not handed over is closed in any case.
+        """
         handed = False
         try:
             handed = await self._stream(scope, receive, send)
@@ -153,8 +158,8 @@ class EventStream(Response):
         except OSError:
             return False
         else:
-            if handoff is not None and (taken := handoff.take(last)) is not None:
-                SseWire(taken, view, RAW_SSE, transport).begin()
+            if handoff is not None and (detached := handoff.detach(last)) is not None:
+                SseWire(detached, view, RAW_SSE, transport).start()
                 return True
             wire.catch_up = view.seat(wire, ASGI_SSE).catch_up
         await wire.run(_until_disconnect(receive))
@@ -173,18 +178,18 @@ class EventStream(Response):
 
 
 def reconnect(after_ms: int, reason: Reason) -> bytes:
-    """The frame that sends a browser away for a while; it comes back with its cursor."""
+    """The `reconnect` frame: the browser reconnects after `after_ms` milliseconds, with its cursor."""
     data = json.dumps({"after_ms": after_ms, "reason": reason.words})
     return f"retry: {after_ms}\nevent: reconnect\ndata: {data}\n\n".encode()
 
 
 def overloaded(transport: SseTransport) -> Response:
-    """The answer when there is no room: a status other than 200 would make an EventSource give up for ever."""
+    """The answer of an overloaded hub. Its status is 200, because an EventSource gives up on any other."""
     return Response(reconnect(transport.retry_ms(), Reason.OVERLOADED), headers=HEADERS)
 
 
 def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would end the body
 
 
 def _body(data: bytes) -> Message:

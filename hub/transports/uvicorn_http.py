@@ -1,9 +1,10 @@
-"""Takes an HTTP request's socket out of uvicorn's hands, so that the push engine writes to it and the ASGI task can end.
+"""Detaches an HTTP request's socket from uvicorn, so that the push engine writes to it and the task ends.
 
-uvicorn itself swaps protocols this way to upgrade to WebSocket. Our protocol classes (the other is uvicorn_websocket.py) only add
-one entry to `scope["extensions"]`; response start, headers and first bytes have gone through plain ASGI by then, so middleware has
-seen them. Feature-detected, never assumed: whatever is not exactly the plain case is refused, and the portable wire
-(portable.py) serves with the same bytes. What is relied upon inside uvicorn is pinned down by tests/live/test_handoff.py.
+uvicorn itself swaps protocols in this way to upgrade to WebSocket. The protocol class here, and the one in
+uvicorn_websocket.py, only add one entry to `scope["extensions"]`. The start of the response, its headers and
+its first bytes go through ASGI before the hand-over, so middleware sees them. The hand-over is refused unless
+each of its conditions is met; then the portable wire (portable.py) serves the same bytes. What this module
+relies on inside uvicorn is held by tests/live/test_handoff.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hub.transports.handoff import Handoff, Taken, is_plain
+from hub.transports.handoff import Detached, Handoff, is_plain
 from hub.transports.uvicorn_websocket import TOO_LARGE, HandoffWebSocketProtocol
 
 if TYPE_CHECKING:
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
 
 
 MAX_HEAD = 16 * 1024
-"""Bytes of a request's line and headers: an ALB's own limit, twice the largest token."""
+"""Largest size in bytes of a request's URL and headers: the limit of an ALB, and twice the largest token."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds until a head must be there, from the connection or from its first byte; a browser takes one round trip."""
+"""Seconds that a client has to send a head, counted from the connection, or for a later request from its
+first byte. A browser needs one round trip."""
 
 
 class _HttpHandoff:
-    """One HTTP request's way out. Also sees each body go by, to know that nothing between us and uvicorn holds it."""
+    """The `Handoff` of one HTTP request.
+
+    It wraps uvicorn's `send` to see each body object, which shows whether a middleware replaces or buffers
+    bodies.
+    """
 
     __slots__ = ("_cycle", "_last", "_protocol", "_send")
 
@@ -40,10 +46,10 @@ class _HttpHandoff:
         self._cycle: RequestResponseCycle | None = cycle
         self._send = cycle.send
         self._last: bytes | None = None
-        cycle.send = self.send  # type: ignore[method-assign]
+        cast(Any, cycle).send = self.send
 
     async def send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's own."""
+        """As uvicorn's; also remembers the body."""
         await self._send(message)
         if message["type"] == "http.response.body":
             self._last = message.get("body")
@@ -52,102 +58,114 @@ class _HttpHandoff:
         if self._protocol is not None:
             self._protocol.transport.abort()
 
-    def take(self, last: bytes | None) -> Taken | None:
+    def detach(self, last: bytes | None, /) -> Detached | None:
         protocol, cycle = self._protocol, self._cycle
-        if protocol is None or cycle is None:
-            return None
-        plain = (
-            asyncio.current_task() in protocol.tasks  # else a middleware stands between (BaseHTTPMiddleware)
-            and self._last is last  # else one has rewritten the body (compression)
-            and cycle.response_started
-            and not cycle.response_complete
-            and not cycle.disconnected
-            and cycle.chunked_encoding is True  # else HTTP/1.0, HEAD, or a length
-            and cycle.scope["http_version"] == "1.1"
-            and cycle.scope["method"] == "GET"
-            and not protocol.pipeline
-            and not protocol.flow.write_paused
-            and is_plain(protocol.transport)
-        )
-        if not plain:
-            return None
-        taken = Taken(protocol.transport, protocol.connections)
-        cycle.response_complete = True  # so that uvicorn does not complain when the task ends
-        cycle.message_event.set()
-        protocol.connections.discard(protocol)
-        protocol._unset_keepalive_if_required()  # noqa: SLF001  # ours: we subclass it
-        protocol.flow.resume_reading()
-        protocol.parser = None  # type: ignore[assignment]
-        protocol.cycle = None  # type: ignore[assignment]
-        self.let_go()
-        return taken
+        if protocol is None or cycle is None or self._last is not last or not _is_plain_stream(cycle):
+            return None  # with another `last`, a middleware has rewritten the body (compression)
+        detached = protocol.detach(cycle)
+        if detached is not None:
+            self.release()
+        return detached
 
     @property
     def is_open(self) -> bool:
-        """Whether its request is still being answered."""
+        """Returns True while the request is being answered."""
         return self._cycle is not None and not self._cycle.response_complete
 
     def lose(self) -> None:
-        """The client is gone. uvicorn tells only the latest of several requests on a connection."""
+        """Tell the request that its client is gone; uvicorn tells only the last pipelined request."""
         if self._cycle is not None:
             self._cycle.disconnected = True
             self._cycle.message_event.set()
-        self.let_go()
+        self.release()
 
-    def let_go(self) -> None:
-        """Protocol, cycle, scope and this hold each other; apart they are freed at once and not by the garbage collector."""
+    def release(self) -> None:
+        """Break the reference cycle of protocol, uvicorn's cycle, scope and this: all are freed at once."""
         if self._cycle is not None:
             del self._cycle.send
         self._protocol = self._cycle = None
-        self._send = _say_nothing
+        self._send = _send_nothing
+
+
+def _is_plain_stream(cycle: RequestResponseCycle) -> bool:
+    """Returns True if the response of `cycle` is an unfinished chunked body, which chunks can continue."""
+    return (
+        cycle.response_started
+        and not cycle.response_complete
+        and not cycle.disconnected
+        and cycle.chunked_encoding is True  # False for HTTP/1.0, HEAD, or a response with a length
+        and cycle.scope["http_version"] == "1.1"
+        and cycle.scope["method"] == "GET"
+    )
 
 
 class HandoffHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with the way out in each request's scope, and bounds on a request's head.
+    """uvicorn's HTTP protocol, with a `Handoff` in each request's scope, and limits on a request's head.
 
-    httptools has none: it took 91 MB of headers, and who sends half a head may stay for ever.
+    httptools has no limits: it accepted 91 MB of headers, and a client that sends half a head may stay for
+    ever.
     """
 
-    _head: TimerHandle | None = None  # runs while a head is expected
+    parser: Any  # set to None when no longer needed, which uvicorn's types do not allow
+    cycle: Any  # the same
+    _head_timer: TimerHandle | None = None  # runs while a head is expected
     _head_bytes = 0
     _head_refused = False
-    _read = b""  # what is being parsed
-    _ways_out: tuple[_HttpHandoff, ...] = ()  # of the requests that are not answered yet
+    _read = b""  # the bytes that are being parsed
+    _handoffs: tuple[_HttpHandoff, ...] = ()  # of the requests that are not answered yet
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first head is expected at once."""
-        super().connection_made(transport)
+    def detach(self, cycle: RequestResponseCycle) -> Detached | None:
+        """Give up the socket, which streams the response of `cycle`; None if that is not possible now."""
+        possible = (
+            asyncio.current_task() in self.tasks  # False in a middleware's own task (BaseHTTPMiddleware)
+            and not self.pipeline
+            and not self.flow.write_paused
+            and is_plain(self.transport)
+        )
+        if not possible:
+            return None
+        cycle.response_complete = True  # so that uvicorn does not complain when the task ends
+        cycle.message_event.set()
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.parser = self.cycle = None
+        return Detached(self.transport, self.connections)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As uvicorn's; the first head is expected at once."""
+        super().connection_made(cast(asyncio.Transport, transport))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No head comes any more."""
-        self._have_head()
+        """As uvicorn's, and frees what the connection held."""
+        self._stop_head_timer()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn keeps it, and all this with it, after a reset
-        self.cycle = None  # type: ignore[assignment]  # its `on_response` holds this
-        for way_out in self._ways_out:
-            way_out.lose()
-        self._ways_out = ()
+        self._unset_keepalive_if_required()  # after a reset uvicorn keeps the timer, which holds the protocol
+        self.cycle = None  # its `on_response` holds the protocol
+        for handoff in self._handoffs:
+            handoff.lose()
+        self._handoffs = ()
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, while the head stays within `MAX_HEAD`."""
+        """As uvicorn's, but refuses a head that is larger than `MAX_HEAD`."""
         self._read = data
         super().data_received(data)
         self._read = b""
-        if self._head is not None:
+        if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
                 self._head_refused = True
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """The next head on a connection that is kept alive."""
+        """As uvicorn's; starts the timer for the next head on a connection that is kept alive."""
         super().on_message_begin()
-        if self._head is None:
+        if self._head_timer is None:
             self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn's, or 431 for a head that is too large."""
+        """As uvicorn's; answers 431 instead if the head is too large."""
         if not self._head_refused:
             super().send_400_response(msg)
             return
@@ -156,39 +174,39 @@ class HandoffHttpProtocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
-        self._head = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
 
-    def _have_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def on_headers_complete(self) -> None:
-        """uvicorn makes the cycle and its task here; the task first runs after us."""
-        self._have_head()
+        """As uvicorn's, which makes cycle and task here; adds the `Handoff` before the task runs."""
+        self._stop_head_timer()
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
             self._head_refused = True
-            raise ValueError("head too large")  # the parser stops, uvicorn calls `send_400_response`
+            raise ValueError("head too large")  # stops the parser; uvicorn then calls `send_400_response`
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:  # else an upgrade to WebSocket
-            way_out = _HttpHandoff(self, self.cycle)
-            self._ways_out = (*(way for way in self._ways_out if way.is_open), way_out)
-            cast(Any, self.scope)["extensions"] = {Handoff.NAME: way_out}
+        if self.cycle is not before:  # the same cycle means an upgrade to WebSocket
+            handoff = _HttpHandoff(self, self.cycle)
+            self._handoffs = (*(one for one in self._handoffs if one.is_open), handoff)
+            cast(Any, self.scope)["extensions"] = {Handoff.NAME: handoff}
 
     def handle_websocket_upgrade(self) -> None:
-        """uvicorn gives the transport to another protocol here, but not what the client has said already.
+        """As uvicorn's, which gives the transport to the WebSocket protocol.
 
-        This one and its parser hold each other, as above.
+        uvicorn drops the bytes that the client sent right after the handshake; this passes them on.
         """
         super().handle_websocket_upgrade()
-        upgrade = sys.exception()  # uvicorn calls this where it caught the parser's
-        assert isinstance(upgrade, HttpParserUpgrade), "that is how it knows"
+        upgrade = sys.exception()  # uvicorn calls this method while it handles the parser's exception
+        assert isinstance(upgrade, HttpParserUpgrade), "uvicorn calls this only for that exception"
         if early := self._read[upgrade.args[0] :]:
             protocol = cast(HandoffWebSocketProtocol, self.transport.get_protocol())
             protocol.data_received(early)
-        self.parser = None  # type: ignore[assignment]
+        self.parser = None  # breaks the reference cycle of parser and protocol
 
 
-async def _say_nothing(message: ASGISendEvent) -> None:
-    """What a middleware sends after the socket is gone: nothing."""
+async def _send_nothing(message: ASGISendEvent) -> None:
+    """Drop a message that a middleware sends after the socket is detached or lost."""

@@ -1,6 +1,6 @@
-"""Takes a WebSocket out of uvicorn's hands, as uvicorn_http.py does with a request, and bounds what its client may say.
+"""Detaches a WebSocket from uvicorn, as uvicorn_http.py does a request, and limits what clients may send.
 
-Dashboards stay with uvicorn, and so does everybody whose socket cannot be handed over: for them the bounds are here.
+The limits here are for sockets that stay with uvicorn: dashboards, and those that cannot be handed over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from hub.fanout.wire import Reason
 from hub.transports.commands import spend
-from hub.transports.handoff import GONE, Handoff, Taken, is_plain
+from hub.transports.handoff import GONE, Detached, Handoff, is_plain
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-"""The answer to a head that is more than anybody needs."""
+"""The answer to a request whose head is too large."""
 
 _PIECE = 2048
-"""Bytes that a WebSocket's parser is given at once: 340 of the shortest frames, while 200 are allowed at once."""
+"""Bytes that the parser gets at once: 340 of the shortest frames, while a client may send 200 at once."""
 
 
 class _WebSocketHandoff:
-    """One WebSocket's way out."""
+    """The `Handoff` of one WebSocket."""
 
     __slots__ = ("_protocol",)
 
@@ -38,66 +38,69 @@ class _WebSocketHandoff:
         if self._protocol is not None:
             self._protocol.transport.abort()
 
-    def take(self, last: bytes | None) -> Taken | None:
-        protocol = self._protocol
-        if protocol is None:
-            return None
-        plain = (
-            protocol.handshake_complete
-            and not protocol.close_sent
-            and not protocol.disconnected
-            and protocol.queue.empty()  # else the client has spoken already
-            and not protocol.frames
-            and not protocol.conn.reader.buffer
-            and not protocol.conn.extensions  # else frames may be compressed
-            and protocol.writable.is_set()
-            and is_plain(protocol.transport)
-        )
-        if not plain:
-            return None
-        taken = Taken(protocol.transport, protocol.connections)
-        protocol.stop_keepalive()
-        protocol.connections.discard(protocol)
-        protocol.disconnected = True
-        protocol.transport = GONE
-        protocol.let_go()
-        protocol.conn = None  # type: ignore[assignment]
-        return taken
+    def detach(self, _last: bytes | None, /) -> Detached | None:
+        return None if self._protocol is None else self._protocol.detach()
 
-    def let_go(self) -> None:
-        """The protocol's scope holds this: apart they are freed at once and not by the garbage collector."""
+    def release(self) -> None:
+        """Break the reference cycle with the protocol, whose scope holds this object."""
         self._protocol = None
 
 
 class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with the way out in the scope, and bounds on what a client may send."""
+    """uvicorn's WebSocket protocol, with a `Handoff` in the scope, and limits on what a client may send."""
 
-    _due = 0.0  # when its budget of frames is full again
-    _is_deaf = False  # it has said too much, and is not read any more
-    _way_out: _WebSocketHandoff | None = None
+    conn: Any  # set to None by `detach`, which uvicorn's types do not allow
+    _due = 0.0  # loop time at which the client's budget of frames is full again
+    _is_deaf = False  # True after a flood: nothing more is read
+    _handoff: _WebSocketHandoff | None = None
+
+    def detach(self) -> Detached | None:
+        """Give up the socket; None if that is not possible now."""
+        possible = (
+            self.handshake_complete
+            and not self.close_sent
+            and not self.disconnected
+            and self.queue.empty()  # else the client has already sent a message
+            and not self.frames
+            and not self.conn.reader.buffer
+            and not self.conn.extensions  # else frames may be compressed
+            and self.writable.is_set()
+            and is_plain(self.transport)
+        )
+        if not possible:
+            return None
+        detached = Detached(self.transport, self.connections)
+        self.stop_keepalive()
+        self.connections.discard(self)
+        self.disconnected = True
+        self.transport = GONE
+        self.release()
+        self.conn = None
+        return detached
 
     def handle_connect(self, event: Request) -> None:
-        """uvicorn makes scope and task here; the task first runs after us."""
+        """As uvicorn's, which makes scope and task here; adds the `Handoff` before the task runs."""
         super().handle_connect(event)
-        if hasattr(self, "scope"):  # else the handshake was refused
-            self._way_out = _WebSocketHandoff(self)
-            cast(Any, self.scope)["extensions"][Handoff.NAME] = self._way_out
+        if hasattr(self, "scope"):  # there is none if the handshake was refused
+            self._handoff = _WebSocketHandoff(self)
+            cast(Any, self.scope)["extensions"][Handoff.NAME] = self._handoff
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As uvicorn's."""
+        """As uvicorn's, and frees what the connection held."""
         super().connection_lost(exc)
-        self.let_go()
+        self.release()
 
-    def let_go(self) -> None:
-        """The parser's generator holds `conn`, which holds it; so do scope and way out."""
+    def release(self) -> None:
+        """Break two reference cycles: `conn` with its parser's generator, the scope with the `Handoff`."""
         self.conn.parser.close()
-        if self._way_out is not None:
-            self._way_out.let_go()
+        if self._handoff is not None:
+            self._handoff.release()
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, piece by piece: one read can bring 40,000 frames, half a second of parsing.
+        """As uvicorn's, but in pieces: one read may have 40,000 frames, which take half a second to parse.
 
-        uvicorn says nothing, for ever, to a handshake that the `websockets` library cannot read.
+        Also answers a handshake that the `websockets` library cannot parse; uvicorn would leave it without an
+        answer.
         """
         for start in range(0, len(data), _PIECE):
             if self._is_deaf or self.transport.is_closing():
@@ -109,23 +112,27 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def handle_ping(self) -> None:
-        """As uvicorn's, within the budget that a client has for frames."""
-        if self._may_speak():
+        """As uvicorn's, if the client's budget of frames allows it."""
+        if self._within_budget():
             super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
-        """The same."""
-        if self._may_speak():
+        """As uvicorn's, if the client's budget of frames allows it."""
+        if self._within_budget():
             super().handle_pong(event)
 
     def handle_cont(self, event: Frame) -> None:
-        """The same: pieces may be empty, so the bound on a message does not bound their number."""
-        if self._may_speak():
+        """As uvicorn's, within the budget: fragments may be empty, so no size limit limits their number."""
+        if self._within_budget():
             super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
-        """The same; but uvicorn logs a traceback for each text that is not UTF-8, which any client can send."""
-        if not self._may_speak():
+        """As uvicorn's, within the budget. Closes the socket for a text that is not UTF-8, without a
+        traceback.
+
+        uvicorn would log a traceback for each such text, and any client can send many.
+        """
+        if not self._within_budget():
             return
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
@@ -136,40 +143,41 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
                 return
         super().send_receive_event_to_app()
 
-    def _may_speak(self) -> bool:
+    def _within_budget(self) -> bool:
         due = spend(self._due, self.loop.time())
         if due is not None:
             self._due = due
         elif self.close_sent:
             self.transport.close()
         else:
-            self._stop_listening()
+            self._refuse_flood()
         return due is not None
 
-    def _stop_listening(self) -> None:
-        # Not closed at once: what the client has sent meanwhile would make that a reset, and it would never read why.
+    def _refuse_flood(self) -> None:
+        # Do not close at once: unread bytes of the client would turn that into a reset, and the client would
+        # not get the Close frame.
         code, reason = Reason.FLOOD.close_code, Reason.FLOOD.words
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = self._is_deaf = True
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.read_paused = False  # so that nobody resumes it
+        self.read_paused = False  # so that uvicorn does not resume reading
         self.transport.pause_reading()
 
     def pause_writing(self) -> None:
-        """As uvicorn's; and who does not read us is not read either, or its unread Pongs would pile up here."""
+        """As uvicorn's; also stops reading, because answers to a client that does not read would pile up."""
         super().pause_writing()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """As uvicorn's."""
+        """As uvicorn's; also reads again."""
         super().resume_writing()
         if not self.read_paused and not self._is_deaf:
             self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's; but it would log an error for who leaves during the handshake, and for each one that is refused."""
+        """As uvicorn's, without its error log for a client that leaves during the handshake or is refused."""
         if not self.handshake_complete and self.transport.is_closing():
             self.handshake_complete = True
             self.disconnected = True

@@ -1,6 +1,7 @@
 """WebSocket (RFC 6455): encoder, the socket of one job, heartbeat, closing. Dashboards are in dashboard.py.
 
-Invariant: a text frame is one flat JSON object, an event's `id` first; events, ids and guarantees are those of SSE.
+Invariant: each text frame is one flat JSON object; an event's first member is its `id`. Events, ids and
+guarantees are those of SSE.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ HEARTBEAT = Frame.control("heartbeat", {})
 
 
 def encode(frame: Frame, job: JobId | None = None) -> bytes:
-    """One frame as JSON text; with `job`, `job_id` is in it whatever the producer wrote."""
+    """One frame as JSON text. With `job`, the text has that `job_id`, whatever the producer wrote."""
     fields = frame.event.fields
     if frame.name is None and frame.event.type in RESERVED:
         fields = None  # a client must not take it for a control frame
@@ -48,18 +49,18 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
     body = frame.body
     ours = head.keys() | {"id"}
     if fields.keys() & ours:
-        # The producer's own `id` (or another job's `job_id`) would come after ours and win in every client's parser.
+        # Of duplicate names, clients' parsers keep the last one, which would be the producer's.
         body = without(body, ours)
     return splice(text(head), body)
 
 
 def text(fields: dict[str, Any]) -> bytes:
-    """An object as compact JSON."""
+    """Compact JSON text of an object."""
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
 def splice(head: bytes, body: str) -> bytes:
-    """Two JSON objects as one, the second as its producer wrote it."""
+    """Join two JSON objects; the members of `body` stay as their producer wrote them."""
     rest = body.strip().encode()
     if head == b"{}":
         return rest
@@ -68,49 +69,49 @@ def splice(head: bytes, body: str) -> bytes:
 
 
 def message(data: bytes) -> Message:
-    """JSON text as an ASGI message."""
+    """An ASGI message that sends JSON text."""
     return {"type": "websocket.send", "text": data.decode()}
 
 
 class AsgiWebSocket:
-    """`Format`: ASGI messages, one per frame, of the socket of one job."""
+    """`Format`: ASGI messages, for the portable wire of one job."""
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return encode(frame)
 
     def join(self, parts: list[bytes]) -> Messages:
-        """A message each."""
+        """Make one ASGI message of each part."""
         return [message(part) for part in parts]
 
 
 class RawWebSocket:
-    """`Format`: RFC 6455 frames as bytes, for a socket that was handed over. Any number of them is one write."""
+    """`Format`: RFC 6455 frames as bytes, for the fast wire."""
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return wire_frame(encode(frame))
 
     def join(self, parts: list[bytes]) -> bytes:
-        """One after the other."""
+        """Concatenate the parts, so that any number of frames is one write."""
         return b"".join(parts)
 
 
 def wire_frame(data: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """One unmasked frame, as servers send it."""
+    """One unmasked RFC 6455 frame, as servers send it."""
     return WireFrame(opcode, data).serialize(mask=False)
 
 
 ASGI_WEBSOCKET = AsgiWebSocket()
 RAW_WEBSOCKET = RawWebSocket()
 
-# On the portable wire the server below us sends the Ping (server.py sets its interval).
+# On the portable wire, uvicorn sends the Pings (hub/serve/server.py sets their interval).
 _ASGI_BEAT = [message(encode(HEARTBEAT))]
 _RAW_BEAT = wire_frame(encode(HEARTBEAT)) + wire_frame(b"", Opcode.PING)
 
 
 class Dashboards(Protocol):
-    """What the heartbeat and the drain need of the dashboard sockets (dashboard.py)."""
+    """What heartbeat and drain need of the dashboard sockets (dashboard.py)."""
 
     def beat(self, now: float, payload: Messages) -> None: ...
 
@@ -118,7 +119,7 @@ class Dashboards(Protocol):
 
 
 class WebSocketTransport:
-    """The WebSocket side of one hub: its heartbeat, and what its sockets share."""
+    """The WebSocket transport of one hub: its heartbeat, and what its sockets share."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -128,13 +129,13 @@ class WebSocketTransport:
         self.dashboards: Dashboards | None = None
 
     async def serve(self, websocket: WebSocket, view: View) -> None:
-        """Serve the socket of one job: here until it ends, or by handing it over."""
+        """Serve the socket of one job: hand it over and return, or serve it until it ends."""
         handed = False
         try:
             await websocket.accept()
             handed = await self._serve(websocket, view)
         except WebSocketDisconnect:
-            pass  # it left while it was given the past
+            pass  # the client left during the replay
         finally:
             if not handed:
                 view.close()
@@ -153,8 +154,8 @@ class WebSocketTransport:
         except OSError:
             return False
         else:
-            if handoff is not None and (taken := handoff.take(None)) is not None:
-                WebSocketWire(taken, view, RAW_WEBSOCKET, self).begin()
+            if handoff is not None and (detached := handoff.detach(None)) is not None:
+                WebSocketWire(detached, view, RAW_WEBSOCKET, self).start()
                 return True
             wire.catch_up = view.seat(wire, ASGI_WEBSOCKET).catch_up
         await wire.run(self._listen(websocket, wire, view))
@@ -167,7 +168,7 @@ class WebSocketTransport:
         return await listen(websocket, wire, execute)
 
     def answer(self, view: View, data: str) -> bytes:
-        """The answer to one message, as bytes for a handed-over socket."""
+        """The answer to one message, as bytes for a detached socket."""
         try:
             return wire_frame(execute_on_job(view, parse(data)))
         except Malformed as error:
@@ -179,12 +180,12 @@ class WebSocketTransport:
         return [*(message(data) for data in self._advice(reason)), close]
 
     def closing(self, reason: Reason) -> bytes:
-        """The same as bytes."""
+        """The last bytes of a detached socket."""
         close = wire_frame(Close(reason.close_code, reason.words).serialize(), Opcode.CLOSE)
         return b"".join([*(wire_frame(data) for data in self._advice(reason)), close])
 
     def _advice(self, reason: Reason) -> list[bytes]:
-        """When to come back, for whoever is moved away."""
+        """The `reconnect` frame for a client that is to reconnect: during a drain, or by age."""
         if reason not in (Reason.RESTART, Reason.AGED):
             return []
         after = int(
@@ -213,12 +214,12 @@ def execute_on_job(view: View, command: Command) -> bytes:
 
 
 def answer_text(kind: str, ref: Any, **fields: Any) -> bytes:
-    """One frame back, with the client's ref."""
+    """An answer, with the client's `ref` if there is one."""
     return text({"type": kind, **fields} if ref is None else {"type": kind, **fields, "ref": ref})
 
 
 def error_text(code: str, words: str, ref: Any, **fields: Any) -> bytes:
-    """An `error` frame; the socket lives on."""
+    """An `error` frame; the socket stays open."""
     return answer_text("error", ref, code=code, message=words, **fields)
 
 
@@ -228,21 +229,21 @@ def state_text(view: View, ref: Any) -> bytes:
 
 
 async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
-    """Read and execute commands until the client leaves or breaks the rules; why it is to end."""
+    """Read and execute commands until the client leaves or breaks a rule; returns the reason to end."""
     loop = asyncio.get_running_loop()
     due = 0.0
     while True:
         got = await websocket.receive()
         if got["type"] == "websocket.disconnect":
             return Reason.LEFT
-        data = got.get("text") or ""  # a binary message is no command
+        data = got.get("text") or ""  # a binary message is not a command
         if len(data) > MAX_BYTES or len(got.get("bytes") or b"") > MAX_BYTES:
             return Reason.TOO_BIG
         later = spend(due, loop.time())
         if later is None:
             return Reason.FLOOD
         due = later
-        await wire.flush()  # who does not read the answers is not asked for more questions
+        await wire.flush()  # backpressure: no further command until the client has read the answers
         try:
             await execute(parse(data))
         except Malformed as error:

@@ -1,4 +1,4 @@
-"""Redis URLs: one server, or a primary that Sentinels know."""
+"""Redis URLs: a single server, or a primary that Sentinels name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hub.errors import InvalidSettings
     "url", ["redis://h", "redis://:p@h:1/2", "rediss://h:6380", "unix:///run/redis.sock?db=1"]
 )
 def test_a_single_server_is_left_to_redis_py(url):
-    """Its own syntax, all of it."""
+    """Every URL that redis-py reads for a single server is accepted."""
     assert Address.parse(url) == Address()
 
 
@@ -52,12 +52,12 @@ def test_a_sentinel_url_names_the_service_and_who_knows_it(url, address):
     ],
 )
 def test_what_is_wrong_is_said_without_the_password(url):
-    """Before anything is looked up."""
+    """A bad URL is refused before any name is resolved."""
     with pytest.raises(InvalidSettings) as caught:
         Address.parse(url)
     assert "hidden" not in str(caught.value)
 
 
 def test_a_password_is_not_in_its_repr():
-    """It would be in a traceback."""
+    """The error text has no password, because it is printed in tracebacks."""
     assert "secret" not in repr(Address.parse("redis+sentinel://u:secret@h/main?sentinel_password=secret"))

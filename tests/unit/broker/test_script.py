@@ -32,7 +32,7 @@ async def stream(redis: Redis, job: str = JOB) -> list[tuple[str, bytes]]:
 
 
 async def heard(redis: Redis, publish, job: str = JOB) -> list[bytes]:
-    """What the channel brings while `publish` runs."""
+    """The messages on the channel while `publish` runs."""
     pubsub = redis.pubsub()
     await pubsub.subscribe(f"job:{job}:events", "marker")
     for _ in range(2):
@@ -51,7 +51,7 @@ async def heard(redis: Redis, publish, job: str = JOB) -> list[bytes]:
 
 
 async def test_numbers_are_0_1_2_of_one_epoch(publisher, redis):
-    """Contiguous, and the log has them under the same ids."""
+    """Ids are contiguous, and the log has the events under the same ids."""
     ids = [await publisher.emit(JOB, "x", {"n": n}) for n in range(5)]
     assert [one.seq for one in ids] == [0, 1, 2, 3, 4]
     assert len({one.epoch for one in ids}) == 1
@@ -62,14 +62,14 @@ async def test_numbers_are_0_1_2_of_one_epoch(publisher, redis):
 
 
 async def test_the_epoch_of_the_hash_is_the_logs(publisher, redis):
-    """A viewer that came before the first event has a cursor that stays good."""
+    """So the cursor of a viewer that joined before the first event stays valid."""
     await redis.hset(meta_of(JOB), mapping={"epoch": "1700000000000"})
     assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 0)
     assert await publisher.emit(JOB, "x") == EventId(1_700_000_000_000, 1)
 
 
 async def test_the_message_is_the_id_and_then_the_body(publisher, redis):
-    """`{"id":"E-N",` and the body as the log has it."""
+    """A message is the body in the log with `"id":"E-N"` as its first member."""
     messages = await heard(redis, lambda: publisher.stage_started(JOB, "code", "héllo\n\u2028"))
     ((number, body),) = await stream(redis)
     assert messages == [b'{"id":"' + number.encode() + b'",' + body[1:]]
@@ -84,7 +84,7 @@ async def test_the_message_is_the_id_and_then_the_body(publisher, redis):
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
 async def test_nothing_follows_a_terminal(publisher, redis, status):
-    """Not in the log, not in the hash, not on the channel."""
+    """The refused event changes neither the log nor the hash and is not published."""
     await publisher.stage_started(JOB, "x", status=status)
     before = await stream(redis)
 
@@ -101,14 +101,14 @@ async def test_nothing_follows_a_terminal(publisher, redis, status):
 
 
 async def test_a_status_in_the_hash_ends_the_job_as_well(publisher, redis):
-    """An application that only writes the hash has the last word too."""
+    """A terminal status that the application writes to the hash ends the job as well."""
     await redis.hset(f"job:{JOB}", "status", "failed")
     with pytest.raises(JobEnded):
         await publisher.emit(JOB, "x")
 
 
 async def test_terminal_statuses_are_a_setting(redis):
-    """`ready` is a status like others when it is not on the list."""
+    """If `ready` is not among the terminal statuses, it does not end the job."""
     publisher = Publisher(redis, strict=True, publication=Publication(terminal=frozenset({"done"})))
     await publisher.ready(JOB)
     await publisher.stage_started(JOB, "x", status="done")
@@ -117,7 +117,7 @@ async def test_terminal_statuses_are_a_setting(redis):
 
 
 async def test_an_idempotency_key_is_numbered_once(publisher, redis):
-    """The second call gives the first id and publishes nothing; of another job it is another key."""
+    """The second call returns the first id and publishes nothing; keys of different jobs are independent."""
     first = await publisher.emit(JOB, "x", {"n": 1}, once="key")
 
     async def again():
@@ -129,13 +129,13 @@ async def test_an_idempotency_key_is_numbered_once(publisher, redis):
 
 
 async def test_a_repeated_terminal_gives_its_id(publisher):
-    """A retry after a lost answer is no error, though the job has ended by then."""
+    """A retry after a lost answer returns the id, although the job has ended by then."""
     first = await publisher.emit(JOB, "x", {"status": "ready"}, once="end")
     assert await publisher.emit(JOB, "x", {"status": "ready"}, once="end") == first
 
 
 async def test_a_retried_command_is_one_event(redis):
-    """The same KEYS and ARGV twice, as redis-py sends them after a timeout."""
+    """Running the same KEYS and ARGV twice, as redis-py does after a timeout, publishes once."""
     publisher = Publisher(redis)
     *_, keys, args = publisher._prepare(JOB, [("x", {})], None)
     one = await publisher._script.run(keys, args)
@@ -145,7 +145,7 @@ async def test_a_retried_command_is_one_event(redis):
 
 
 async def test_a_lost_log_begins_a_later_epoch(publisher, redis):
-    """No id is ever given twice, however fast the log is lost."""
+    """No id is given twice, even if the log is lost within a millisecond."""
     seen = []
     for _ in range(3):
         seen += [await publisher.emit(JOB, "x"), await publisher.emit(JOB, "x")]
@@ -155,20 +155,20 @@ async def test_a_lost_log_begins_a_later_epoch(publisher, redis):
 
 
 async def test_an_epoch_of_the_future_is_passed(publisher, redis):
-    """A clock that went back makes no old epoch."""
+    """If the clock goes back, the next epoch is still later than the last."""
     await redis.hset(meta_of(JOB), mapping={"epoch": "9000000000000", "position": "9000000000000-5"})
     assert await publisher.emit(JOB, "x") == EventId(9_000_000_000_001, 0)
 
 
 async def test_a_deleted_job_begins_anew(publisher, redis):
-    """Hash and log gone: numbers begin again, in an epoch of now."""
+    """If hash and log are both gone, numbers begin at 0 in an epoch of the present time."""
     await publisher.ready(JOB)
     await redis.delete(f"job:{JOB}", log_of(JOB), meta_of(JOB))
     assert (await publisher.emit(JOB, "x")).seq == 0
 
 
 async def test_keys_live_as_long_as_the_retention_says(redis):
-    """The log a week, a day after the end; a key of the caller's a day, a made-up one a minute."""
+    """The log lives a week, or a day after the end; a caller's key lives a day, a random one a minute."""
     kept = Retention(ended=100, idle=1000, once=50, retry=5)
     publisher = Publisher(redis, strict=True, publication=Publication(retention=kept))
     await publisher.emit(JOB, "x", once="mine")
@@ -183,7 +183,7 @@ async def test_keys_live_as_long_as_the_retention_says(redis):
 
 
 async def test_the_log_is_bounded(redis):
-    """About `events` are retained: MAXLEN ~ trims whole nodes, so a few hundred more may stay."""
+    """About `events` are retained: `MAXLEN ~` trims whole nodes, so a few hundred more may stay."""
     publisher = Publisher(redis, strict=True, publication=Publication(retention=Retention(events=10)))
     for _ in range(350):
         last = await publisher.emit(JOB, "x")
@@ -193,14 +193,14 @@ async def test_the_log_is_bounded(redis):
 
 
 async def test_a_status_is_in_the_hash_with_its_event(publisher, redis):
-    """An event without a status leaves it alone."""
+    """An event without a status does not change the job's status."""
     await publisher.stage_started(JOB, "code")
     await publisher.snapshot_updated(JOB, "/1.png")
     assert await redis.hget(f"job:{JOB}", "status") == b"code"
 
 
 async def test_concurrent_publishers_give_one_order(redis):
-    """The log's, and the channel has the same."""
+    """Concurrent publishers get contiguous ids, and the channel has the order of the log."""
     publishers = [Publisher(redis, strict=True) for _ in range(4)]
     ids: list[EventId] = []
 
@@ -220,7 +220,7 @@ async def test_concurrent_publishers_give_one_order(redis):
 
 
 async def test_a_key_of_another_type_is_an_outage_and_not_half_an_event(redis):
-    """The log's key holds a string: nothing is published, nothing remembered."""
+    """If the log's key holds a string, nothing is published and no idempotency key is stored."""
     await redis.set(log_of(JOB), "in the way")
     publisher = Publisher(redis)
 
@@ -237,7 +237,7 @@ async def test_a_key_of_another_type_is_an_outage_and_not_half_an_event(redis):
 
 @pytest.fixture(params=["fake", "real"])
 def plain(request) -> PlainRedis:
-    """A blocking client."""
+    """A blocking client of the same server."""
     if request.param == "fake":
         with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client:
             yield client
@@ -248,7 +248,7 @@ def plain(request) -> PlainRedis:
 
 
 def test_the_blocking_publisher_does_the_same(plain):
-    """Method for method: the same bodies, ids, statuses and refusals as the async one."""
+    """Each method gives the same bodies, ids, statuses and refusals as that of the async publisher."""
     calls = [
         ("stage_started", ("code", "words"), {"status": "c", "own": {"a": None}}),
         ("stage_started", ("deps",), {}),
@@ -290,7 +290,7 @@ def down() -> fakeredis.FakeServer:
 
 
 async def test_an_outage_never_breaks_the_worker():
-    """None, counted, logged."""
+    """A failed publish returns None, is counted and is logged."""
     publisher = Publisher(fakeredis.FakeAsyncRedis(server=down()))
     assert await publisher.ready(JOB) is None
     assert await publisher.emit(JOB, "x") is None
@@ -298,14 +298,14 @@ async def test_an_outage_never_breaks_the_worker():
 
 
 def test_an_outage_never_breaks_a_blocking_worker():
-    """The same."""
+    """The blocking publisher does the same."""
     publisher = SyncPublisher(fakeredis.FakeRedis(server=down()))
     assert publisher.ready(JOB) is None
     assert publisher.failures == 1
 
 
 async def test_a_strict_publisher_raises_on_an_outage():
-    """BrokerUnavailable, with the cause."""
+    """A strict publisher raises BrokerUnavailable with its cause."""
     publisher = Publisher(fakeredis.FakeAsyncRedis(server=down()), strict=True)
     with pytest.raises(BrokerUnavailable) as caught:
         await publisher.ready(JOB)
@@ -316,7 +316,7 @@ async def test_a_strict_publisher_raises_on_an_outage():
 
 @pytest.mark.parametrize("strict", [True, False])
 async def test_a_malformed_event_always_raises(redis, strict):
-    """It is the programmer's, not the network's, and is not counted as a failure."""
+    """A malformed event is the programmer's error, raises, and is not counted as a failure."""
     publisher = Publisher(redis, strict=strict, publication=Publication(limit=200))
     with pytest.raises(InvalidEvent):
         await publisher.emit("no such/id", "x")
@@ -329,7 +329,7 @@ async def test_a_malformed_event_always_raises(redis, strict):
 
 
 def test_the_template_names_every_key():
-    """Also with a hash tag for Redis Cluster."""
+    """The template may have a hash tag for Redis Cluster."""
     keys = Keys("app:{{id}}:job")
     assert keys.job(JobId("a")) == "app:{a}:job"
     assert keys.events(JobId("a")) == "app:{a}:job:events"
@@ -341,13 +341,13 @@ def test_the_template_names_every_key():
     "template", ["", "job", "job:{}", "job:{id}:{id}", "job:{ID}", "a}b:{id}", "{a:{id}", "{a}:{b}:{id}"]
 )
 def test_a_template_without_one_id_is_refused(template):
-    """Two jobs must not share a key."""
+    """Without `{id}` two jobs would share a key."""
     with pytest.raises(InvalidSettings):
         Keys(template)
 
 
 def test_the_made_up_key_differs_each_time():
-    """Two equal events are two events."""
+    """Without a key of the caller, two equal events are both published."""
     publication = Publication()
     body = encode(JobId(JOB), "x", {})
     keys = {publication.prepare(JobId(JOB), [(body, "")], once=None)[0][4] for _ in range(50)}

@@ -1,4 +1,4 @@
-"""The one Pub/Sub connection: confirmed, reconnected, watched, and gone when it is closed."""
+"""The Pub/Sub connection: it confirms subscriptions, reconnects, notices a dead Redis, and closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hub.errors import BrokerUnavailable
 
 
 class Ear:
-    """A sink that remembers and rings."""
+    """A sink that keeps its messages and wakes a waiting test."""
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
@@ -34,7 +34,7 @@ class Ear:
         self._rung.set()
 
     async def until(self, condition) -> None:
-        """Return when `condition(self)`; looks again at each thing heard."""
+        """Return when `condition(self)` is true; checks again after each message."""
         async with asyncio.timeout(10):
             while not condition(self):
                 self._rung.clear()
@@ -43,7 +43,7 @@ class Ear:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reconnects need no patience here."""
+    """Short delays before reconnects, so that the tests are fast."""
     monkeypatch.setattr(subscriber_module, "BACKOFF", (0.001, 0.01))
 
 
@@ -67,7 +67,10 @@ async def numsub(redis: Redis, *channels: str) -> dict[str, int]:
 
 
 async def unsubscribed(redis: Redis, subscriber: Subscriber, channel: str) -> None:
-    """Return when the server has no subscriber of `channel`; a confirmed command stands behind it in the same queue."""
+    """Return when the server has no subscriber of `channel`.
+
+    Waits for the confirmation of a later command in the same queue.
+    """
     fence = Ear()
     await subscriber.subscribe("fence", fence, deadline=5)
     subscriber.unsubscribe("fence", fence)
@@ -75,7 +78,7 @@ async def unsubscribed(redis: Redis, subscriber: Subscriber, channel: str) -> No
 
 
 async def test_subscribe_returns_when_redis_has_confirmed(subscriber, redis):
-    """The server counts it before the call returns, and what is published then arrives."""
+    """The server has the subscription before the call returns, and the next message arrives."""
     ear = Ear()
     await subscriber.subscribe("c", ear, deadline=5)
     assert await numsub(redis, "c") == {"c": 1}
@@ -86,7 +89,7 @@ async def test_subscribe_returns_when_redis_has_confirmed(subscriber, redis):
 
 
 async def test_each_channel_has_its_own_sink_and_order(subscriber, redis):
-    """Nothing crosses over."""
+    """No sink gets another channel's messages."""
     ears = {f"c{n}": Ear() for n in range(10)}
     await asyncio.gather(*(subscriber.subscribe(name, ear, deadline=5) for name, ear in ears.items()))
     for n in range(30):
@@ -100,7 +103,7 @@ async def test_each_channel_has_its_own_sink_and_order(subscriber, redis):
 
 
 async def test_an_unsubscribed_channel_is_silent(subscriber, redis):
-    """The server knows it, and the sink hears no more."""
+    """The server has no subscription any more, and the sink gets no more messages."""
     ear = Ear()
     await subscriber.subscribe("c", ear, deadline=5)
     subscriber.unsubscribe("c", ear)
@@ -110,7 +113,7 @@ async def test_an_unsubscribed_channel_is_silent(subscriber, redis):
 
 
 async def test_unsubscribing_what_is_unknown_is_nothing(subscriber):
-    """Twice, or never subscribed."""
+    """Unsubscribing twice, or without a subscription, does nothing."""
     ear = Ear()
     subscriber.unsubscribe("c", ear)
     await subscriber.subscribe("c", ear, deadline=5)
@@ -119,7 +122,7 @@ async def test_unsubscribing_what_is_unknown_is_nothing(subscriber):
 
 
 async def test_a_sink_that_leaves_late_takes_nothing_from_its_successor(subscriber, redis):
-    """A feed that ends while the next one of its job begins: the channel stays the new one's."""
+    """If a job's feed ends while its next feed begins, the channel stays with the next one."""
     old, new = Ear(), Ear()
     await subscriber.subscribe("c", old, deadline=5)
     await subscriber.subscribe("c", new, deadline=5)
@@ -131,7 +134,7 @@ async def test_a_sink_that_leaves_late_takes_nothing_from_its_successor(subscrib
 
 
 async def test_a_channel_can_be_taken_again_at_once(subscriber, redis):
-    """Off and on without a wait: the new sink hears, the old does not."""
+    """After unsubscribing and subscribing without a wait, only the new sink gets messages."""
     old, new = Ear(), Ear()
     await subscriber.subscribe("c", old, deadline=5)
     taken = old
@@ -145,14 +148,14 @@ async def test_a_channel_can_be_taken_again_at_once(subscriber, redis):
 
 
 async def test_the_control_channel_is_always_subscribed(subscriber, redis):
-    """So that the connection never leaves subscribed mode."""
+    """The control channel keeps the connection in subscribed mode."""
     await subscriber.subscribe("c", Ear(), deadline=5)
     assert (await numsub(redis, CONTROL_CHANNEL))[CONTROL_CHANNEL] == 1
     assert subscriber.connected
 
 
 async def test_a_cancelled_subscribe_leaves_nothing(subscriber, redis):
-    """Whoever stops waiting is not subscribed."""
+    """A cancelled `subscribe` leaves no subscription."""
     await subscriber.subscribe("first", Ear(), deadline=5)
     task = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
     await asyncio.sleep(0)
@@ -164,7 +167,7 @@ async def test_a_cancelled_subscribe_leaves_nothing(subscriber, redis):
 
 
 async def test_without_a_server_subscribe_ends_at_its_deadline():
-    """BrokerUnavailable, and nothing stays wanted."""
+    """A subscription without a confirmation raises BrokerUnavailable and leaves no sink."""
     nobody = Redis(host="127.0.0.1", port=1)
     subscriber = Subscriber(nobody.connection_pool)
     with pytest.raises(BrokerUnavailable):
@@ -175,7 +178,7 @@ async def test_without_a_server_subscribe_ends_at_its_deadline():
 
 
 async def test_a_killed_connection_tells_each_channel_and_goes_on(real, real_redis):
-    """`missed` once per channel and kill, and messages flow again."""
+    """Each kill calls `missed` once per channel, and messages arrive again afterwards."""
     ears = {f"c{n}": Ear() for n in range(5)}
     for name, ear in ears.items():
         await real.subscribe(name, ear, deadline=5)
@@ -190,7 +193,7 @@ async def test_a_killed_connection_tells_each_channel_and_goes_on(real, real_red
 
 
 async def test_a_killed_server_is_waited_for(monkeypatch):
-    """Down, up again on its port, empty: told, and on."""
+    """After a restart on the same port without data, `missed` is called and messages arrive again."""
     with EmbeddedServer() as server:
         async with Redis.from_url(server.url) as client:
             subscriber = Subscriber(client.connection_pool)
@@ -205,7 +208,7 @@ async def test_a_killed_server_is_waited_for(monkeypatch):
 
 
 async def test_a_frozen_server_is_noticed(monkeypatch):
-    """SIGSTOP: no byte, no close. Our own PING finds it; when it thaws everything goes on."""
+    """A server stopped by SIGSTOP sends nothing and closes nothing: the PING finds it out."""
     monkeypatch.setattr(subscriber_module, "PING_INTERVAL", 0.05)
     monkeypatch.setattr(subscriber_module, "SILENCE", 0.3)
     with EmbeddedServer() as server:
@@ -228,7 +231,7 @@ async def test_a_frozen_server_is_noticed(monkeypatch):
 
 
 async def test_a_silent_channel_is_no_dead_connection(real, monkeypatch):
-    """PINGs are answered, so nothing is missed however long nobody publishes."""
+    """Without messages the answers to PING keep the connection, so `missed` is never called."""
     monkeypatch.setattr(subscriber_module, "PING_INTERVAL", 0.005)
     monkeypatch.setattr(subscriber_module, "SILENCE", 2.0)
     pings = 0
@@ -249,7 +252,7 @@ async def test_a_silent_channel_is_no_dead_connection(real, monkeypatch):
 
 
 async def test_hundreds_of_subscriptions_survive_kills(real, real_redis):
-    """200 on and off from 20 tasks while connections are killed: none fails, none is left."""
+    """20 tasks subscribe and unsubscribe 200 times under connection kills: no call fails, no sink is left."""
     rng = random.Random(3)
     done = asyncio.Event()
 
@@ -281,7 +284,7 @@ async def test_hundreds_of_subscriptions_survive_kills(real, real_redis):
 
 
 async def test_closing_leaves_no_connection_and_no_task(real_redis):
-    """The server sees the connection go."""
+    """After `aclose` the server has no Pub/Sub connection, and no task is left."""
     before = asyncio.all_tasks()
     subscriber = Subscriber(real_redis.connection_pool)
     await subscriber.subscribe("c", Ear(), deadline=5)
@@ -295,11 +298,11 @@ async def test_closing_leaves_no_connection_and_no_task(real_redis):
     assert not subscriber.connected
 
 
-# --- a connection of our own making, for what a real one does too rarely
+# --- a fake connection, for orders of events that a real connection shows too rarely
 
 
 class SlowConnection:
-    """A connection whose sends wait until they are let through, as a full socket buffer makes them."""
+    """A connection whose sends wait for the test, as they would on a full socket buffer."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, ...]] = []
@@ -335,7 +338,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Subscribe
 
 
 async def test_who_subscribes_while_a_new_connection_subscribes_is_not_forgotten(slow):
-    """The SUBSCRIBE of a reconnect is under way, and blocked, when somebody else comes."""
+    """A subscription made while the SUBSCRIBE of a reconnect is blocked is sent after it."""
     subscriber, connection = slow
     subscriber.start()
     await connection.sending.wait()
@@ -348,7 +351,7 @@ async def test_who_subscribes_while_a_new_connection_subscribes_is_not_forgotten
 
 
 async def test_who_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow):
-    """Otherwise the channel would stay subscribed for ever."""
+    """Without that command the server would stay subscribed to the channel."""
     subscriber, connection = slow
     subscriber.start()
     ear = Ear()
@@ -366,11 +369,11 @@ async def test_who_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow
 
 
 async def test_a_late_confirmation_of_an_earlier_subscription_is_told(slow):
-    """On, off, on, before the first confirmation is read: the sink is told that there may have been a hole."""
+    """Two SUBSCRIBEs before the first confirmation is read: `missed` tells of a possible hole."""
     subscriber, connection = slow
     connection.gate.set()
     await subscriber.subscribe("first", Ear(), deadline=5)
-    connection.gate.clear()  # nothing reaches Redis for a while
+    connection.gate.clear()  # no command reaches Redis from here on
     first = asyncio.create_task(subscriber.subscribe("c", Ear(), deadline=5))
     await asyncio.sleep(0)
     first.cancel()
@@ -390,7 +393,7 @@ async def test_a_late_confirmation_of_an_earlier_subscription_is_told(slow):
 
 
 async def test_an_unexpected_error_does_not_end_the_supervisor(slow, monkeypatch):
-    """A sink that raises costs a connection at the most, never all that come after."""
+    """A sink that raises costs one connection at most; the next connection works."""
     subscriber, connection = slow
     connection.gate.set()
 

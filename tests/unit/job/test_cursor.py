@@ -1,4 +1,4 @@
-"""Every row of the protocol about where a viewer begins."""
+"""Where a viewer begins: every case that docs/protocol.md names."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def frame(seq: int, **more) -> Frame:
 
 
 def running(first: int = 0, last: int = 9, **bounds) -> Log:
-    """A window of events `first` to `last` of a job that runs."""
+    """The window of a running job, holding events `first` to `last`."""
     log = Log(origin=at(first).previous, **bounds)
     log.append([frame(seq) for seq in range(first, last + 1)])
     return log
 
 
 def ended(first: int = 0, last: int = 9) -> Log:
-    """The same, `last` being terminal."""
+    """The window of an ended job; event `last` is terminal."""
     log = running(first, last - 1)
     log.append([frame(last, terminal=True), Frame.control("end", {"status": "ready"})])
     return log
 
 
 def ended_without_log() -> Log:
-    """A job that was over before anybody looked, with nothing retained."""
+    """The log of a job that ended before the hub read it and has no retained events."""
     log = Log(origin=at(0).previous)
     final = Frame(Event(FINAL, "{}", {"status": "ready"}), event_id=FINAL, terminal=True)
     log.append([final, Frame.control("end", {"status": "ready"})])
@@ -49,29 +49,29 @@ def resume(cursor: str, log: Log, *, retained: bool = True) -> Beginning:
 @pytest.mark.parametrize("retained", [True, False])
 @pytest.mark.parametrize("seq", range(9))
 def test_a_known_cursor_goes_on_after_it(seq, retained):
-    """Everything after it, then live."""
+    """The viewer gets every event after its cursor, then live events."""
     assert resume(str(at(seq)), running(), retained=retained) == Beginning(seq + 1)
 
 
 @pytest.mark.parametrize("retained", [True, False])
 def test_the_last_id_goes_on_live(retained):
-    """Nothing is missing, so it begins at the end."""
+    """The viewer has all events, so its stream begins at the end of the window."""
     assert resume(str(at(9)), running(), retained=retained) == Beginning(10)
 
 
 @pytest.mark.parametrize("log", [running(), running(5)])
 def test_the_origin_goes_on_at_the_start(log):
-    """The id before the window, also that before the first event."""
+    """The id just before the window is a valid cursor, also just before the first event."""
     assert resume(str(log.origin), log) == Beginning(log.start)
 
 
 def test_a_cursor_before_the_window_reads_the_retained_log():
-    """From there until it meets the window."""
+    """The retained log is read from the cursor up to the window."""
     assert resume(str(at(2)), running(5)) == Beginning(0, after=at(2))
 
 
 def test_a_cursor_before_the_first_event_reads_the_retained_log_from_its_beginning():
-    """The position a stream began with when the job was young."""
+    """A stream that began before the first event has such a cursor."""
     before = at(0).previous
     assert resume(str(before), running(5)) == Beginning(0, after=before)
 
@@ -92,7 +92,7 @@ def test_a_cursor_before_the_first_event_reads_the_retained_log_from_its_beginni
 @pytest.mark.parametrize("retained", [True, False])
 @pytest.mark.parametrize("first", [0, 5])
 def test_a_cursor_of_the_future_or_of_another_epoch_resyncs(cursor, reason, retained, first):
-    """Told so, then live; what another process may have had already is first looked for in the retained log."""
+    """The viewer gets `resync`, then live events; an id of this epoch may be in the retained log already."""
     log = running(first)
     if retained and cursor.epoch == E and cursor > log.seen_at(log.end):
         assert resume(str(cursor), log, retained=True) == Beginning(log.end, ahead=cursor)
@@ -101,7 +101,7 @@ def test_a_cursor_of_the_future_or_of_another_epoch_resyncs(cursor, reason, reta
 
 
 def test_a_cursor_before_the_window_resyncs_when_nothing_is_retained():
-    """A job of a foreign producer: what left the window is gone."""
+    """Events of a foreign producer that have left the window are gone."""
     log = running(5)
     assert resume(str(at(2)), log, retained=False) == Beginning(log.end, resync="unknown")
 
@@ -111,7 +111,7 @@ def test_a_cursor_before_the_window_resyncs_when_nothing_is_retained():
 )
 @pytest.mark.parametrize("log", [running(), ended()], ids=["running", "ended"])
 def test_a_malformed_cursor_resyncs(cursor, log):
-    """Never a 4xx, never silence."""
+    """The answer is a stream with a `resync`, not an HTTP error and not a silent stream."""
     begin = resume(cursor, log)
     assert begin.resync == "malformed"
     assert not begin.over
@@ -122,7 +122,7 @@ def test_a_malformed_cursor_resyncs(cursor, log):
 @pytest.mark.parametrize("retained", [True, False])
 @pytest.mark.parametrize("cursor", [at(9), FINAL], ids=["terminal", "0-0"])
 def test_the_end_of_an_ended_job_is_over(cursor, retained):
-    """204 over SSE; the end frame alone elsewhere."""
+    """SSE answers 204; other transports send only the `end` frame."""
     log = ended()
     begin = resume(str(cursor), log, retained=retained)
     assert begin.over
@@ -130,12 +130,12 @@ def test_the_end_of_an_ended_job_is_over(cursor, retained):
 
 
 def test_the_final_id_is_over_on_a_job_that_has_no_log():
-    """Whoever got the one synthetic event has everything."""
+    """A viewer that has the one event made by the hub has everything."""
     assert resume("0-0", ended_without_log(), retained=False).over
 
 
 def test_a_cursor_inside_an_ended_job_gets_the_rest():
-    """What it misses, the terminal, the end."""
+    """The viewer gets the events it misses, among them the terminal one, and `end`."""
     log = ended()
     begin = resume(str(at(6)), log)
     assert begin == Beginning(7)
@@ -143,7 +143,7 @@ def test_a_cursor_inside_an_ended_job_gets_the_rest():
 
 
 def test_an_unknown_cursor_of_an_ended_job_gets_the_terminal_and_the_end():
-    """So that nobody waits for ever."""
+    """Without them the stream would never end, because no new event comes."""
     log = ended()
     begin = resume(str(EventId(3, 3)), log)
     assert begin.resync == "unknown"
@@ -157,7 +157,7 @@ def test_a_cursor_beyond_the_end_of_an_ended_job_resyncs(retained):
 
 
 def test_the_final_id_on_a_job_that_runs_again_resyncs():
-    """`0-0` of an earlier life says nothing about this one."""
+    """`0-0` from an earlier attempt of the job is not a position in the present one."""
     assert resume("0-0", running()).resync == "unknown"
 
 
@@ -166,12 +166,12 @@ def test_the_final_id_on_a_job_that_runs_again_resyncs():
 
 @pytest.mark.parametrize("retained", [True, False])
 def test_from_start_is_everything(retained):
-    """A window that holds all."""
+    """If the window holds all events, the stream begins at its start."""
     assert beginning(Wish(), running(), retained=retained) == Beginning(0)
 
 
 def test_from_start_reads_what_left_the_window():
-    """The retained log from its very beginning."""
+    """The retained log is read from its first event."""
     log = running(0, 20, count=5)
     assert beginning(Wish(), log, retained=True) == Beginning(log.start, after=at(0).previous)
 
@@ -183,25 +183,25 @@ def test_from_start_reads_the_one_event_that_left_the_window():
 
 
 def test_from_start_is_the_window_when_nothing_is_retained():
-    """There is no more."""
+    """Without a retained log, the window holds all there is."""
     log = running(0, 20, count=5)
     assert beginning(Wish(), log, retained=False) == Beginning(log.start)
 
 
 def test_from_live_is_the_end():
-    """Nothing of the past."""
+    """The viewer gets no past events."""
     assert beginning(Wish(origin="live"), running(), retained=True) == Beginning(10)
 
 
 def test_from_live_on_an_ended_job_is_the_terminal_and_the_end():
-    """Live is over, so the last word."""
+    """An ended job has no live events, so the viewer gets the terminal one."""
     log = ended()
     begin = beginning(Wish(origin="live"), log, retained=True)
     assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(9), None]
 
 
 def test_from_start_on_a_job_without_events_is_its_end():
-    """An empty window is a beginning as well."""
+    """In an empty window every `from` means position 0."""
     log = Log(origin=at(0).previous)
     for origin in ("start", "live", 20):
         assert beginning(Wish(origin=origin), log, retained=True) == Beginning(0)
@@ -209,31 +209,31 @@ def test_from_start_on_a_job_without_events_is_its_end():
 
 @pytest.mark.parametrize("number", [1, 3, 10])
 def test_from_minus_n_is_the_last_n(number):
-    """In the window."""
+    """All n events are in the window."""
     assert beginning(Wish(origin=number), running(), retained=True) == Beginning(10 - number)
 
 
 def test_from_minus_n_is_everything_when_there_are_fewer():
-    """More than there are."""
+    """A number larger than the log means all events."""
     assert beginning(Wish(origin=50), running(), retained=True) == Beginning(0)
 
 
 def test_from_minus_n_reads_what_left_the_window():
-    """Ten of which five are in the window: the log is read from the sixth."""
+    """Of the last ten events five are in the window; the other five are read from the retained log."""
     log = running(0, 20, count=5)  # the window holds 16 to 20
     assert beginning(Wish(origin=10), log, retained=True) == Beginning(log.start, after=at(10))
     assert beginning(Wish(origin=10), log, retained=False) == Beginning(log.start)
 
 
 def test_from_minus_n_beyond_the_first_event_is_from_start():
-    """No id before the first."""
+    """The read begins at the first event, not at a negative number."""
     log = running(0, 20, count=5)
     assert beginning(Wish(origin=500), log, retained=True).after == at(0).previous
 
 
 @pytest.mark.parametrize("number", range(1, 12))
 def test_from_minus_n_counts_events_and_not_control_frames(number):
-    """`end` and `gap` in the window take no event's place."""
+    """`end` and `gap` in the window are not counted as events."""
     log = running(0, 17, count=6)
     log.append([Frame.control("gap", {}), frame(18), frame(19, terminal=True), Frame.control("end", {})])
     begin = beginning(Wish(origin=number), log, retained=True)
@@ -265,7 +265,7 @@ def test_from_minus_n_counts_events_and_not_control_frames(number):
     ],
 )
 def test_an_unknown_from_is_start(text, origin):
-    """Too much is better than silence."""
+    """A viewer can ignore events that it did not want, but cannot guess those that it missed."""
     assert Wish.parse(origin=text).origin == origin
 
 
@@ -280,12 +280,12 @@ def test_an_unknown_from_is_start(text, origin):
     ],
 )
 def test_types_are_separated_by_commas(text, types):
-    """No names, no filter."""
+    """A list without names is no filter."""
     assert Wish.parse(types=text).types == types
 
 
 def test_an_empty_cursor_is_none():
-    """`?last_event_id=` says nothing; `from` counts."""
+    """`?last_event_id=` without a value is no cursor, so `from` applies."""
     assert Wish.parse(cursor="", origin="live") == Wish(origin="live")
 
 
@@ -296,5 +296,5 @@ def test_a_cursor_is_kept_as_it_was_sent():
 
 
 def test_a_cursor_wins_over_from():
-    """EventSource repeats the URL's query when it resumes."""
+    """EventSource sends the URL's `from` again when it resumes with a cursor."""
     assert beginning(Wish(cursor=str(at(3)), origin="live"), running(), retained=True) == Beginning(4)

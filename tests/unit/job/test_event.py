@@ -1,4 +1,4 @@
-"""Ids, messages and the catalogue."""
+"""Event ids, job ids, messages and the catalogue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ODD_TEXTS = [
 
 
 def random_json(rng: random.Random, depth: int = 0):
-    """A JSON value of any shape, with the texts that break naive encoders."""
+    """A JSON value of any shape, containing texts that break naive encoders."""
     kind = rng.randrange(9 if depth < 4 else 6)
     if kind == 0:
         return None
@@ -117,18 +117,18 @@ def strict(text: str | bytes):
     ],
 )
 def test_what_is_not_an_id_is_unknown(text):
-    """Anything but two canonical unsigned 64-bit numbers is None, never an error."""
+    """Any text other than two canonical unsigned 64-bit numbers gives None, never an error."""
     assert EventId.parse(text) is None
 
 
 @pytest.mark.parametrize("text", ["0-0", "0-1", "1-0", "1732345000123-7", f"{LAST}-{LAST}"])
 def test_an_id_is_read_back_as_it_is_written(text):
-    """str and parse are inverse."""
+    """`str` and `parse` are inverse to each other."""
     assert str(EventId.parse(text)) == text
 
 
 def test_ids_are_ordered_as_redis_orders_them():
-    """By epoch first, then by number, as numbers and not as text."""
+    """Ids compare by epoch, then by sequence number, as numbers and not as text."""
     ids = [EventId(1, 2), EventId(1, 10), EventId(2, 0), EventId(10, 0)]
     assert sorted([ids[2], ids[0], ids[3], ids[1]]) == ids
 
@@ -137,21 +137,21 @@ def test_ids_are_ordered_as_redis_orders_them():
     "one", [EventId(5, 0), EventId(5, 7), EventId(5, LAST), EventId(1, 0), EventId(0, 1)]
 )
 def test_next_and_previous_are_inverse_over_borders(one):
-    """There is nothing between an id and its neighbours."""
+    """No id exists between an id and its neighbours, also across the border of two epochs."""
     assert one.previous < one < one.next
     assert one.previous.next == one
     assert one.next.previous == one
 
 
 def test_an_epoch_begins_after_the_last_id_of_the_one_before():
-    """The border between epochs."""
+    """`E-0` follows the last possible id of epoch `E - 1`."""
     assert EventId(5, 0).previous == EventId(4, LAST)
     assert EventId(4, LAST).next == EventId(5, 0)
 
 
 @pytest.mark.parametrize("text", ["a", "a-b_c.d:e@f~g", "0" * 128, "550e8400-e29b-41d4-a716-446655440000"])
 def test_job_ids_that_fit_a_key_are_taken(text):
-    """Letters, digits and a few marks."""
+    """Letters, digits and a few marks are allowed."""
     assert job_id(text) == text
 
 
@@ -159,7 +159,7 @@ def test_job_ids_that_fit_a_key_are_taken(text):
     "text", ["", "0" * 129, "a b", "a\n", "a/b", "a{b}", "é", "a*", "a\0", "..%2f", "a,b", "a?b", "a#b"]
 )
 def test_other_job_ids_are_unknown(text):
-    """What a key, a URL or a log line could misread is no job id."""
+    """A text that a key, a URL or a log line could misread is not a job id."""
     assert job_id(text) is None
 
 
@@ -167,7 +167,7 @@ def test_other_job_ids_are_unknown(text):
 
 
 def test_our_message_has_its_id_taken_off():
-    """The id is the hub's, the rest is the producer's."""
+    """The script's id is removed; the body is what the producer wrote."""
     event = Event.from_message(b'{"id":"17-3","type":"x","status":"code","a":1}')
     assert event.id == EventId(17, 3)
     assert event.body == '{"type":"x","status":"code","a":1}'
@@ -176,7 +176,7 @@ def test_our_message_has_its_id_taken_off():
 
 
 def test_our_message_may_be_empty_but_for_its_id():
-    """`{"id":"1-0"}` is an event without fields."""
+    """`{"id":"1-0"}` is an event with the id 1-0 and no fields."""
     event = Event.from_message(b'{"id":"1-0"}')
     assert (event.id, event.body, event.fields) == (EventId(1, 0), "{}", {})
 
@@ -197,7 +197,7 @@ def test_our_message_may_be_empty_but_for_its_id():
     ],
 )
 def test_a_foreign_id_is_the_producers_own(data):
-    """Only the script's exact spelling is ours; every other `id` stays in the body, untouched."""
+    """Only the exact spelling of the publish script is an event id; any other `id` stays in the body."""
     event = Event.from_message(data)
     assert event.id is None
     assert event.body.encode() == data
@@ -206,7 +206,7 @@ def test_a_foreign_id_is_the_producers_own(data):
 
 @pytest.mark.parametrize("number", [f"{LAST + 1}-0", "007-1"])
 def test_an_impossible_id_costs_no_event(number):
-    """Spelled as ours, but no id that Redis could have given: the event travels, without an id."""
+    """An id that Redis cannot have given, in the script's spelling: the event is kept, without an id."""
     event = Event.from_message(b'{"id":"%b","type":"x"}' % number.encode())
     assert event.id is None
     assert event.type == "x"
@@ -239,7 +239,7 @@ def test_an_impossible_id_costs_no_event(number):
     ids=range(20),
 )
 def test_what_is_no_json_object_is_raw_and_never_raises(data):
-    """Strict JSON, as browsers parse it; anything else is text."""
+    """JSON is read as strictly as browsers read it; any other message is text."""
     event = Event.from_message(data)
     assert event.fields is None
     assert (event.type, event.status) == (None, None)
@@ -247,7 +247,7 @@ def test_what_is_no_json_object_is_raw_and_never_raises(data):
 
 
 def test_bytes_that_are_not_utf8_are_replaced():
-    """U+FFFD stands for what is no text; the rest, and the JSON, survive."""
+    """U+FFFD replaces bytes that are not UTF-8; the other text stays, and is still parsed as JSON."""
     event = Event.from_message(b'{"id":"1-2","type":"x","a":"\xff\xfeb"}')
     assert event.id == EventId(1, 2)
     assert event.fields == {"type": "x", "a": "��b"}
@@ -255,20 +255,20 @@ def test_bytes_that_are_not_utf8_are_replaced():
 
 
 def test_the_last_of_duplicate_keys_counts():
-    """As in every JSON parser a viewer may use; the body keeps both."""
+    """Viewers' JSON parsers read duplicates the same way; the body keeps both."""
     event = Event.from_message(b'{"type":"x","type":"y"}')
     assert event.type == "y"
     assert event.body == '{"type":"x","type":"y"}'
 
 
 def test_type_and_status_are_text_or_nothing():
-    """A number is no type, and no status ends a job by being odd."""
+    """A `type` or `status` that is not a string counts as absent."""
     event = Event.from_message(b'{"type":5,"status":["ready"]}')
     assert (event.type, event.status) == (None, None)
 
 
 def test_line_separators_are_not_touched():
-    """U+2028, NUL escapes and pretty-printing stay as the producer wrote them."""
+    """U+2028, NUL escapes and white space stay as the producer wrote them."""
     data = '{\n  "a": "\u2028",\r\n "b": "\\u0000"\n}'.encode()
     event = Event.from_message(data)
     assert event.body.encode() == data
@@ -279,7 +279,7 @@ def test_line_separators_are_not_touched():
 
 
 def test_the_catalogue_holds_what_was_asked_for():
-    """The four fixed types."""
+    """The catalogue has the four types that the protocol fixes."""
     assert set(CATALOGUE) == {
         "build.stage.started",
         "build.stage.completed",
@@ -302,7 +302,7 @@ def test_the_catalogue_holds_what_was_asked_for():
     ],
 )
 def test_a_malformed_typed_event_says_which_field_is_wrong(kind, fields, words):
-    """The message names the type and the field."""
+    """The error text names the type and the field."""
     with pytest.raises(InvalidEvent) as caught:
         encode(JOB, kind, fields)
     assert words in str(caught.value)
@@ -329,32 +329,32 @@ ODD_VALUES = {
 @pytest.mark.parametrize("kind", ["mine", "build.stage.started"])
 @pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES.keys())
 def test_what_is_not_json_is_refused_in_one_way(kind, value):
-    """InvalidEvent, for types of the catalogue and for others alike; never the encoder's own error."""
+    """Raises InvalidEvent for types of the catalogue and for other types, never the encoder's own error."""
     with pytest.raises(InvalidEvent):
         encode(JOB, kind, {"extra": value})
 
 
 @pytest.mark.parametrize("kind", ["mine", "snapshot.updated"])
 def test_the_id_is_the_hubs_to_give(kind):
-    """A field named `id` is refused, whatever is in it."""
+    """A field named `id` is refused, whatever its value is."""
     with pytest.raises(InvalidEvent, match="id"):
         encode(JOB, kind, {"url": "/", "id": None})
 
 
 def test_an_event_has_a_type():
-    """No type, no event."""
+    """An empty type is refused."""
     with pytest.raises(InvalidEvent):
         encode(JOB, "", {})
 
 
 def test_type_and_job_id_cannot_be_contradicted():
-    """Fields named `type` and `job_id` give way to the arguments."""
+    """The arguments replace fields named `type` and `job_id`."""
     body = encode(JOB, "mine", {"type": "other", "job_id": "b", "a": 1})
     assert json.loads(body) == {"type": "mine", "a": 1, "job_id": "a"}
 
 
 def test_size_is_counted_in_bytes_and_the_limit_itself_fits():
-    """The limit is inclusive, and é is two."""
+    """A body of exactly `limit` bytes is allowed; `é` counts as two bytes."""
     body = encode(JOB, "mine", {"text": "é" * 100})
     size = len(body.encode())
     assert encode(JOB, "mine", {"text": "é" * 100}, limit=size) == body
@@ -365,7 +365,7 @@ def test_size_is_counted_in_bytes_and_the_limit_itself_fits():
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_every_text_survives_typed_fields(text):
-    """parse(emit(x)) == x for the catalogue."""
+    """Typed fields with any text read back unchanged."""
     body = encode(JOB, "documentation.updated", {"section": text, "content": text, "own": {"n": None}})
     assert strict(body) == {
         "type": "documentation.updated",
@@ -378,7 +378,7 @@ def test_every_text_survives_typed_fields(text):
 
 @pytest.mark.parametrize("kind", ["mine", "build.stage.started"])
 def test_every_json_value_survives_the_way(kind):
-    """parse(emit(x)) == x, with and without the hub's id, over seeded JSON values."""
+    """Seeded JSON values read back unchanged, with and without an event id in the message."""
     rng = random.Random(7)
     for round_ in range(300):
         fields = {f"f{i}": random_json(rng) for i in range(rng.randrange(5))}
@@ -395,7 +395,7 @@ def test_every_json_value_survives_the_way(kind):
 
 
 def test_unknown_types_and_fields_pass_untouched():
-    """No catalogue for what is not in it."""
+    """A type outside the catalogue is not checked, and its fields stay as they are."""
     assert strict(encode(JOB, "x.y", {"deep": {"a": [1, None]}})) == {
         "type": "x.y",
         "deep": {"a": [1, None]},
@@ -404,7 +404,7 @@ def test_unknown_types_and_fields_pass_untouched():
 
 
 def test_the_final_id_is_before_every_other():
-    """`0-0` is no id Redis gives."""
+    """Redis never gives the id `0-0`, so it can stand for the hub's own event."""
     assert EventId.parse("0-0") == FINAL
     assert EventId(0, 1) > FINAL
 

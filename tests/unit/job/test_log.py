@@ -1,4 +1,4 @@
-"""The window: positions, bounds, cursors."""
+"""The log's window: positions, bounds and cursors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def window(events: int, **bounds) -> Log:
 
 
 class Letters:
-    """A format that counts."""
+    """A format that counts its calls."""
 
     def __init__(self):
         self.calls = 0
@@ -38,7 +38,7 @@ class Letters:
 
 
 def test_a_frame_is_encoded_once_per_format():
-    """However many ask."""
+    """However often a frame's encoding is asked for, each format encodes the frame once."""
     one, other, frame = Letters(), Letters(), event(0)
     for _ in range(3):
         assert frame.encoded(one) == frame.encoded(other) == b"{}"
@@ -46,7 +46,7 @@ def test_a_frame_is_encoded_once_per_format():
 
 
 def test_positions_count_frames_from_the_start():
-    """start <= every readable position <= end."""
+    """Every position from `start` to `end` is readable; `end` gives no frames."""
     log = window(5)
     assert (log.start, log.end) == (0, 5)
     assert [frame.id.seq for frame in log.slice(2, 1 << 20)] == [2, 3, 4]
@@ -54,7 +54,7 @@ def test_positions_count_frames_from_the_start():
 
 
 def test_the_window_keeps_the_newest_by_count():
-    """At the bound the oldest leave, and `origin` is the last that left."""
+    """At the bound the oldest frames are evicted, and `origin` is the id of the last evicted one."""
     log = window(10, count=3)
     assert (log.start, log.end) == (7, 10)
     assert log.origin == EventId(E, 6)
@@ -63,7 +63,7 @@ def test_the_window_keeps_the_newest_by_count():
 
 
 def test_the_window_keeps_the_newest_by_size():
-    """Bodies count; at least one frame stays, however large."""
+    """The sizes of bodies are summed; at least one frame stays, however large it is."""
     log = Log(origin=EventId(E, 0).previous, size=100)
     log.append([event(seq, "x" * 40) for seq in range(5)])
     assert (log.start, log.end) == (3, 5)
@@ -75,7 +75,7 @@ def test_the_window_keeps_the_newest_by_size():
 
 
 def test_size_is_bytes_and_not_letters():
-    """1 MiB of window is 1 MiB whatever the language: `日` is three bytes."""
+    """A window of 1 MiB holds 1 MiB of UTF-8 in every language: `日` is three bytes."""
     log = Log(origin=EventId(E, 0).previous, size=100)
     log.append([event(seq, "日" * 20) for seq in range(4)])
     held = sum(len(frame.body.encode()) for frame in log.slice(log.start, 1 << 20))
@@ -84,14 +84,14 @@ def test_size_is_bytes_and_not_letters():
 
 
 def test_a_slice_is_bytes_and_not_letters():
-    """A catch-up write is one write buffer whatever the language."""
+    """A catch-up write is as large as a write buffer in every language."""
     log = Log(origin=EventId(E, 0).previous)
     log.append([event(seq, "日" * 20) for seq in range(9)])
     assert sum(len(frame.body.encode()) for frame in log.slice(0, 90)) < 90 + 60
 
 
 def test_a_slice_gives_at_least_one_frame_and_about_its_size():
-    """A frame larger than the slice still travels."""
+    """A frame larger than the slice is still returned."""
     log = Log(origin=EventId(E, 0).previous)
     log.append([event(seq, "x" * 30) for seq in range(5)])
     assert len(log.slice(0, 1)) == 1
@@ -100,7 +100,7 @@ def test_a_slice_gives_at_least_one_frame_and_about_its_size():
 
 
 def test_a_known_cursor_gives_the_position_after_it():
-    """Including the origin, which is the cursor of who stands at `start`."""
+    """So does `origin`, which is the cursor of a viewer at `start`."""
     log = window(10, count=4)
     assert log.position_after(log.origin) == log.start
     for seq in range(6, 10):
@@ -111,14 +111,14 @@ def test_a_known_cursor_gives_the_position_after_it():
 
 
 def test_control_frames_have_the_cursor_of_the_event_before():
-    """A viewer that got the gap frame resumes from the event before it."""
+    """A viewer whose last frame is a `gap` resumes after the event before that frame."""
     log = window(2)
     log.append([Frame.control("gap", {}), event(2)])
     assert [log.seen_at(position).seq for position in range(1, 5)] == [0, 1, 1, 2]
 
 
 def test_the_end_closes_the_log():
-    """Nothing follows it."""
+    """No frame can be appended after `end`."""
     log = window(1)
     log.append([event(1, terminal=True), Frame.control("end", {"status": "ready"})])
     assert log.closed
@@ -127,7 +127,7 @@ def test_the_end_closes_the_log():
 
 
 def test_last_events_are_counted_without_control_frames():
-    """`from=-2` is two events, whatever stands between."""
+    """`from=-2` means two events, however many control frames are between them."""
     log = window(3)
     log.append([Frame.control("gap", {}), Frame.control("state", {}), event(3)])
     assert log.position_of_last(1) == (5, 0)
@@ -137,7 +137,7 @@ def test_last_events_are_counted_without_control_frames():
 
 
 def test_renumbering_keeps_frames_and_their_cursors():
-    """After a resync old positions are readable and the new cursor stands at the end."""
+    """After a resync the old positions stay readable, and the new cursor is the position `end`."""
     log = window(3)
     log.renumber(EventId(9, 0).previous)
     assert log.seen_at(3) == EventId(9, 0).previous
@@ -150,7 +150,7 @@ def test_renumbering_keeps_frames_and_their_cursors():
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_window_is_contiguous_whatever_is_appended(seed):
-    """Against a plain list: every position from start to end is readable and right, bounds hold, cursors agree."""
+    """Compared with a plain list: all positions are readable and right, bounds hold, cursors agree."""
     rng = random.Random(seed)
     count, size = rng.randrange(1, 40), rng.randrange(1, 400)
     log = Log(origin=EventId(E, 0).previous, count=count, size=size)
@@ -169,7 +169,7 @@ def test_the_window_is_contiguous_whatever_is_appended(seed):
         assert log.slice(log.start, 1 << 30) == held
         assert 1 <= len(held) <= count
         assert len(held) == 1 or sum(len(frame.body) for frame in held) <= size
-        if log.start:  # nothing left too early
+        if log.start:  # no frame was evicted too early
             more = everything[log.start - 1 :]
             assert len(more) > count or sum(len(frame.body) for frame in more) > size
         for position in range(log.start, log.end):

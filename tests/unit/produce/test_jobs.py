@@ -1,4 +1,4 @@
-"""The job state machine, on the fake and on the real Redis."""
+"""The job state machine, on the fake and on a real Redis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def jobs(redis) -> JobStateMachine:
 
 
 async def test_a_new_job_is_what_was_asked_for(jobs, redis):
-    """Status, owner, project, fields of one's own; and an epoch, so that viewers have a cursor at once."""
+    """The hash has status, owner, project and own fields, and an epoch, so that viewers have a cursor."""
     made = await jobs.create_job("a", user_id="ada", project_id="p", status="starting", title="T")
     assert (made.id, made.status, made.user_id) == ("a", "starting", "ada")
     assert made.fields["project_id"] == "p"
@@ -32,13 +32,13 @@ async def test_a_new_job_is_what_was_asked_for(jobs, redis):
 
 
 async def test_the_first_event_has_the_epoch_of_the_job(jobs):
-    """So the cursor from before stays good."""
+    """So a cursor from before the first event stays valid."""
     made = await jobs.create_job("a", user_id="ada")
     assert await jobs.transition("a", "code") == (made.epoch, 0)
 
 
 async def test_an_id_is_given_once(jobs):
-    """JobExists, and the first job is untouched."""
+    """The second `create_job` raises JobExists and does not change the job."""
     await jobs.create_job("a", user_id="ada")
     with pytest.raises(JobExists):
         await jobs.create_job("a", user_id="eve", status="code")
@@ -47,7 +47,7 @@ async def test_an_id_is_given_once(jobs):
 
 
 async def test_of_many_who_create_at_once_one_wins(jobs):
-    """The others see that it exists."""
+    """One of several concurrent calls creates the job; the others raise JobExists."""
     results = await asyncio.gather(
         *(jobs.create_job("a", user_id=f"u{n}") for n in range(8)), return_exceptions=True
     )
@@ -57,7 +57,7 @@ async def test_of_many_who_create_at_once_one_wins(jobs):
 
 
 async def test_a_transition_sets_the_status_and_gives_the_events_id(jobs, redis):
-    """One event per transition, in order."""
+    """Each transition publishes one event, and the ids are in order."""
     await jobs.create_job("a", user_id="ada")
     first = await jobs.transition("a", "scaffold", "words")
     second = await jobs.transition("a", "code")
@@ -69,7 +69,7 @@ async def test_a_transition_sets_the_status_and_gives_the_events_id(jobs, redis)
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
 async def test_a_job_ends_once(jobs, redis, status):
-    """JobEnded for whatever comes after."""
+    """Every transition after the end raises JobEnded."""
     await jobs.create_job("a", user_id="ada")
     await jobs.transition("a", status)
     for late in ("code", "ready", "failed"):
@@ -80,7 +80,7 @@ async def test_a_job_ends_once(jobs, redis, status):
 
 
 async def test_two_ends_at_once_are_one_end(jobs, redis):
-    """The script decides, not the read before it."""
+    """Of concurrent ends one is published, because the script checks again after the read."""
     await jobs.create_job("a", user_id="ada")
     results = await asyncio.gather(
         *(jobs.transition("a", status) for status in ["ready", "failed"] * 4), return_exceptions=True
@@ -90,7 +90,7 @@ async def test_two_ends_at_once_are_one_end(jobs, redis):
 
 
 async def test_a_job_that_is_not_there_is_not_found(jobs, redis):
-    """And a transition does not make one."""
+    """A transition raises JobNotFound and creates nothing."""
     with pytest.raises(JobNotFound):
         await jobs.get_job("a")
     with pytest.raises(JobNotFound):
@@ -100,14 +100,14 @@ async def test_a_job_that_is_not_there_is_not_found(jobs, redis):
 
 @pytest.mark.parametrize("job", ["", "a b", "a/b", "x" * 129, "é"])
 async def test_a_bad_id_is_refused(jobs, job):
-    """InvalidEvent, before Redis is asked."""
+    """A bad id raises InvalidEvent before any command is sent."""
     for call in (jobs.create_job(job, user_id="a"), jobs.get_job(job), jobs.transition(job, "code")):
         with pytest.raises(InvalidEvent):
             await call
 
 
 async def test_a_field_that_is_no_text_is_refused_and_the_job_not_half_made(jobs, redis):
-    """So that the next try is the first."""
+    """Nothing is written for the refused call, so the next call creates the job."""
     with pytest.raises(InvalidEvent, match="title"):
         await jobs.create_job("a", user_id="ada", title=None)
     assert await redis.keys("*") == []
@@ -115,7 +115,7 @@ async def test_a_field_that_is_no_text_is_refused_and_the_job_not_half_made(jobs
 
 
 async def test_a_repeated_command_makes_one_job_and_no_complaint(jobs, redis):
-    """As redis-py sends it again when the answer was lost."""
+    """redis-py repeats a command whose answer was lost; the repetition gives the same answer."""
     keys, args = Publication().prepare_job(JobId("a"), {"user_id": "ada", "status": "queued"})
     answers = [await jobs._script.run(keys, args) for _ in range(2)]
     assert answers[0] == answers[1]
@@ -126,14 +126,14 @@ async def test_a_repeated_command_makes_one_job_and_no_complaint(jobs, redis):
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
 async def test_a_job_does_not_begin_with_its_end(jobs, redis, status):
-    """A terminal status comes by a transition, which tells viewers."""
+    """A terminal first status is refused: a transition must set it, which tells viewers."""
     with pytest.raises(InvalidEvent):
         await jobs.create_job("a", user_id="ada", status=status)
     assert await redis.keys("*") == []
 
 
 async def test_a_key_of_another_type_is_no_job(jobs, redis):
-    """A list where the hash should be: not found, not created over, and the list is untouched."""
+    """If the job's key is a list, the job is not found, cannot be created, and the list stays as it is."""
     await redis.rpush("job:a", "x")
     with pytest.raises(JobNotFound):
         await jobs.get_job("a")
@@ -145,7 +145,7 @@ async def test_a_key_of_another_type_is_no_job(jobs, redis):
 
 
 async def test_a_job_of_the_application_can_be_moved(jobs, redis):
-    """A hash without an epoch: the first event gives it one."""
+    """A hash that the application wrote has no epoch until the first event sets it."""
     await redis.hset("job:a", mapping={"status": "queued", "user_id": "ada"})
     assert (await jobs.get_job("a")).epoch is None
     first = await jobs.transition("a", "code")
@@ -153,7 +153,7 @@ async def test_a_job_of_the_application_can_be_moved(jobs, redis):
 
 
 async def test_without_redis_every_call_says_so():
-    """BrokerUnavailable, each of them."""
+    """Every call raises BrokerUnavailable."""
     server = fakeredis.FakeServer()
     server.connected = False
     jobs = JobStateMachine(fakeredis.FakeAsyncRedis(server=server))
@@ -163,7 +163,7 @@ async def test_without_redis_every_call_says_so():
 
 
 async def test_terminal_statuses_are_a_setting(redis):
-    """The same list guards creation and transition."""
+    """`create_job` and `transition` use the publication's terminal statuses."""
     jobs = JobStateMachine(redis, publication=Publication(terminal=frozenset({"done"})))
     await jobs.create_job("a", user_id="ada", status="ready")
     await jobs.transition("a", "done")

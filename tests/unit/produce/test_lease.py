@@ -1,4 +1,4 @@
-"""A worker's lease: renewed while its block runs, given back or left to lapse, judged by Redis's clock."""
+"""A worker's lease: renewed while its block runs, then released or left to lapse, by Redis's clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def broker(redis: Redis, monkeypatch) -> RedisBroker:
 
 
 async def lapse(redis: Redis) -> None:
-    """As if its time were over."""
+    """Set the lease's time to the past."""
     await redis.hset(META, "lease", "1")
 
 
@@ -49,7 +49,7 @@ async def events(redis: Redis) -> list[dict]:
 
 
 async def test_a_lease_is_held_for_the_block_and_given_back(publisher, broker, job, redis):
-    """It stands in the hash, which the hub reads anyway, and is no field of the application's."""
+    """The lease is in the job's hash, but not among the application's fields."""
     async with publisher.lease(job, ttl=30) as lease:
         (found,) = await broker.jobs([job])
         assert found.lease is not None
@@ -60,7 +60,7 @@ async def test_a_lease_is_held_for_the_block_and_given_back(publisher, broker, j
 
 
 async def test_an_exception_lets_it_lapse(publisher, job, redis):
-    """The worker failed and said nothing: viewers learn of it, unless a retry takes over."""
+    """After an exception the lease stays until it lapses, so that viewers learn of the failure."""
     with pytest.raises(RuntimeError):
         async with publisher.lease(job, ttl=30):
             raise RuntimeError("out of disk")
@@ -68,7 +68,7 @@ async def test_an_exception_lets_it_lapse(publisher, job, redis):
 
 
 async def test_a_lapsed_lease_is_one_failed_event(publisher, broker, job, redis):
-    """However many processes notice it."""
+    """If several processes find the lapsed lease, one event is published."""
     await lapse(redis)
     await asyncio.gather(*(broker.declare_lost(job) for _ in range(5)))
     (event,) = await events(redis)
@@ -79,7 +79,7 @@ async def test_a_lapsed_lease_is_one_failed_event(publisher, broker, job, redis)
 
 
 async def test_a_lease_that_holds_or_never_was_declares_nobody_lost(publisher, broker, job, redis):
-    """A question too early, or about another job."""
+    """`declare_lost` publishes nothing for a valid lease or a job without a lease."""
     await broker.declare_lost(job)
     async with publisher.lease(job):
         await broker.declare_lost(job)
@@ -88,7 +88,7 @@ async def test_a_lease_that_holds_or_never_was_declares_nobody_lost(publisher, b
 
 
 async def test_nobody_is_lost_while_redis_has_just_come_back(broker, job, redis, monkeypatch):
-    """Workers that live could not renew; they get a moment."""
+    """Live workers could not renew during the outage; `GRACE` gives them time to."""
     await lapse(redis)
     monkeypatch.setattr(broker.subscriber, "connected_for", lambda: GRACE - 0.1)
     assert not await broker.declare_lost(job)
@@ -96,7 +96,7 @@ async def test_nobody_is_lost_while_redis_has_just_come_back(broker, job, redis,
 
 
 async def test_the_workers_own_end_wins_over_a_lapse(publisher, broker, job, redis):
-    """One terminal event, whichever was first."""
+    """If the worker ends the job before its lapsed lease is found, only its own event is published."""
     await lapse(redis)
     await publisher.ready(job)
     await broker.declare_lost(job)
@@ -104,7 +104,7 @@ async def test_the_workers_own_end_wins_over_a_lapse(publisher, broker, job, red
 
 
 async def test_there_is_no_lease_on_what_is_not_there_or_over(publisher, redis, job):
-    """And none is made by asking."""
+    """A lease on an unknown or ended job is refused, and creates no key; so is a lease that is too short."""
     with pytest.raises(JobNotFound):
         async with publisher.lease("b"):
             pass
@@ -122,18 +122,18 @@ async def test_there_is_no_lease_on_what_is_not_there_or_over(publisher, redis, 
 
 
 async def test_a_publisher_that_is_not_strict_never_breaks_the_job(redis, job):
-    """The block runs; `lost` says that it is for nothing."""
+    """The block runs although the lease was refused; `lost` is True only if the job has ended."""
     publisher = Publisher(redis)
     await publisher.ready(job)
     async with publisher.lease(job) as lease:
         assert lease.lost
     async with publisher.lease("b") as lease:
-        assert not lease.lost  # it may be made yet
+        assert not lease.lost  # the job may be created later
 
 
 @pytest.mark.looptime
 async def test_it_is_renewed_three_times_within_its_time_until_the_job_is_over():
-    """A renewal that fails is tried again a second later, one that hangs is given up; one that says the job has ended is the last."""
+    """A failed renewal is retried after a second, a hanging one is given up, and JobEnded stops renewing."""
     said: list[tuple[float, float]] = []
     loop = asyncio.get_running_loop()
 
@@ -142,7 +142,7 @@ async def test_it_is_renewed_three_times_within_its_time_until_the_job_is_over()
         if len(said) == 3:
             raise BrokerUnavailable("away")
         if len(said) == 5:
-            await asyncio.sleep(1000)  # frozen
+            await asyncio.sleep(1000)  # as a frozen Redis
         if len(said) == 7:
             raise JobEnded("over")
 
@@ -155,7 +155,7 @@ async def test_it_is_renewed_three_times_within_its_time_until_the_job_is_over()
 
 
 async def test_a_job_that_this_worker_has_ended_is_over_and_not_lost(redis, job):
-    """Nobody is warned, and nothing is renewed."""
+    """The lease is `over`, not `lost`."""
     publisher = Publisher(redis)
     async with publisher.lease(job) as lease:
         await publisher.ready(job)
@@ -164,7 +164,7 @@ async def test_a_job_that_this_worker_has_ended_is_over_and_not_lost(redis, job)
 
 
 async def test_a_worker_that_was_replaced_does_not_give_back_its_successors_lease(publisher, job, redis):
-    """It leaves in order, and the other one holds on."""
+    """Leaving the block does not release a lease that another worker has taken over."""
     async with publisher.lease(job):
         successor = publisher.lease(job, ttl=60)
         await successor.__aenter__()
@@ -175,10 +175,10 @@ async def test_a_worker_that_was_replaced_does_not_give_back_its_successors_leas
 
 @pytest.mark.looptime
 async def test_a_first_renewal_that_failed_is_tried_again_soon():
-    """The job may be made a moment later; a worker that dies then must be missed."""
+    """The job may be created a moment later; from then on a lost worker must be noticed."""
     said: list[float] = []
 
-    async def renew(seconds: float) -> None:  # noqa: ARG001
+    async def renew(seconds: float) -> None:
         said.append(asyncio.get_running_loop().time())
         if len(said) < 3:
             raise JobNotFound("not yet")
@@ -189,7 +189,7 @@ async def test_a_first_renewal_that_failed_is_tried_again_soon():
 
 
 def test_blocking_code_holds_a_lease_too(redis_server, monkeypatch):
-    """A thread renews; the block gives it back."""
+    """A thread renews the lease, and leaving the block releases it."""
     monkeypatch.setattr("hub.produce.publisher.SHORTEST_BLOCKING", 1)
     with PlainRedis.from_url(redis_server.url) as client:
         client.hset("job:plain", mapping={"status": "code", "user_id": "ada"})

@@ -16,7 +16,7 @@ from hub.fanout.wire import Reason
 from hub.totals import Totals
 from hub.transports.commands import BURST, MAX_BYTES
 from hub.transports.fast_websocket import WebSocketWire, frame_end
-from hub.transports.handoff import Taken
+from hub.transports.handoff import Detached
 from hub.transports.websocket import wire_frame
 
 
@@ -86,8 +86,8 @@ class Client:
         self.said: list[str] = []
         self.connections: set = set()
         self.blocked = Blocked(10, Totals())
-        self.wire = WebSocketWire(Taken(self.transport, self.connections), self.view, None, self)
-        self.wire.begin()
+        self.wire = WebSocketWire(Detached(self.transport, self.connections), self.view, None, self)
+        self.wire.start()
 
     def closing(self, reason: Reason) -> bytes:
         return wire_frame(Close(reason.close_code, reason.words).serialize(), Opcode.CLOSE)
