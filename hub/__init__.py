@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from hub.client.client import watch as watch
     from hub.errors import HubError as HubError
     from hub.job.event import EventId as EventId
+    from hub.produce.blocking import SyncPublisher as SyncPublisher
     from hub.produce.jobs import JobStateMachine as JobStateMachine
     from hub.produce.publisher import Publisher as Publisher
-    from hub.produce.publisher import SyncPublisher as SyncPublisher
     from hub.settings import Settings as Settings
     from hub.web.app import create_app as create_app
     from hub.web.app import mount as mount
@@ -31,7 +31,7 @@ _HOMES = {
     "JobStateMachine": "hub.produce.jobs",
     "Publisher": "hub.produce.publisher",
     "Settings": "hub.settings",
-    "SyncPublisher": "hub.produce.publisher",
+    "SyncPublisher": "hub.produce.blocking",
     "User": "hub.web.auth",
     "create_app": "hub.web.app",
     "get_redis": "hub.web.context",

@@ -160,7 +160,7 @@ def publish(
 ) -> None:
     """Publish one event and print its id."""
     from hub.broker.script import Publication
-    from hub.produce.publisher import SyncPublisher
+    from hub.produce.blocking import SyncPublisher
 
     settings = Settings(**_given(redis_url=redis_url))
     with SyncPublisher.from_url(

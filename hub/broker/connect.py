@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -101,8 +101,19 @@ def sibling(client: AsyncRedis, **changes: Any) -> AsyncRedis:
     """A client of the same place with connections of its own; `changes` to what redis-py makes them with."""
     pool = copy.copy(client.connection_pool)
     pool.connection_kwargs = {**pool.connection_kwargs, **changes}
+    if isinstance(pool, BlockingConnectionPool):
+        pool._condition = asyncio.Condition()  # noqa: SLF001  # the copy would wait for the other's connections
     pool.reset()
-    return AsyncRedis.from_pool(pool) if type(client) is AsyncRedis else type(client)(connection_pool=pool)
+    return AsyncRedis.from_pool(pool)
+
+
+def place_of(client: AsyncRedis) -> Hashable:
+    """Equal for two clients of the same database of the same Redis."""
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    names = ("host", "port", "path", "db", "username")
+    fake = id(options["server"]) if "server" in options else None  # fakeredis has no address
+    return getattr(pool, "service_name", None), fake, *(options.get(name) for name in names)
 
 
 class PerLoop:

@@ -5,7 +5,6 @@ Invariant: the hub's tasks start with the lifespan (or the first request) and en
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -17,13 +16,12 @@ from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
-from hub.broker.connect import AsyncRedis
-from hub.engine.hub import Hub
 from hub.errors import HubError
 from hub.settings import Settings
 from hub.web.context import Context, get_context, get_redis
 from hub.web.direct import direct_routes
 from hub.web.metrics import registry
+from hub.web.routes import Here
 from hub.web.routes import router as jobs_router
 
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
@@ -45,11 +43,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def mount(
-    app: FastAPI, settings: Settings | None = None, *, dependencies: Sequence[Depends] | None = None
+    app: FastAPI,
+    settings: Settings | None = None,
+    *,
+    path: str = "",
+    dependencies: Sequence[Depends] | None = None,
 ) -> Context:
-    """Add the job endpoints to `app`, and the hub's start and end to its lifespan.
+    """Add the job endpoints to `app` below `path` ("/push"), and the hub's start and end to its lifespan.
 
     Every endpoint of the hub runs `dependencies` (a list of `Depends(...)`) and those of `app` itself first.
+    With an override of `get_redis` the hub starts with the first request, which has the client.
     The returned context has what a health check of your own needs. Raises InvalidSettings.
     """
     context = Context(settings or Settings())
@@ -58,30 +61,16 @@ def mount(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         # Connects to Redis now: the first viewer need not wait for it, and /readyz can report on it.
-        context.service(await _client(app, context)).hub.broker.subscriber.start()
+        if get_redis not in app.dependency_overrides:
+            context.service(context.client())
         try:
             yield {}
         finally:
             await context.aclose()
 
     app.include_router(APIRouter(lifespan=lifespan))
-    app.include_router(jobs_router, dependencies=dependencies)
+    app.include_router(jobs_router, prefix=path, dependencies=dependencies)
     return context
-
-
-async def _client(app: FastAPI, context: Context) -> AsyncRedis:
-    """Returns the Redis client that requests get: the override's of `get_redis`, if there is one."""
-    override = app.dependency_overrides.get(get_redis)
-    if override is None:
-        return context.client()
-    given = override()
-    client: AsyncRedis = await given if inspect.isawaitable(given) else given
-    return client
-
-
-async def _hub(request: Request) -> Hub:
-    context = get_context(request)
-    return context.service(await _client(request.app, context)).hub
 
 
 def _operations() -> APIRouter:
@@ -93,9 +82,9 @@ def _operations() -> APIRouter:
         return {"status": "ok"}
 
     @router.get("/readyz", responses={503: {"description": "Redis does not answer, or the hub is draining"}})
-    async def readyz(request: Request) -> Response:
+    async def readyz(service: Here) -> Response:
         """200 if new viewers can be served: Redis answers and the hub is not draining. Else 503."""
-        hub = await _hub(request)
+        hub = service.hub
         redis = hub.broker.subscriber.connected
         if redis:
             try:
@@ -107,12 +96,11 @@ def _operations() -> APIRouter:
         return JSONResponse(words, 200 if ready else 503)
 
     @router.get("/metrics", response_class=Response)
-    async def metrics(request: Request) -> Response:
+    async def metrics(request: Request, service: Here) -> Response:
         """Metrics in the Prometheus format."""
         context = get_context(request)
-        hub = await _hub(request)
         if context.place is None:
-            read = hub.statistics
+            read = service.hub.statistics
         else:
             board, _ = context.place
             context.report()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Hashable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
-from hub.broker.connect import AsyncRedis, close, for_requests
+from hub.broker.connect import AsyncRedis, PerLoop, close, for_requests, place_of, sibling
 from hub.broker.redis import RedisBroker
 from hub.broker.script import Publication
 from hub.engine.hub import Hub
@@ -39,6 +42,7 @@ class Service:
     sse: SseTransport
     websocket: WebSocketTransport
     dashboards: DashboardSockets
+    client: AsyncRedis | None = None  # that was made for it, and ends with it
 
     async def drain(self) -> None:
         """Tell every viewer to reconnect elsewhere, spread over `settings.drain` seconds."""
@@ -51,17 +55,20 @@ class Service:
         await self.websocket.heartbeat.aclose()
         self.dashboards.drain()
         await self.hub.aclose()
+        if self.client is not None:
+            await close(self.client)
 
 
 class Context:
-    """Settings, authenticator, and a service per Redis client (one client, unless `get_redis` is overridden)."""
+    """Settings, authenticator, and a service per Redis (one, unless `get_redis` is overridden)."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.authenticator = Authenticator(settings)
         self.place: tuple[Board, int] | None = None  # the board and our row, if there are several processes
-        self._client: AsyncRedis | None = None
-        self._services: dict[int, Service] = {}
+        self._clients: PerLoop | None = None
+        self._services: dict[Hashable, Service] = {}
+        self._given: dict[Hashable, int] = {}  # per Redis: the client that an override gave first
 
     @property
     def services(self) -> list[Service]:
@@ -83,10 +90,10 @@ class Context:
             self.settings = self.settings.model_copy(update={"max_viewers": max(1, most)})
 
     def client(self) -> AsyncRedis:
-        """Returns the Redis client for `HUB_REDIS_URL`, which connects when it is first used."""
-        if self._client is None:
-            self._client = for_requests(self.settings.redis_url)
-        return self._client
+        """Returns the running loop's client for `HUB_REDIS_URL`, which connects when it is first used."""
+        if self._clients is None:
+            self._clients = PerLoop(for_requests(self.settings.redis_url))
+        return self._clients.get()
 
     def report(self) -> None:
         """Write this process's totals to the board, if there is one, where the other processes read them."""
@@ -95,19 +102,34 @@ class Context:
             board.write(row, sum((service.hub.statistics() for service in self.services), Totals()))
 
     def service(self, client: AsyncRedis) -> Service:
-        """Returns the service on this client, and starts it if there is none.
+        """Returns the service on the Redis of `client`, and starts it if there is none.
 
         A service belongs to one event loop. Starlette's test client may run each request in a new loop; then
-        each request gets a new service.
+        each request gets a new service. A client of an application's own keeps its connections to itself: the
+        service makes others like them, so that closing the client, or its `decode_responses`, is no matter.
         """
-        service = self._services.get(id(client))
+        place = place_of(client)
+        service = self._services.get(place)
         if service is None or service.hub.loop is not asyncio.get_running_loop():
-            hub = Hub(RedisBroker(client, Publication.of(self.settings)), self.settings)
-            websocket = WebSocketTransport(hub)
-            service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket))
-            self._services[id(client)] = service
-            service.sse.heartbeat.start()
-            service.websocket.heartbeat.start()
+            is_ours = self._clients is not None and client is self._clients.get()
+            service = self._start(
+                client if is_ours else sibling(client, decode_responses=False), is_ours=is_ours
+            )
+            self._services[place] = service
+            self._given[place] = id(client)
+        elif self._given[place] not in (id(client), 0):
+            self._given[place] = 0
+            logger.warning("get_redis gives another client with each request; one hub serves them all")
+        return service
+
+    def _start(self, client: AsyncRedis, *, is_ours: bool) -> Service:
+        hub = Hub(RedisBroker(client, Publication.of(self.settings)), self.settings)
+        websocket = WebSocketTransport(hub)
+        own = None if is_ours else client
+        service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket), own)
+        service.sse.heartbeat.start()
+        service.websocket.heartbeat.start()
+        hub.broker.subscriber.start()
         return service
 
     async def drain(self) -> None:
@@ -120,9 +142,9 @@ class Context:
         self._services.clear()
         for service in services:
             await service.aclose()
-        client, self._client = self._client, None
-        if client is not None:
-            await close(client)
+        clients, self._clients = self._clients, None
+        if clients is not None:
+            await close(clients.get())
 
 
 def get_context(connection: HTTPConnection) -> Context:
@@ -153,6 +175,16 @@ async def get_service(
 ) -> Service:
     """Returns the hub, with its transports, on this request's Redis client."""
     return get_context(connection).service(client)
+
+
+async def close_dependencies(scope: Scope) -> None:
+    """End the `yield` dependencies of a request before its stream begins: a database session is not held for hours.
+
+    FastAPI ends them when the response is sent (https://fastapi.tiangolo.com/tutorial/dependencies/).
+    """
+    for name in ("fastapi_function_astack", "fastapi_inner_astack"):
+        if isinstance(stack := scope.get(name), AsyncExitStack):
+            await stack.aclose()
 
 
 def refusal(error: HubError) -> HTTPException:

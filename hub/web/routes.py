@@ -19,7 +19,7 @@ from hub.job.event import job_id as parse_job_id
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream, overloaded
 from hub.web.auth import User
-from hub.web.context import Service, get_service, refusal, require_auth
+from hub.web.context import Service, close_dependencies, get_service, refusal, require_auth
 
 router = APIRouter()
 
@@ -80,7 +80,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     if view.begin.over:
         view.close()
         return Response(status_code=204)
-    return EventStream(service.sse, view)
+    return await _stream(request, service, view)
 
 
 @router.get(
@@ -91,7 +91,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
         200: {"content": {"text/event-stream": {}}, "description": "The job's status, then its events, live"},
     },
 )
-async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Response:
+async def stream_job_status(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """The older status stream: the current status first, then every new event, until the job ends."""
     try:
         view = await service.hub.view(who(user), known(job_id), Wish(origin="live"))
@@ -99,7 +99,7 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here) -> Res
         return _stream_refused(service, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
     view.skip_to_end()
-    return EventStream(service.sse, view, prologue=json.dumps(status))
+    return await _stream(request, service, view, prologue=json.dumps(status))
 
 
 @router.websocket(WEBSOCKET_PATH)
@@ -114,12 +114,14 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
         await websocket.accept()
         await websocket.close(error.close_code, error.detail)
         return
+    await _let_go(websocket, view)
     await service.websocket.serve(websocket, view)
 
 
 @router.websocket("/api/events/ws")
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
+    await close_dependencies(websocket.scope)
     await service.dashboards.serve(websocket, who(user))
 
 
@@ -156,6 +158,20 @@ async def get_job_events(
         except TimeoutError as error:
             raise refusal(BrokerUnavailable("expected a page within 35 s")) from error
         return Response(page, media_type="application/json")
+
+
+async def _stream(request: Request, service: Service, view: View, *, prologue: str | None = None) -> Response:
+    await _let_go(request, view)
+    return EventStream(service.sse, view, prologue=prologue)
+
+
+async def _let_go(connection: HTTPConnection, view: View) -> None:
+    """End what the application holds for this request: the stream does not need it, and lasts for hours."""
+    try:
+        await close_dependencies(connection.scope)
+    except BaseException:
+        view.close()
+        raise
 
 
 def who(user: User) -> UserId:

@@ -458,7 +458,7 @@ async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_
     start_redis, start_hub, monkeypatch
 ):
     """A thread renews it; an exception lets it lapse."""
-    monkeypatch.setattr("hub.produce.publisher.SHORTEST_BLOCKING", 1)
+    monkeypatch.setattr("hub.produce.blocking.SHORTEST_BLOCKING", 1)
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
 

@@ -51,8 +51,12 @@ class Live:
     @property
     def hub(self) -> Hub:
         """The running hub, on the client that it uses itself."""
-        (service,) = self.context.services
-        return service.hub
+        return self.context.service(self.client if self.is_overridden else self.context.client()).hub
+
+    @property
+    def is_overridden(self) -> bool:
+        """Returns True if requests get this test's own client."""
+        return get_redis in self.app.dependency_overrides
 
     @property
     def url(self) -> str:

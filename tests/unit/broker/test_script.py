@@ -16,7 +16,8 @@ from hub.broker.script import Publication, Retention, interpret
 from hub.errors import BrokerUnavailable, EventTooLarge, InvalidEvent, InvalidSettings, JobEnded
 from hub.job.catalogue import encode
 from hub.job.event import EventId, JobId
-from hub.produce.publisher import Publisher, SyncPublisher
+from hub.produce.blocking import SyncPublisher
+from hub.produce.publisher import Publisher
 from tests.support.keys import log_of, meta_of, once_of
 
 JOB = "a"

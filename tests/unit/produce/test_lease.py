@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from hub.broker.redis import GRACE, RedisBroker
 from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
+from hub.produce.blocking import SyncPublisher
 from hub.produce.lease import Lease, held
-from hub.produce.publisher import Publisher, SyncPublisher
+from hub.produce.publisher import Publisher
 from tests.support.keys import log_of, meta_of
 
 JOB = "a"
@@ -190,7 +191,7 @@ async def test_a_first_renewal_that_failed_is_tried_again_soon():
 
 def test_blocking_code_holds_a_lease_too(redis_server, monkeypatch):
     """A thread renews the lease, and leaving the block releases it."""
-    monkeypatch.setattr("hub.produce.publisher.SHORTEST_BLOCKING", 1)
+    monkeypatch.setattr("hub.produce.blocking.SHORTEST_BLOCKING", 1)
     with PlainRedis.from_url(redis_server.url) as client:
         client.hset("job:plain", mapping={"status": "code", "user_id": "ada"})
         publisher = SyncPublisher(client, strict=True)
