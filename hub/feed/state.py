@@ -56,6 +56,7 @@ class State:
             "job_id": self._job_id,
             "status": self.status,
             "position": str(position) if position is not None else None,
+            "attempt": self.job.attempt if self.job else 1,
             "job": public,
         }
         last = ",".join(f"{json.dumps(kind)}:{body}" for kind, body in self._last.items())

@@ -97,7 +97,12 @@ class Live:
 
 @asynccontextmanager
 async def live_hub(
-    client: Redis, *, wire: str | None = None, middleware: tuple | None = None, **values
+    client: Redis,
+    *,
+    wire: str | None = None,
+    middleware: tuple | None = None,
+    overridden: bool = False,
+    **values,
 ) -> AsyncIterator[Live]:
     """Run a hub on `client`; afterwards nothing of it may be left.
 
@@ -112,7 +117,7 @@ async def live_hub(
     app = create_app(chosen)
     if middleware is not None:
         app.add_middleware(middleware[0], **middleware[1])
-    if is_fake:
+    if is_fake or overridden:
         app.dependency_overrides[get_redis] = lambda: client
     sock = listen("127.0.0.1", 0)
     chosen_config = config(app, chosen)

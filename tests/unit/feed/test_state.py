@@ -29,6 +29,7 @@ def test_it_says_status_position_public_fields_and_the_last_of_each_type():
         "job_id": "a",
         "status": "code",
         "position": "5-2",
+        "attempt": 1,
         "job": {"status": "code", "title": "T"},
         "last": {"x": {"type": "x", "n": 2}, "y": {"type": "y", "status": "code"}},
     }
