@@ -15,7 +15,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Server:
-    """An ASGI `send` that can hold, and a client that can leave."""
+    """An ASGI `send` that can be held up, and a client that can leave."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -40,12 +40,12 @@ def message(n: str) -> dict:
 
 
 def made(server: Server, blocked: Blocked | None = None) -> AsgiWire:
-    bound = Blocked(10) if blocked is None else blocked  # an empty one is false
+    bound = Blocked(10) if blocked is None else blocked  # an empty Blocked is false
     return AsgiWire(server.send, bound, last_words=lambda reason: [message(reason.name)])
 
 
 async def looked_at(blocked: Blocked) -> None:
-    """What the heartbeats do, once a second."""
+    """Check for blocked wires once a second, as the heartbeats do."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(1)
@@ -58,7 +58,7 @@ async def turns() -> None:
 
 
 async def test_payloads_go_out_in_order_and_then_the_last_words():
-    """The reason is the last thing said."""
+    """Payloads are sent in order; the last words come last."""
     server = Server()
     wire = made(server)
     running = asyncio.create_task(wire.run(server.listen()))
@@ -74,7 +74,7 @@ async def test_payloads_go_out_in_order_and_then_the_last_words():
 
 
 async def test_the_first_reason_stands():
-    """Only one end."""
+    """A second `finish` has no effect."""
     server = Server()
     wire = made(server)
     wire.finish(Reason.TOO_SLOW)
@@ -84,7 +84,7 @@ async def test_the_first_reason_stands():
 
 
 async def test_a_client_that_left_is_sent_nothing_more():
-    """No last words for nobody."""
+    """A client that left gets no last words."""
     server = Server()
     wire = made(server)
     running = asyncio.create_task(wire.run(server.listen()))
@@ -97,7 +97,7 @@ async def test_a_client_that_left_is_sent_nothing_more():
 
 
 async def test_a_blocked_client_is_closed_after_the_timeout():
-    """Seconds of loop time and at most a tick; it is counted, and nobody is blocked afterwards."""
+    """It is aborted at the timeout plus at most a tick, is counted, and no wire stays blocked."""
     server = Server()
     server.free.clear()
     blocked = Blocked(7)
@@ -114,7 +114,7 @@ async def test_a_blocked_client_is_closed_after_the_timeout():
 
 
 async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
-    """Breaking off is ours alone; who cancels the task means the task."""
+    """A cancellation that does not come from `abort` is passed on."""
     server = Server()
     server.free.clear()
     blocked = Blocked(7)
@@ -130,7 +130,7 @@ async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
 
 @pytest.mark.parametrize("error", [OSError, ConnectionResetError, BrokenPipeError])
 async def test_a_broken_send_is_a_client_that_left(error):
-    """No traceback."""
+    """An OSError in `send` ends the wire without a traceback."""
     server = Server()
     server.error = error()
     wire = made(server)
@@ -140,7 +140,7 @@ async def test_a_broken_send_is_a_client_that_left(error):
 
 
 async def test_a_listener_that_fails_ends_the_wire():
-    """An error in reading is 1011, and not a viewer without ears."""
+    """An error while reading closes with 1011; otherwise nothing would read from the viewer."""
     server = Server()
     wire = made(server)
 
@@ -152,7 +152,7 @@ async def test_a_listener_that_fails_ends_the_wire():
 
 
 async def test_what_the_listener_says_is_the_end():
-    """A flood, say."""
+    """The reason that the listener returns, a flood for example, ends the wire."""
     server = Server()
     wire = made(server)
 
@@ -164,7 +164,7 @@ async def test_what_the_listener_says_is_the_end():
 
 
 async def test_flush_returns_when_all_is_sent():
-    """And not before."""
+    """`flush` waits until the last waiting message is sent."""
     server = Server()
     server.free.clear()
     wire = made(server)
@@ -181,7 +181,7 @@ async def test_flush_returns_when_all_is_sent():
 
 
 async def test_flush_returns_when_nothing_ever_will_be_sent():
-    """The wire ended by timeout while somebody waited."""
+    """If the wire ends by timeout while a task waits in `flush`, that task returns."""
     server = Server()
     server.free.clear()
     blocked = Blocked(1)
@@ -195,7 +195,7 @@ async def test_flush_returns_when_nothing_ever_will_be_sent():
 
 
 async def test_a_cancelled_run_leaves_no_task():
-    """The listener ends with it."""
+    """Cancelling `run` ends the listener."""
     server = Server()
     wire = made(server)
     before = asyncio.all_tasks()
@@ -210,7 +210,7 @@ async def test_a_cancelled_run_leaves_no_task():
 async def test_a_command_that_fails_is_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """The client gets 1011, and the operator the traceback."""
+    """The client gets 1011, and the log has the traceback."""
     monkeypatch.setattr(quiet, "INTERVAL", 0.0)
 
     async def broken() -> Reason:
