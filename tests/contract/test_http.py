@@ -192,6 +192,7 @@ async def test_metrics_count_the_viewers_of_this_hub(live, job):
 async def test_readiness_is_red_while_draining(redis, start_hub):
     """A draining hub refuses viewers, so load balancers must not send any."""
     async with start_hub() as live:
+        await live.until(lambda: live.hub.broker.subscriber.connected)
         assert (await get(live, "/readyz")).status_code == 200
         await live.context.drain()
         assert (await get(live, "/readyz")).status_code == 503
