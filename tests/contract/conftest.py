@@ -1,4 +1,4 @@
-"""One hub per module and Redis: the laws are about jobs, and every test has jobs of its own."""
+"""One hub per module and Redis: the tests are about jobs, and every test has its own jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["nothing_is_logged_as_an_error"]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", "real"])
 async def redis(request: pytest.FixtureRequest, redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
-    """A client of an empty Redis, the fake and the real one."""
+    """A client of an empty Redis; the fake one and a real one."""
     if request.param == "real":
         client = Redis.from_url(redis_server.url)
     else:
@@ -40,20 +40,20 @@ async def module_hub(redis: Redis) -> AsyncIterator[Live]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def live(module_hub: Live) -> AsyncIterator[Live]:
-    """The same; no viewer may outlive its test."""
+    """The module's hub; fails the test if a viewer is left."""
     yield module_hub
     await module_hub.until(lambda: module_hub.hub.statistics().viewers == 0)
 
 
 @pytest.fixture
 def start_hub(redis: Redis):
-    """Another hub on the same Redis, with settings of one's own: `async with start_hub(linger=0) as live`."""
+    """Another hub on the same Redis, with its own settings: `async with start_hub(linger=0) as live`."""
     return functools.partial(live_hub, redis)
 
 
 @pytest.fixture(params=["sse", "websocket"])
 def transport(request: pytest.FixtureRequest) -> str:
-    """Both."""
+    """Both transports."""
     return request.param
 
 
@@ -65,5 +65,5 @@ def watch(live: Live, transport: str):
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def job(live: Live) -> str:
-    """A job of ours without events."""
+    """A job of the hub without events."""
     return await producers.job(live)

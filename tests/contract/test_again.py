@@ -1,4 +1,4 @@
-"""Jobs that are made anew under a name of before, and ends that the hash says before the events do."""
+"""Jobs created again under an earlier name, and ends that the hash has before the events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READY = {"type": "build.stage.started", "status": "ready", "narration": "the rea
 
 
 async def test_a_job_that_is_made_anew_shows_nothing_of_the_one_before(redis, live, watch):
-    """Its hash was deleted, its log lives for a day: neither its events nor its end are this one's."""
+    """The old log outlives its hash, but the new job shows none of its events, nor its end."""
     job = await producers.job(live, events=3)
     await live.publisher.failed(job)
     await redis.delete(f"job:{job}")
@@ -47,7 +47,7 @@ async def test_a_hash_that_the_application_writes_anew_stops_nobody(redis, live,
 async def test_what_was_published_before_the_hash_said_the_end_is_delivered_before_it(
     redis, live, transport, start_hub
 ):
-    """The last event, with what it has to say, stands for the end, and not the hash's bare status."""
+    """The terminal event with all its fields is delivered, not an event made from the hash's status."""
     async with start_hub(position_check=1000) as cut:
         for _ in range(5):
             job = await producers.foreign_job(redis)
@@ -77,7 +77,7 @@ async def test_ids_of_a_log_that_is_not_here_are_dropped_and_cost_no_read_each(r
 
 
 async def test_a_job_made_anew_for_another_user_ends_the_old_ones_streams(redis, transport, start_hub):
-    """4404, or an end without a word that is answered by 404; nothing of the new job is seen by who watched the old one."""
+    """The old owner's streams end, reconnect and get 404; they show nothing of the new job."""
     async with start_hub(position_check=0.2, linger=60) as live:
         job = await producers.job(live, events=1)
         async with view(live, transport, job) as viewer:
@@ -95,7 +95,7 @@ async def test_a_job_made_anew_for_another_user_ends_the_old_ones_streams(redis,
 
 
 async def test_a_job_that_has_ended_and_is_made_anew_is_not_answered_from_memory(redis, live, watch):
-    """However soon somebody comes: whose it is, and that it runs again, stands in the hash."""
+    """The hash has the new owner and status, so a viewer that comes at once gets those."""
     job = await producers.job(live)
     await live.publisher.ready(job)
     async with watch(job) as viewer:
@@ -109,8 +109,8 @@ async def test_a_job_that_has_ended_and_is_made_anew_is_not_answered_from_memory
         assert producers.numbers(await theirs.take(1)) == [0]
 
 
-async def test_who_asks_while_the_job_is_being_made_is_let_in(redis, live, watch):
-    """A read for somebody else may be older than the job; nobody is refused by it."""
+async def test_a_viewer_that_asks_while_the_job_is_being_made_is_let_in(redis, live, watch):
+    """A read begun for another viewer may be older than the job; it must not refuse this one."""
     job = producers.name()
     early = asyncio.create_task(live.hub._reads._read(job))
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Streams end by age and resume, in exact virtual time."""
+"""Streams end by age and resume, in virtual time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["app"]
 pytestmark = pytest.mark.looptime
 
 TICK = 5.0
-"""Seats are looked at every five seconds, dashboards every second."""
+"""Seats are checked every five seconds, dashboards every second."""
 
 
 def in_the_last_fifth(seconds: float) -> bool:
-    """Between 80 and 100 % of an hour, and a tick."""
+    """Returns True for 80 to 100 % of an hour, plus a tick."""
     return 2880 <= seconds <= 3600 + TICK
 
 
 async def test_an_event_stream_ends_after_most_of_an_hour(app):
-    """`event: reconnect` with a short wait, and nothing after it: the browser comes back with its cursor."""
+    """The last frame is `reconnect` with a short delay; the browser resumes with its cursor."""
     job = await new_job(app)
     async with sse(app, job) as seen:
         await asyncio.sleep(4000)
@@ -39,7 +39,7 @@ async def test_an_event_stream_ends_after_most_of_an_hour(app):
 
 @pytest.mark.parametrize("path", ["/api/jobs/{job}/events/ws", "/api/events/ws"])
 async def test_a_websocket_ends_after_most_of_an_hour(app, path):
-    """A `reconnect` frame; a dashboard once for all its jobs, also when it has none."""
+    """A `reconnect` frame ends a socket; a dashboard gets one for all its jobs, also without jobs."""
     async with websocket(app, path.format(job=await new_job(app))) as (seen, _):
         await asyncio.sleep(4000)
         at, last = seen()[-1]
@@ -49,7 +49,7 @@ async def test_a_websocket_ends_after_most_of_an_hour(app, path):
 
 
 async def test_viewers_that_came_together_do_not_go_together(app):
-    """Twenty at once end over several minutes, and are counted."""
+    """The ends of twenty streams are spread over several minutes, and are counted."""
     job, ends, waiting = await new_job(app), [], []
 
     async def watch() -> None:

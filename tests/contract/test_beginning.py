@@ -1,4 +1,4 @@
-"""Where a viewer without a cursor begins, also when Redis retains more than memory holds; and what it asks for."""
+"""Where a viewer without a cursor begins, also if Redis retains more than memory, and its `types`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def long_job(live) -> str:
 
 
 async def test_from_start_is_the_default(live, watch, job):
-    """Everything the log holds, then what is new."""
+    """The viewer gets all events in the log, then live ones."""
     await producers.publish(live, job, 3)
     for query in ("", "?from=start"):
         async with watch(job, query) as viewer:
@@ -40,7 +40,7 @@ async def test_from_start_is_the_default(live, watch, job):
 
 
 async def test_from_live_gives_nothing_of_the_past(live, watch, job):
-    """Only what happens from now on."""
+    """The viewer gets only events from now on."""
     await producers.publish(live, job, 3)
     async with watch(job, "?from=live") as viewer:
         await producers.publish(live, job, 1, start=3)
@@ -51,7 +51,7 @@ async def test_from_live_gives_nothing_of_the_past(live, watch, job):
     ("query", "first"), [("-20", 10), ("-1", 29), ("-30", 0), ("-31", 0), ("-999999", 0)]
 )
 async def test_from_minus_n_gives_the_last_n(live, watch, query, first):
-    """Or all there are."""
+    """The viewer gets the last n events, or all if there are fewer."""
     job = await producers.job(live, events=30)
     async with watch(job, f"?from={query}") as viewer:
         await producers.publish(live, job, 1, start=30)
@@ -60,7 +60,7 @@ async def test_from_minus_n_gives_the_last_n(live, watch, query, first):
 
 @pytest.mark.parametrize("query", ["0", "-0", "-", "-01", "20", "x", "-9999999999", "", "-1.5", "-%D9%A1"])
 async def test_an_odd_from_is_never_refused(live, watch, job, query):
-    """Too much is better than silence."""
+    """An unknown `from` means all events."""
     await producers.publish(live, job, 2)
     async with watch(job, f"?from={query}") as viewer:
         await live.publisher.ready(job)
@@ -68,7 +68,7 @@ async def test_an_odd_from_is_never_refused(live, watch, job, query):
 
 
 async def test_from_live_on_an_ended_job_ends(live, watch, job):
-    """At least its last event and the end."""
+    """The viewer gets at least the terminal event and the end."""
     await producers.publish(live, job, 3)
     await live.publisher.failed(job)
     async with watch(job, "?from=live") as viewer:
@@ -90,7 +90,7 @@ async def test_from_live_on_an_ended_job_ends(live, watch, job):
     ],
 )
 async def test_a_replay_pages_through_the_log_when_memory_holds_less(small, transport, query, first):
-    """The window is 20 events, the log has 300: every one comes, in order, once, and then the live ones."""
+    """With 20 events in memory and 300 in the log, all 300 come once and in order, then live ones."""
     job = await long_job(small)
     async with view(small, transport, job, query) as viewer:
         seen = await viewer.take(RETAINED - first)
@@ -102,7 +102,7 @@ async def test_a_replay_pages_through_the_log_when_memory_holds_less(small, tran
 
 @pytest.mark.parametrize("at", [0, 100, 278, 279, 280, 281, 298, 299])
 async def test_a_resume_pages_through_the_log_when_memory_holds_less(small, transport, at):
-    """From before the window, from its edge, and from within."""
+    """A cursor may be before the window, at its edge, or within it."""
     job = await long_job(small)
     epoch = int(await small.client.hget(meta_of(job), "epoch"))
     async with view(small, transport, job, cursor=f"{epoch}-{at}") as viewer:
@@ -113,7 +113,7 @@ async def test_a_resume_pages_through_the_log_when_memory_holds_less(small, tran
 
 
 async def test_a_replay_longer_than_one_page_is_complete(small, transport, redis):
-    """900 events are two pages of the log; the job ends, and so does the replay."""
+    """900 events are two pages of the log; the job ends during the replay, which ends as well."""
     job = await producers.job(small)
     await producers.retain(redis, job, 900)
     await small.publisher.ready(job)
@@ -125,7 +125,7 @@ async def test_a_replay_longer_than_one_page_is_complete(small, transport, redis
 
 
 async def test_events_published_during_a_replay_come_after_it(small, transport):
-    """A worker that goes on while viewers page through the past: each viewer sees one order without a hole."""
+    """If a worker publishes during replays, each viewer gets one order without a hole."""
     job = await long_job(small)
 
     async def see() -> list:
@@ -143,7 +143,7 @@ async def test_events_published_during_a_replay_come_after_it(small, transport):
 
 
 async def test_types_let_through_what_was_asked_for(live, watch, job):
-    """Others are left out; the cursor stays good; the terminal and the end always pass."""
+    """Other types are left out, cursors stay valid, and the terminal event and the end always pass."""
     publisher = live.publisher
     await publisher.snapshot_updated(job, "/0.svg")
     await producers.publish(live, job, 1)
@@ -163,7 +163,7 @@ async def test_types_let_through_what_was_asked_for(live, watch, job):
 
 
 async def test_types_hold_for_a_replay_from_the_log(small, transport):
-    """Also for events that memory does not hold any more."""
+    """The filter applies also to events that are not in memory any more."""
     job = await producers.job(small)
     for n in range(100):
         await small.publisher.emit(job, "odd" if n % 2 else "even", {"n": n})
@@ -176,7 +176,7 @@ async def test_types_hold_for_a_replay_from_the_log(small, transport):
 
 
 async def test_types_that_never_come_still_end(live, watch, job):
-    """A filter that lets nothing through lets the terminal through."""
+    """A filter that no event matches lets the terminal event through."""
     await producers.publish(live, job, 5)
     async with watch(job, "?types=nothing") as viewer:
         await live.publisher.ready(job)

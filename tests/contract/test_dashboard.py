@@ -1,4 +1,4 @@
-"""The socket of many jobs: commands and answers, order within each job, and what a bad client costs."""
+"""The dashboard socket: commands and answers, order within each job, and bad clients."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def of(job, frames) -> list:
 
 
 async def subscribe(board, job, **more):
-    """Subscribe, and the answer to it."""
+    """Subscribe to a job and return the answer."""
     await board.say("subscribe", job=job, ref=job, **more)
     return await board.answer(job)
 
 
 async def collect(board, enough) -> list:
-    """Frames until `enough(frames)`."""
+    """Receive frames until `enough(frames)` is true."""
     frames = []
     while not enough(frames):
         frames.append(await board.next())
@@ -34,7 +34,7 @@ async def collect(board, enough) -> list:
 
 
 async def test_three_jobs_one_ends_one_is_foreign_one_resumes(live, redis):
-    """Each has its own position on the one socket; the end of one is not the end of the socket."""
+    """Each job has its own position, and the end of one job does not end the socket."""
     ends, resumes, theirs = (
         await producers.job(live),
         await producers.job(live, events=6),
@@ -64,7 +64,7 @@ async def test_three_jobs_one_ends_one_is_foreign_one_resumes(live, redis):
 
 
 async def test_a_foreign_and_an_unknown_job_are_refused_in_the_same_words(live):
-    """Nothing tells that one of them exists; a malformed id is answered alike."""
+    """A stranger cannot tell whether a job exists; a malformed id gets the same answer."""
     theirs = await producers.job(live, user="bob")
     async with dashboard(live) as board:
         answers = []
@@ -83,7 +83,7 @@ async def test_a_foreign_and_an_unknown_job_are_refused_in_the_same_words(live):
 
 
 async def test_job_id_is_in_every_frame_about_a_job(live, redis):
-    """Whatever the producer wrote there."""
+    """The hub's `job_id` replaces what the producer wrote."""
     job = await producers.foreign_job(redis)
     async with dashboard(live) as board:
         await subscribe(board, job)
@@ -97,7 +97,7 @@ async def test_job_id_is_in_every_frame_about_a_job(live, redis):
 
 
 async def test_commands_are_answered_with_their_ref(live, job):
-    """Numbers and strings; without a ref the answer has none."""
+    """A ref may be a number or a string; without one the answer has none."""
     await producers.publish(live, job, 1)
     async with dashboard(live) as board:
         assert (await subscribe(board, job, **{"from": "live"})).fields["position"].endswith("-0")
@@ -112,7 +112,7 @@ async def test_commands_are_answered_with_their_ref(live, job):
 
 
 async def test_nothing_comes_after_unsubscribed(live, job):
-    """And the job may be subscribed to again, with the cursor where it stopped."""
+    """The job can be subscribed again later, with the last cursor."""
     async with dashboard(live) as board:
         await subscribe(board, job)
         await producers.publish(live, job, 1)
@@ -127,7 +127,7 @@ async def test_nothing_comes_after_unsubscribed(live, job):
 
 
 async def test_a_filter_is_the_jobs_own(live):
-    """Two jobs, two filters, one socket."""
+    """Two jobs on one socket can have different filters."""
     one, two = await producers.job(live), await producers.job(live)
     async with dashboard(live) as board:
         await subscribe(board, one, types=["odd"])
@@ -142,7 +142,7 @@ async def test_a_filter_is_the_jobs_own(live):
 
 
 async def test_a_job_that_has_ended_says_so_on_the_dashboard(live, redis):
-    """Its final status and the end; with the last cursor the end alone."""
+    """An ended job gives its final status and the end; with its last cursor, the end alone."""
     job = await producers.foreign_job(redis, status="failed")
     async with dashboard(live) as board:
         await subscribe(board, job)
@@ -153,7 +153,7 @@ async def test_a_job_that_has_ended_says_so_on_the_dashboard(live, redis):
 
 
 async def test_a_bad_cursor_on_the_dashboard_is_answered_by_a_resync(live, job):
-    """As on every stream: resync, state, live."""
+    """As on every stream, `resync` and `state` come first, then live events."""
     async with dashboard(live) as board:
         await subscribe(board, job, after="$")
         assert [one.name for one in await board.take(2)] == ["resync", "state"]
@@ -191,11 +191,11 @@ MALFORMED = [
     b"\x00\xff",
     b"",
 ]
-"""What is no command."""
+"""Texts that are not commands."""
 
 
 async def test_a_malformed_command_costs_one_error_frame(live):
-    """With a code and what was expected; the socket lives on, and what follows is answered."""
+    """The error has a code and says what was expected; the socket stays open and answers later commands."""
     wrong = {}
     async with dashboard(live) as board:
         for message in MALFORMED:
@@ -203,7 +203,7 @@ async def test_a_malformed_command_costs_one_error_frame(live):
             await board.say("ping", ref="after")
             try:
                 error, pong = await board.take(2)
-            except ValueError as problem:  # what came is not JSON
+            except ValueError as problem:  # the text was not JSON
                 wrong[message] = problem
                 pong = await board.next()
             else:
@@ -214,7 +214,7 @@ async def test_a_malformed_command_costs_one_error_frame(live):
 
 
 async def test_the_ref_of_an_unknown_command_comes_back(live):
-    """So that a client can tell which of its commands was refused."""
+    """With the ref, a client can tell which of its commands was refused."""
     async with dashboard(live) as board:
         await board.say("dance", ref=7)
         error = await board.next()
@@ -224,7 +224,7 @@ async def test_the_ref_of_an_unknown_command_comes_back(live):
 
 
 async def test_a_flood_of_commands_closes_the_socket(live):
-    """1008; a burst of a hundred subscribes is no flood."""
+    """A flood closes with 1008; a burst of a hundred subscribes is no flood."""
     async with dashboard(live) as board:
         for n in range(100):
             await board.say("ping", ref=n)
@@ -241,7 +241,7 @@ async def test_a_flood_of_commands_closes_the_socket(live):
 
 @pytest.mark.parametrize("kind", ["text", "bytes"])
 async def test_a_frame_over_64_kib_closes_the_socket(live, kind):
-    """1009, on both sockets; one of exactly 64 KiB is only malformed."""
+    """A larger frame closes both kinds of socket with 1009; one of exactly 64 KiB is only malformed."""
     job = await producers.job(live)
     for opened in (dashboard(live), view(live, "websocket", job)):
         async with opened as board:
@@ -254,7 +254,7 @@ async def test_a_frame_over_64_kib_closes_the_socket(live, kind):
 
 
 async def test_the_cap_on_jobs_of_a_socket(start_hub):
-    """The one too many gets an error; after an unsubscribe there is room; the others are watched all along."""
+    """One job too many gets an error; an unsubscribe makes room; the other jobs stay watched."""
     async with start_hub(max_jobs_per_socket=2) as live:
         jobs = [await producers.job(live) for _ in range(3)]
         async with dashboard(live) as board:
@@ -271,7 +271,7 @@ async def test_the_cap_on_jobs_of_a_socket(start_hub):
 
 
 async def test_an_ended_job_takes_no_place(start_hub):
-    """Its end frees it."""
+    """The end of a job makes room for another one."""
     async with start_hub(max_jobs_per_socket=1) as live:
         one, two = await producers.job(live), await producers.job(live)
         async with dashboard(live) as board:
@@ -282,7 +282,7 @@ async def test_an_ended_job_takes_no_place(start_hub):
 
 
 async def test_a_job_cannot_be_subscribed_twice(live, job):
-    """An error, and events still come once."""
+    """A second subscribe gets an error, and events still come once."""
     async with dashboard(live) as board:
         await subscribe(board, job)
         assert (await subscribe(board, job)).name == "error"
@@ -293,7 +293,7 @@ async def test_a_job_cannot_be_subscribed_twice(live, job):
 
 
 async def test_a_full_job_is_refused_with_an_error(start_hub):
-    """The cap of a user on a job holds here as well, and the socket lives on."""
+    """The cap per user and job applies to dashboards too, and the socket stays open."""
     async with start_hub(max_viewers_per_user_and_job=1) as live:
         job = await producers.job(live)
         async with view(live, "sse", job), dashboard(live) as board:
@@ -302,7 +302,7 @@ async def test_a_full_job_is_refused_with_an_error(start_hub):
 
 
 async def test_a_dashboard_replays_what_memory_does_not_hold(start_hub):
-    """Two jobs with 300 retained events each and a window of 100, then live: each complete and in order."""
+    """Two jobs with 300 retained events and a window of 100 are complete and in order, also live."""
     async with start_hub(window_events=100) as live:
         jobs = [await producers.job(live) for _ in range(2)]
         for job in jobs:
@@ -318,14 +318,14 @@ async def test_a_dashboard_replays_what_memory_does_not_hold(start_hub):
 
 
 async def test_commands_are_json_in_any_spelling(live, job):
-    """Spaces, other order, fields of one's own."""
+    """White space, the order of members and additional fields do not matter."""
     async with dashboard(live) as board:
         await board.raw(json.dumps({"ref": 1, "x": {"y": 1}, "job": job, "op": "subscribe"}, indent=2))
         assert (await board.answer(1)).name == "subscribed"
 
 
 async def test_a_dashboard_that_leaves_leaves_every_job(live):
-    """Nobody is left of it in any audience."""
+    """No audience has a seat of the dashboard afterwards."""
     jobs = [await producers.job(live) for _ in range(5)]
     async with dashboard(live) as board:
         for job in jobs:
@@ -335,7 +335,7 @@ async def test_a_dashboard_that_leaves_leaves_every_job(live):
 
 
 async def test_a_dashboard_whose_last_job_ends_in_the_drain_is_told_to_go_elsewhere(start_hub):
-    """The drain ends sockets by their seats, and this one has none any more."""
+    """The drain ends sockets through their seats, so it cannot find one whose last job has ended."""
     async with start_hub() as live:
         job = await producers.job(live)
         async with dashboard(live) as board:

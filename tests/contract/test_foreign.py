@@ -1,4 +1,4 @@
-"""Producers that only PUBLISH, and garbage on the channel: delivered, framed, and the stream goes on."""
+"""Producers that only PUBLISH, and garbage on the channel: all of it is delivered, and streams continue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ RAW = {
     "trailing comma": b'{"type":"x",}',
     "comment": b'{"type":"x"} // y',
 }
-"""Messages that are no JSON object: they travel as they are."""
+"""Messages that are not JSON objects; they are delivered as they are."""
 
 OBJECTS = {
     "nothing in it": "{}",
@@ -85,16 +85,16 @@ OBJECTS = {
     "empty key": '{"":"","type":"x"}',
     "proto": '{"__proto__":{"a":1},"type":"x"}',
 }
-"""Objects with something odd in them: the same object arrives."""
+"""Objects with something odd in them; they are delivered unchanged."""
 
 
 def lines_joined(data: bytes) -> str:
-    """What a browser makes of a message that travelled one `data:` line per line."""
+    """The text that a browser makes of a message, which was sent as one `data:` line per line."""
     return re.sub(r"\r\n|\r", "\n", data.decode("utf-8", "replace"))
 
 
 async def test_bare_messages_are_numbered_delivered_and_end_the_job(redis, watch, foreign):
-    """In order, ids without holes, unknown types and fields untouched, the terminal last."""
+    """Events come in order, with contiguous ids and all their fields, the terminal event last."""
     events = [{"type": "build.stage.started", "stage": str(n), "n": n, "x": {"y": [n]}} for n in range(20)]
     async with watch(foreign) as viewer:
         await producers.shout(redis, foreign, *events, READY)
@@ -106,7 +106,7 @@ async def test_bare_messages_are_numbered_delivered_and_end_the_job(redis, watch
 
 
 async def test_a_reload_in_the_same_process_resumes(redis, live, watch, foreign):
-    """Within linger the window and its ids are still there: nothing twice, nothing missing."""
+    """Within the linger the window and its ids are kept, so no event is missing or repeated."""
     async with watch(foreign) as viewer:
         await producers.shout(redis, foreign, *({"type": "step", "n": n} for n in range(4)))
         await viewer.take(4)
@@ -121,7 +121,7 @@ async def test_a_reload_in_the_same_process_resumes(redis, live, watch, foreign)
 async def test_another_process_answers_a_local_cursor_by_a_resync(
     redis, watch, start_hub, transport, foreign
 ):
-    """It cannot know what its own subscription did not see, and says so."""
+    """Another process cannot know the numbers of this one's subscription."""
     async with start_hub() as other, watch(foreign) as viewer:
         await producers.shout(redis, foreign, {"type": "step", "n": 0}, {"type": "step", "n": 1})
         await viewer.take(2)
@@ -133,7 +133,7 @@ async def test_another_process_answers_a_local_cursor_by_a_resync(
 
 
 async def test_after_linger_a_local_cursor_is_answered_by_a_resync(redis, start_hub, transport, foreign):
-    """The subscription ended, and its numbers with it."""
+    """The subscription has ended, and its numbers are forgotten."""
     async with start_hub(linger=0) as live:
         async with view(live, transport, foreign) as viewer:
             await producers.shout(redis, foreign, {"type": "step", "n": 0})
@@ -144,7 +144,7 @@ async def test_after_linger_a_local_cursor_is_answered_by_a_resync(redis, start_
 
 
 async def test_bare_messages_on_a_job_with_a_log_have_no_id(redis, live, watch, job):
-    """They stand between numbered events, in order; the cursor stays that of the last numbered one."""
+    """They come in order between numbered events; the cursor is the last numbered one's."""
     async with watch(job) as viewer:
         (event_id,) = await producers.publish(live, job, 1)
         await producers.shout(redis, job, {"type": "step", "n": 1})
@@ -159,7 +159,7 @@ async def test_bare_messages_on_a_job_with_a_log_have_no_id(redis, live, watch, 
 
 
 async def test_a_bare_terminal_ends_a_job_with_a_log(redis, live, watch, job):
-    """Whoever says it, the job is over."""
+    """A terminal status ends the job, whichever producer published it."""
     async with watch(job) as viewer:
         await producers.publish(live, job, 1)
         await producers.shout(redis, job, {"type": "x", "status": "failed"})
@@ -169,7 +169,7 @@ async def test_a_bare_terminal_ends_a_job_with_a_log(redis, live, watch, job):
 
 
 async def test_a_job_that_gets_a_log_while_it_is_watched_goes_on(redis, live, watch, foreign):
-    """A worker that is updated while the old one still publishes: nothing is lost."""
+    """While an old and an updated worker both publish, no event is lost."""
     async with watch(foreign) as viewer:
         await producers.shout(redis, foreign, {"type": "step", "n": 0})
         await producers.publish(live, foreign, 2, start=1)
@@ -204,7 +204,7 @@ async def test_a_bare_message_beside_a_hole_that_is_healed_is_not_lost(redis, wa
 
 @pytest.mark.parametrize("has_log", [False, True], ids=["foreign", "ours"])
 async def test_what_is_no_object_is_delivered_as_it_is(redis, live, watch, transport, has_log):
-    """One frame each, its bytes replaced only where they are not UTF-8, and the next event flows."""
+    """Each message is one frame, only bytes that are not UTF-8 are replaced, and events continue."""
     job = await producers.job(live) if has_log else await producers.foreign_job(redis)
     async with watch(job) as viewer:
         for data in RAW.values():
@@ -222,7 +222,7 @@ async def test_what_is_no_object_is_delivered_as_it_is(redis, live, watch, trans
 
 
 def as_published(text: str, transport: str) -> dict:
-    """The object; over WebSocket only an `id` of the producer's own gives way to the hub's."""
+    """The object arrives; over WebSocket the hub's `id` replaces one of the producer."""
     fields = json.loads(text)
     if transport == "websocket":
         fields.pop("id", None)
@@ -231,7 +231,7 @@ def as_published(text: str, transport: str) -> dict:
 
 @pytest.mark.parametrize("has_log", [False, True], ids=["foreign", "ours"])
 async def test_an_object_arrives_as_it_was_published(redis, live, watch, transport, has_log):
-    """parse(emit(x)) == x, whatever is odd about it; unknown fields and types pass through."""
+    """Odd objects, unknown types and unknown fields read back unchanged."""
     job = await producers.job(live) if has_log else await producers.foreign_job(redis)
     async with watch(job) as viewer:
         await producers.shout(redis, job, *OBJECTS.values(), READY)
@@ -253,7 +253,7 @@ async def test_an_object_arrives_as_it_was_published(redis, live, watch, transpo
 
 
 async def test_a_number_too_large_for_a_float_breaks_no_parser(redis, watch, foreign):
-    """1e999 is JSON; what a viewer gets is JSON as well, also beside an id that has to give way."""
+    """1e999 is valid JSON; viewers get valid JSON too, also if a producer's id is replaced."""
     async with watch(foreign) as viewer:
         await producers.shout(redis, foreign, '{"id":"a","type":"x","n":1e999}', READY)
         assert [one.name for one in await viewer.all()] == ["x", "build.stage.started", "end"]
@@ -279,7 +279,7 @@ async def test_nesting_has_one_limit_and_never_ends_a_stream(redis, watch, forei
 
 
 async def test_two_megabytes_are_announced_and_the_next_event_flows(redis, live, watch):
-    """Over the limit whatever it is: an object, junk, or something that claims an id."""
+    """A message over the limit gives a gap, be it an object, junk, or text that begins with an id."""
     job = await producers.job(live)
     fill = "x" * (2 << 20)
     async with watch(job) as viewer:
@@ -294,7 +294,7 @@ async def test_two_megabytes_are_announced_and_the_next_event_flows(redis, live,
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_random_garbage_never_ends_a_stream(redis, live, watch, transport, seed):
-    """300 messages of random bytes, mutated events and fragments among 20 good events: all good ones come, in order."""
+    """Among 300 messages of garbage, 20 good events all arrive, in order."""
     rng = random.Random(seed)
     job = await producers.job(live)
     good = [json.dumps({"type": "good", "n": n}).encode() for n in range(20)]

@@ -1,4 +1,4 @@
-"""What is missing is healed from the log, or announced by a `gap` and followed by the state. Never silence."""
+"""Missing events are read from the log, or announced by a `gap` and a `state`; none is silently missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def epoch_of(redis, job):
 
 
 async def test_a_hole_in_the_log_is_announced(redis, live, watch):
-    """An entry that was deleted: a gap names it, the state follows, the rest comes."""
+    """A `gap` names a deleted entry; the `state` and the later events follow."""
     job = await producers.job(live, events=8)
     epoch = await epoch_of(redis, job)
     await redis.xdel(log_of(job), f"{epoch}-3", f"{epoch}-4")
@@ -30,8 +30,8 @@ async def test_a_hole_in_the_log_is_announced(redis, live, watch):
     assert producers.numbers(seen) == [0, 1, 2, 5, 6, 7]
 
 
-async def test_a_trimmed_beginning_is_announced_to_who_wants_the_start(redis, live, watch):
-    """The log begins later than the job did: a gap says so before its first event."""
+async def test_a_trimmed_beginning_is_announced_to_a_viewer_that_wants_the_start(redis, live, watch):
+    """If the log begins later than the job, a `gap` comes before its first event."""
     job = await producers.job(live, events=10)
     epoch = await epoch_of(redis, job)
     await redis.xtrim(log_of(job), maxlen=5, approximate=False)
@@ -41,8 +41,8 @@ async def test_a_trimmed_beginning_is_announced_to_who_wants_the_start(redis, li
     assert seen[0].fields == {"from": f"{epoch}-0", "to": f"{epoch}-4", "reason": "trimmed"}
 
 
-async def test_who_joins_after_a_gap_was_announced_is_told_as_well(redis, live, watch):
-    """The second viewer gets the same frames from memory."""
+async def test_a_viewer_that_joins_after_a_gap_was_announced_is_told_as_well(redis, live, watch):
+    """A second viewer gets the same frames from memory."""
     job = await producers.job(live, events=6)
     await redis.xdel(log_of(job), f"{await epoch_of(redis, job)}-2")
     async with watch(job) as first, watch(job) as second:
@@ -50,7 +50,7 @@ async def test_who_joins_after_a_gap_was_announced_is_told_as_well(redis, live, 
 
 
 async def test_events_that_pubsub_dropped_are_healed_from_the_log(redis, live, watch, job):
-    """Ids show the hole, the log fills it, in order, before the event that showed it."""
+    """The missing ids show a hole, which the log fills, in order, before the next event."""
     async with watch(job) as viewer:
         await producers.publish(live, job, 2)
         for n in (2, 3):
@@ -64,7 +64,7 @@ async def test_events_that_pubsub_dropped_are_healed_from_the_log(redis, live, w
 
 
 async def test_what_the_log_cannot_heal_is_announced_live(redis, live, watch, job):
-    """A hole in what is seen live, and in the log: gap, state, and on."""
+    """A hole that the log has too gives `gap` and `state`; then events continue."""
     epoch = await epoch_of(redis, job)
     async with watch(job) as viewer:
         await producers.publish(live, job, 2)
@@ -80,7 +80,7 @@ async def test_what_the_log_cannot_heal_is_announced_live(redis, live, watch, jo
 
 
 async def test_a_message_that_comes_twice_is_delivered_once(redis, live, watch, job):
-    """Whoever repeats a numbered message repeats nothing for viewers."""
+    """A repeated numbered message is not delivered again."""
     async with watch(job) as viewer:
         (event_id,) = await producers.publish(live, job, 1)
         await producers.shout(redis, job, f'{{"id":"{event_id}","type":"step","n":0}}')
@@ -91,7 +91,7 @@ async def test_a_message_that_comes_twice_is_delivered_once(redis, live, watch, 
 
 
 async def test_the_position_check_finds_what_pubsub_never_brought(redis, start_hub, transport):
-    """Also a terminal: without it the viewer would wait for ever."""
+    """A missing terminal event is found too; without it the viewer would wait for ever."""
     async with start_hub(position_check=0.2) as live:
         job = await producers.job(live, events=1)
         async with view(live, transport, job) as viewer:
@@ -104,7 +104,7 @@ async def test_the_position_check_finds_what_pubsub_never_brought(redis, start_h
 
 
 async def test_the_position_check_finds_a_job_that_ended_without_any_event(redis, start_hub, transport):
-    """An application that writes only the hash: the final status, then the end."""
+    """If the application writes only the hash, viewers get the final status and the end."""
     async with start_hub(position_check=0.2) as live:
         job = await producers.foreign_job(redis)
         async with view(live, transport, job) as viewer:
@@ -114,7 +114,7 @@ async def test_the_position_check_finds_a_job_that_ended_without_any_event(redis
 
 
 async def test_a_log_that_began_anew_is_answered_by_a_resync(redis, live, watch, job):
-    """Deleted or expired: the next event has another epoch; resync, state, and the event."""
+    """After a log was deleted or has expired, `resync` and `state` come before the new epoch's event."""
     async with watch(job) as viewer:
         await producers.publish(live, job, 3)
         await viewer.take(3)
@@ -131,7 +131,7 @@ async def test_a_log_that_began_anew_is_answered_by_a_resync(redis, live, watch,
 
 
 async def test_an_event_over_the_limit_is_announced_and_the_next_one_flows(redis, start_hub, transport):
-    """From a foreign producer: gap oversize, the state, the next event."""
+    """An oversize event of a foreign producer gives `gap` and `state`; then events continue."""
     async with start_hub(max_event_bytes=2000) as live:
         job = await producers.foreign_job(redis)
         async with view(live, transport, job) as viewer:
@@ -147,7 +147,7 @@ async def test_an_event_over_the_limit_is_announced_and_the_next_one_flows(redis
 
 
 async def test_an_oversize_event_of_the_log_is_announced_by_its_id(redis, start_hub, transport):
-    """A publisher with a higher limit than the hub's: live and from the log the gap names the id, and resume works."""
+    """If a publisher's limit is higher than the hub's, the gap names the id, and resume works."""
     async with start_hub(max_event_bytes=2000) as live:
         job = await producers.job(live)
         epoch = await epoch_of(redis, job)
@@ -166,7 +166,7 @@ async def test_an_oversize_event_of_the_log_is_announced_by_its_id(redis, start_
 
 
 async def test_an_event_at_the_limit_is_delivered(redis, start_hub, transport):
-    """The limit is for what the producer wrote, not for the id that stands before it."""
+    """The limit applies to the producer's text, without the id that the script adds."""
     async with start_hub(max_event_bytes=2000) as live:
         job = await producers.job(live)
         at_limit = Publisher(redis, strict=True, publication=Publication(limit=2000))
@@ -179,7 +179,7 @@ async def test_an_event_at_the_limit_is_delivered(redis, start_hub, transport):
 
 
 async def test_a_hole_before_an_oversize_event_is_announced_as_well(redis, start_hub, transport):
-    """Two notices, each with its own ids."""
+    """The hole and the oversize event give two gaps, each with its ids."""
     async with start_hub(max_event_bytes=2000) as live:
         job = await producers.job(live, events=3)
         epoch = await epoch_of(redis, job)
@@ -193,7 +193,7 @@ async def test_a_hole_before_an_oversize_event_is_announced_as_well(redis, start
 
 
 async def test_the_state_after_a_rollback_has_what_is_left(redis, start_hub, transport):
-    """Redis lost its last write: clients forget what they had and take the state, so all of it must be in there."""
+    """After a rollback clients replace what they have by the `state`, so it must be complete."""
     async with start_hub(position_check=0.2) as live:
         job = await producers.job(live)
         await live.publisher.snapshot_updated(job, "http://picture")
@@ -211,7 +211,7 @@ async def test_the_state_after_a_rollback_has_what_is_left(redis, start_hub, tra
 
 @pytest.mark.parametrize("window", [1000, 5], ids=["window", "replay"])
 async def test_an_oversize_event_of_the_log_is_never_delivered(redis, start_hub, transport, window):
-    """Wherever it is read from, memory or the retained log: a gap stands for it."""
+    """A `gap` stands for it, whether it is read from memory or from the retained log."""
     async with start_hub(max_event_bytes=2000, window_events=window) as live:
         job = await producers.job(live, events=3)
         await Publisher(redis, strict=True, publication=Publication(limit=10_000)).emit(
@@ -227,7 +227,7 @@ async def test_an_oversize_event_of_the_log_is_never_delivered(redis, start_hub,
 
 
 async def test_every_gap_is_followed_by_the_state(redis, live, watch):
-    """What a viewer needs who cannot have every event: status, public fields, last event of each type."""
+    """The `state` has status, public fields, and the last event of each type."""
     job = await producers.job(live, title="T")
     await live.publisher.stage_started(job, "code", "one")
     await producers.publish(live, job, 5)

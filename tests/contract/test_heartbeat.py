@@ -1,4 +1,4 @@
-"""Heartbeats in virtual time: the application is called as a server calls it, and ten minutes pass at once."""
+"""Heartbeats in virtual time: the tests call the application as a server does, without waiting."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.viewer import bearer
 pytestmark = pytest.mark.looptime
 
 TICK = 1.0
-"""The transports look once a second."""
+"""The heartbeat's clock ticks once a second."""
 
 
 @pytest_asyncio.fixture
 async def app():
-    """An application on an empty fake Redis; without a lifespan, so that its loop is the test's."""
+    """An application on an empty fake Redis, without a lifespan, so that it runs on the test's loop."""
     app = create_app(settings())
     async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
         app.dependency_overrides[get_redis] = lambda: client
@@ -60,7 +60,7 @@ class Connection:
 
     @asynccontextmanager
     async def open(self, gone):
-        """Run it until the block ends; then the client goes."""
+        """Run the application until the block ends; then the client leaves."""
         task = asyncio.create_task(self._run)
         while not self.sent:
             await asyncio.sleep(0)
@@ -71,7 +71,7 @@ class Connection:
 
 @asynccontextmanager
 async def sse(app, job):
-    """An event stream; gives a function that lists (time, message) so far."""
+    """An event stream; yields a function that returns the (time, message) pairs so far."""
     connection = Connection(app, {"type": "http", "method": "GET", "path": f"/api/jobs/{job}/events/stream"})
     connection.say({"type": "http.request", "body": b"", "more_body": False})
 
@@ -86,7 +86,7 @@ async def sse(app, job):
 
 @asynccontextmanager
 async def websocket(app, path):
-    """A WebSocket; gives a function that lists (time, frame) so far, and one to say something."""
+    """A WebSocket; yields a function that returns the (time, frame) pairs so far, and one that sends."""
     extra = {"scheme": "ws", "subprotocols": [], "state": {}, "extensions": {"websocket.http.response": {}}}
     connection = Connection(app, {"type": "websocket", "path": path, **extra})
     connection.say({"type": "websocket.connect"})
@@ -102,12 +102,12 @@ async def websocket(app, path):
 
 
 def gaps(times) -> list[float]:
-    """Seconds between."""
+    """The seconds between consecutive times."""
     return [after - before for before, after in zip(times, times[1:], strict=False)]
 
 
 def assert_every_15_seconds(times, *, begin, end):
-    """From `begin` to `end` never more than 15 s and a tick without one, and never one too early."""
+    """Between `begin` and `end` heartbeats are 15 s apart, plus at most a tick."""
     assert all(15 <= gap <= 15 + TICK for gap in gaps([begin, *times])), times
     assert end - times[-1] <= 15 + TICK
 
@@ -123,7 +123,7 @@ def now() -> float:
 
 
 async def test_an_idle_event_stream_gets_a_heartbeat_every_15_seconds(app):
-    """Ten minutes of silence: `event: heartbeat`, `data: {}`, no id, 15 s apart to the tick."""
+    """In ten minutes of silence `event: heartbeat` with `data: {}` and no id comes every 15 s plus a tick."""
     async with sse(app, await new_job(app)) as seen:
         begin = now()
         await asyncio.sleep(600)
@@ -134,7 +134,7 @@ async def test_an_idle_event_stream_gets_a_heartbeat_every_15_seconds(app):
 
 
 async def test_an_idle_websocket_gets_a_heartbeat_every_15_seconds(app):
-    """`{"type":"heartbeat"}`."""
+    """The frame is `{"type":"heartbeat"}`."""
     async with websocket(app, f"/api/jobs/{await new_job(app)}/events/ws") as (seen, _):
         begin = now()
         await asyncio.sleep(600)
@@ -144,7 +144,7 @@ async def test_an_idle_websocket_gets_a_heartbeat_every_15_seconds(app):
 
 @pytest.mark.parametrize("jobs", [0, 2])
 async def test_an_idle_dashboard_gets_one_heartbeat_every_15_seconds(app, jobs):
-    """One for the socket, not one per job; also for a socket without jobs."""
+    """There is one per socket, not one per job, also for a socket without jobs."""
     async with websocket(app, "/api/events/ws") as (seen, say):
         for _ in range(jobs):
             say(op="subscribe", job=await new_job(app))
@@ -161,7 +161,7 @@ async def test_an_idle_dashboard_gets_one_heartbeat_every_15_seconds(app, jobs):
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_data_resets_the_heartbeat(app, transport):
-    """An event every 10 s: no heartbeat in ten minutes; 15 s after the last one there is."""
+    """With an event every 10 s there is no heartbeat, until 15 s after the last event."""
     job = await new_job(app)
     opened = sse(app, job) if transport == "sse" else websocket(app, f"/api/jobs/{job}/events/ws")
     async with opened as given:
@@ -178,7 +178,7 @@ async def test_data_resets_the_heartbeat(app, transport):
 
 
 async def test_data_of_another_job_does_not_reset_the_heartbeat(app):
-    """Silence is a stream's own."""
+    """Each stream has its own heartbeat."""
     quiet, loud = await new_job(app), await new_job(app)
     async with sse(app, quiet) as seen, sse(app, loud) as others:
         begin = now()
@@ -191,7 +191,7 @@ async def test_data_of_another_job_does_not_reset_the_heartbeat(app):
 
 
 async def test_data_that_a_filter_keeps_back_does_not_reset_the_heartbeat(app):
-    """A viewer that gets nothing needs its heartbeat, however much happens."""
+    """A viewer whose filter stops all events still needs its heartbeats."""
     job = await new_job(app)
     path = f"/api/jobs/{job}/events/stream"
     connection = Connection(
@@ -207,7 +207,7 @@ async def test_data_that_a_filter_keeps_back_does_not_reset_the_heartbeat(app):
 
 
 async def test_a_viewer_that_joins_late_waits_no_longer_than_the_others(app):
-    """Whenever one joins the first heartbeat comes within 15 s and a tick of its last byte."""
+    """The first heartbeat comes within 15 s and a tick of the viewer's last byte."""
     job = await new_job(app)
     async with sse(app, job):
         for wait in (1, 7, 14, 14.5, 3):
@@ -219,7 +219,7 @@ async def test_a_viewer_that_joins_late_waits_no_longer_than_the_others(app):
 
 
 async def test_a_heartbeat_does_not_move_the_cursor(app):
-    """Who lost the connection after one resumes at the last event."""
+    """A viewer that loses its connection after a heartbeat resumes after the last event."""
     job = await new_job(app)
     async with sse(app, job) as seen:
         await producers.shout(app.state.client, job, {"type": "step", "n": 0})
@@ -229,8 +229,8 @@ async def test_a_heartbeat_does_not_move_the_cursor(app):
         assert {one.id for one in beats} == {event.own_id}
 
 
-async def test_who_comes_back_within_linger_keeps_the_feed(app):
-    """The linger of the one who left does not end the stream of the one who came: half an hour later it still lives."""
+async def test_a_viewer_that_comes_back_within_linger_keeps_the_feed(app):
+    """The linger of the first viewer does not end the stream of the second, half an hour later."""
     job = await new_job(app)
     async with sse(app, job):
         pass
@@ -243,7 +243,7 @@ async def test_who_comes_back_within_linger_keeps_the_feed(app):
 
 
 async def test_a_feed_ends_five_seconds_after_its_last_viewer(app):
-    """Not before, so that a reload costs nothing, and not much later."""
+    """It stays for the linger, so that a reload is cheap, and ends soon after."""
     job = await new_job(app)
     hub = app.state.push_hub.service(app.state.client).hub
     async with sse(app, job):
@@ -255,7 +255,7 @@ async def test_a_feed_ends_five_seconds_after_its_last_viewer(app):
 
 
 async def test_an_ended_stream_has_no_heartbeats(app):
-    """After the end there is nothing, however long one listens."""
+    """After the end no frame comes, however long the client listens."""
     job = await new_job(app)
     async with sse(app, job) as seen:
         await producers.shout(app.state.client, job, {"type": "x", "status": "ready"})

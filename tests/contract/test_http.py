@@ -1,4 +1,4 @@
-"""What is not a stream of events: state, pages, the long poll, the older status stream, operations, caps."""
+"""Answers that are not event streams: state, pages, long poll, old status stream, operations, caps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def page(live, job, **params) -> dict:
 
 
 async def test_the_state_of_a_job(live):
-    """Status, position, public fields, the last event of each type."""
+    """It has status, position, public fields and the last event of each type."""
     job = await producers.job(live, title="T", secret="s")
     await live.publisher.stage_started(job, "code", "one")
     await live.publisher.stage_started(job, "deps", "two")
@@ -43,7 +43,7 @@ async def test_the_state_of_a_job(live):
 
 
 async def test_pages_follow_one_cursor_through_the_log(live, job):
-    """`position` of one page is `after` of the next; nothing twice, nothing missing; `ended` at the end."""
+    """The `position` of a page is the `after` of the next one; no event is missing or repeated."""
     await producers.publish(live, job, 25)
     await live.publisher.ready(job)
     seen, cursor, ended = [], None, False
@@ -57,7 +57,7 @@ async def test_pages_follow_one_cursor_through_the_log(live, job):
 
 
 async def test_a_page_and_a_stream_have_the_same_cursor(live, watch, job):
-    """A page continues a stream, a stream continues a page."""
+    """A page can continue a stream, and a stream can continue a page."""
     await producers.publish(live, job, 6)
     async with watch(job) as viewer:
         await viewer.take(2)
@@ -68,7 +68,7 @@ async def test_a_page_and_a_stream_have_the_same_cursor(live, watch, job):
 
 
 async def test_a_page_reaches_back_beyond_memory(start_hub):
-    """300 retained events in pages, with a window of 20."""
+    """300 retained events are read in pages, with a window of 20."""
     async with start_hub(window_events=20) as live:
         job = await producers.job(live)
         await producers.retain(live.client, job, 300)
@@ -82,7 +82,7 @@ async def test_a_page_reaches_back_beyond_memory(start_hub):
 
 @pytest.mark.parametrize("after", ["-", "1-0", "9999999999999-9"])
 async def test_a_page_after_a_bad_cursor_says_so(live, job, after):
-    """The notices are those of a stream; the position is good to go on from."""
+    """The page has the notices of a stream, and a position that can be resumed."""
     await producers.publish(live, job, 3)
     one = await page(live, job, after=after)
     assert [notice["type"] for notice in one["notices"]] == ["resync", "state"]
@@ -91,7 +91,7 @@ async def test_a_page_after_a_bad_cursor_says_so(live, job, after):
 
 
 async def test_a_long_poll_is_answered_by_the_next_event(live, job):
-    """Not at the end of its wait but when there is something."""
+    """The answer comes with the event, not at the end of the wait."""
     (first,) = await producers.publish(live, job, 1)
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, after=str(first), wait=5))
@@ -102,7 +102,7 @@ async def test_a_long_poll_is_answered_by_the_next_event(live, job):
 
 
 async def test_a_long_poll_for_some_types_is_answered_by_one_of_them(live, job):
-    """Other events do not fill its page."""
+    """Events of other types do not end the wait."""
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, types="good", wait=5))
         await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
@@ -113,7 +113,7 @@ async def test_a_long_poll_for_some_types_is_answered_by_one_of_them(live, job):
 
 
 async def test_a_long_poll_is_answered_by_the_end(live, job):
-    """The job ends while it waits."""
+    """The end of the job ends the wait."""
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, wait=5))
         await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
@@ -139,14 +139,14 @@ async def test_a_page_shows_what_is_nested_too_deep_as_text(redis, live):
 
 
 async def test_a_long_poll_gives_up_after_its_wait(live, job):
-    """An empty page with a position, and nothing left behind."""
+    """The page is empty and has a position, and no viewer is left."""
     one = await page(live, job, wait=0.05)
     assert (one["events"], one["ended"]) == ([], False)
     assert one["position"]
 
 
-async def test_who_abandons_a_long_poll_gives_its_place_back(live, job):
-    """At once, and not when the wait would be over."""
+async def test_a_viewer_that_abandons_a_long_poll_gives_its_place_back(live, job):
+    """The viewer is gone at once, not at the end of the wait."""
     polling = asyncio.create_task(page(live, job, wait=30))
     await live.until(lambda: live.hub.statistics().viewers == 1)
     polling.cancel()
@@ -158,12 +158,12 @@ async def test_who_abandons_a_long_poll_gives_its_place_back(live, job):
     "params", [{"limit": 0}, {"limit": 1001}, {"wait": 31}, {"wait": -1}, {"limit": "x"}]
 )
 async def test_a_page_has_bounds(live, job, params):
-    """Limit 1 to 1000, wait at most 30 s: anything else is the client's mistake."""
+    """The limit is 1 to 1000 and the wait at most 30 s; other values are refused."""
     assert (await get(live, f"/api/jobs/{job}/events", **params)).status_code == 422
 
 
 async def test_the_older_status_stream_says_the_status_first(live):
-    """`{"job_id", "status", "message"}`, then every event, closed at the end."""
+    """The first event is `{"job_id", "status", "message"}`; every event follows, up to the end."""
     job = await producers.job(live, status="starting", message="hello")
     async with with_headers(live, f"/api/jobs/{job}/stream", bearer()) as viewer:
         assert viewer.headers["content-type"].startswith("text/event-stream")
@@ -176,7 +176,7 @@ async def test_the_older_status_stream_says_the_status_first(live):
 
 
 async def test_the_older_status_stream_of_an_ended_job_ends(live, redis):
-    """The status, and it is closed."""
+    """The status comes, then the stream is closed."""
     job = await producers.foreign_job(redis, status="failed")
     async with with_headers(live, f"/api/jobs/{job}/stream", bearer()) as viewer:
         first, *_ = await viewer.all()
@@ -185,7 +185,7 @@ async def test_the_older_status_stream_of_an_ended_job_ends(live, redis):
 
 
 async def test_operations_answer_without_credentials(live):
-    """Health, readiness, metrics, the interactive documentation."""
+    """Health, readiness, metrics and the interactive documentation need no credentials."""
     async with httpx.AsyncClient(base_url=live.url, timeout=10) as http:
         answers = {
             path: await http.get(path)
@@ -196,7 +196,7 @@ async def test_operations_answer_without_credentials(live):
 
 
 async def test_metrics_count_the_viewers_of_this_hub(live, job):
-    """The hub that serves is the hub that is measured."""
+    """The metrics are those of the hub that serves the viewers."""
     async with view(live, "sse", job), view(live, "websocket", job):
         await live.until(lambda: live.hub.statistics().viewers == 2)
         text = (await get(live, "/metrics")).text
@@ -205,8 +205,9 @@ async def test_metrics_count_the_viewers_of_this_hub(live, job):
 
 
 async def test_readiness_is_red_while_draining(redis, start_hub):
-    """No new viewers, so no load balancer may send any."""
+    """A draining hub refuses viewers, so load balancers must not send any."""
     async with start_hub() as live:
+        await live.until(lambda: live.hub.broker.subscriber.connected)
         assert (await get(live, "/readyz")).status_code == 200
         await live.context.drain()
         assert (await get(live, "/readyz")).status_code == 503
@@ -214,7 +215,7 @@ async def test_readiness_is_red_while_draining(redis, start_hub):
 
 
 async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(start_hub):
-    """SSE: 200, retry, reconnect, closed (anything but 200 would stop an EventSource for ever); WebSocket: 4013."""
+    """SSE answers 200 with `reconnect`, as any other status stops an EventSource; WebSocket closes 4013."""
     async with start_hub(max_viewers_per_user_and_job=2) as live:
         job, other = await producers.job(live), await producers.job(live)
         async with view(live, "sse", job) as one, view(live, "websocket", job) as two:
@@ -235,7 +236,7 @@ async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(star
 
 
 async def test_a_place_is_free_again_when_its_viewer_left(start_hub, transport):
-    """However often, and however it left."""
+    """This holds for every way to leave, repeatedly."""
     async with start_hub(max_viewers_per_user_and_job=1) as live:
         job = await producers.job(live)
         for _ in range(5):
@@ -246,7 +247,7 @@ async def test_a_place_is_free_again_when_its_viewer_left(start_hub, transport):
 
 
 async def test_the_cap_of_the_process_refuses_the_new(start_hub, transport):
-    """Whoever it is."""
+    """The cap of the process applies to all users."""
     async with start_hub(max_viewers=1) as live:
         mine, theirs = await producers.job(live), await producers.job(live, user="bob")
         async with view(live, transport, mine) as one:
@@ -258,7 +259,7 @@ async def test_the_cap_of_the_process_refuses_the_new(start_hub, transport):
 
 
 async def test_a_head_request_leaves_no_viewer(live, job):
-    """Whatever the answer is, nothing streams to who asked for no body."""
+    """Whatever the answer is, no stream is sent to a HEAD request."""
     async with httpx.AsyncClient(base_url=live.url, timeout=10, headers=bearer()) as http:
         answer = await http.head(f"/api/jobs/{job}/events/stream")
     assert answer.status_code in (200, 405)
@@ -266,11 +267,11 @@ async def test_a_head_request_leaves_no_viewer(live, job):
 
 
 async def test_http_1_0_gets_a_stream_that_ends_with_the_connection(live, job):
-    """A proxy that speaks the old protocol sees the stream, and its end."""
+    """A proxy with the old protocol gets the stream and its end."""
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-        head = f"GET /api/jobs/{job}/events/stream HTTP/1.0\r\nAuthorization: {bearer()['Authorization']}\r\n\r\n"
-        writer.write(head.encode())
+        head = f"GET /api/jobs/{job}/events/stream HTTP/1.0\r\nAuthorization: "
+        writer.write(f"{head}{bearer()['Authorization']}\r\n\r\n".encode())
         await reader.readuntil(b"retry: ")
         await live.publisher.ready(job)
         rest = await reader.read()
@@ -279,15 +280,15 @@ async def test_http_1_0_gets_a_stream_that_ends_with_the_connection(live, job):
 
 
 async def test_two_requests_on_one_connection(live, job):
-    """A refused stream leaves the connection usable for the next request, which may be a stream."""
+    """After a refused stream the connection serves the next request, also a stream."""
     await producers.publish(live, job, 1)
     async with SseViewer(
         f"{live.url}/api/jobs/nothing/events/stream", bearer()["Authorization"][7:]
     ) as first:
         assert first.status == 404
         await asyncio.wait_for(first.body(), 10)
-        request = f"GET /api/jobs/{job}/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n\r\n"
-        first.writer.write(request.encode())
+        head = f"GET /api/jobs/{job}/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: "
+        first.writer.write(f"{head}{bearer()['Authorization']}\r\n\r\n".encode())
         head = await asyncio.wait_for(first.reader.readuntil(b"\r\n\r\n"), 10)
         assert head.startswith(b"HTTP/1.1 200")
         first.headers = {"transfer-encoding": "chunked"}

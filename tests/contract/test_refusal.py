@@ -1,4 +1,4 @@
-"""Who may not watch learns nothing: one answer for every reason, on every endpoint, on both transports."""
+"""Strangers learn nothing: every refusal is the same, on every endpoint and both transports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN = ["/api/jobs/{job}", "/api/jobs/{job}/events"]
 
 
 def signed(key=SECRET, algorithm="HS256", **claims):
-    """A header with a token of these claims."""
+    """Headers with a token that has these claims."""
     return {"Authorization": "Bearer " + jwt.encode(claims, key, algorithm)}
 
 
@@ -56,7 +56,7 @@ MALFORMED = ["a b", "a\u00e9", "x" * 129, "a\n", "a*", "a{b}", "a\x00b", "job:x:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def reasons(live) -> dict[str, tuple[str, dict[str, str]]]:
-    """Why a request may be refused: the job it names and its headers."""
+    """The reasons to refuse a request, each with the job's id and the headers of such a request."""
     mine, theirs = await producers.job(live, events=1), await producers.job(live, events=1, user="bob")
     return {
         "unknown job": ("nothing", bearer()),
@@ -67,13 +67,13 @@ async def reasons(live) -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def known(headers) -> list[tuple[str, str]]:
-    """Headers but for the date."""
+    """The headers without the date."""
     return sorted((name.lower(), value) for name, value in dict(headers).items() if name.lower() != "date")
 
 
 @pytest.mark.parametrize("path", [*STREAMS, *PLAIN])
 async def test_every_refusal_over_http_is_the_same_404(live, reasons, path):
-    """Status, body and headers: unknown, foreign, malformed, no or bad credentials."""
+    """Unknown, foreign and malformed jobs, no or bad credentials: same status, body and headers."""
     answers = {}
     async with httpx.AsyncClient(base_url=live.url, timeout=10) as http:
         for why, (job, headers) in reasons.items():
@@ -85,9 +85,9 @@ async def test_every_refusal_over_http_is_the_same_404(live, reasons, path):
 
 
 async def test_every_refusal_of_a_handshake_is_the_same_404(live, reasons):
-    """A denial response, with the body of every other refusal."""
+    """A denial response has the body of every other refusal."""
     answers = {}
-    del reasons["huge"]  # a law of its own
+    del reasons["huge"]  # has its own test below
     for why, (job, headers) in reasons.items():
         async with with_headers(live, SOCKET.format(job=job), headers) as refused:
             answers[why] = (refused.status, bytes(refused.body), known(refused.headers))
@@ -97,10 +97,10 @@ async def test_every_refusal_of_a_handshake_is_the_same_404(live, reasons):
 
 
 async def test_a_handshake_with_a_huge_header_is_answered(start_hub):
-    """Refused or closed, but not left hanging for ever."""
+    """The handshake is refused or closed, not left without an answer."""
     lines = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
     lines += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Authorization: Bearer " + "x" * 9000]
-    async with start_hub(wire="fast") as live:  # uvicorn alone says nothing
+    async with start_hub(wire="fast") as live:  # without our protocol class, uvicorn does not answer
         job = await producers.job(live)
         reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
         try:
@@ -108,13 +108,13 @@ async def test_a_handshake_with_a_huge_header_is_answered(start_hub):
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
             answer = await asyncio.wait_for(reader.read(100), 3)
         finally:
-            writer.transport.abort()  # what hangs would also break the shutdown of this hub
+            writer.transport.abort()  # an open connection would also delay the hub's shutdown
             await live.until(lambda: not live.server.server_state.connections)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
 
 
 async def test_both_transports_refuse_in_the_same_words(live):
-    """Body and content type are those of HTTP."""
+    """A refused handshake has the body and content type of HTTP."""
     answers = []
     for path in (*STREAMS, SOCKET, *PLAIN):
         async with with_headers(live, path.format(job="nothing"), bearer()) as refused:
@@ -126,7 +126,7 @@ async def test_both_transports_refuse_in_the_same_words(live):
     "query", ["?limit=x", "?limit=0", "?wait=1", "?last_event_id=1-1", "?from=x&types=,"]
 )
 async def test_parameters_do_not_tell_a_stranger_that_a_job_exists(live, query):
-    """Whatever else is wrong with the request, theirs and nobody's are answered alike."""
+    """With bad parameters, a foreign job and an unknown one get the same answer."""
     theirs = await producers.job(live, user="bob")
     async with httpx.AsyncClient(base_url=live.url, timeout=10) as http:
         for path in (*STREAMS, *PLAIN):
@@ -142,7 +142,7 @@ async def test_parameters_do_not_tell_a_stranger_that_a_job_exists(live, query):
 
 @pytest.mark.parametrize("path", [*STREAMS, SOCKET, *PLAIN])
 async def test_a_stranger_is_refused_while_the_owner_watches(live, job, path):
-    """A job that is in memory is refused as one that is not: same status, same body."""
+    """A job in memory is refused with the same status and body as an unknown one."""
     async with with_headers(live, f"/api/jobs/{job}/events/stream", bearer()):
         for headers in (bearer("bob"), {}):
             async with with_headers(live, path.format(job=job), headers) as refused:
@@ -151,7 +151,7 @@ async def test_a_stranger_is_refused_while_the_owner_watches(live, job, path):
 
 @pytest.mark.parametrize("path", [STREAMS[0], SOCKET])
 async def test_a_job_without_an_owner_is_nobodys(live, redis, path):
-    """A hash without user_id, also for a token whose user is odd."""
+    """A hash without user_id matches no user, however odd the token's user is."""
     job = producers.name()
     await redis.hset(f"job:{job}", "status", "code")
     async with with_headers(live, path.format(job=job), bearer()) as refused:
@@ -159,13 +159,13 @@ async def test_a_job_without_an_owner_is_nobodys(live, redis, path):
 
 
 async def test_the_dashboard_needs_credentials(live):
-    """Without them the handshake is refused as everywhere."""
+    """Without credentials the handshake gets the same refusal."""
     async with with_headers(live, "/api/events/ws", {}) as refused:
         assert (refused.status, json.loads(refused.body)) == (404, BODY)
 
 
 async def test_a_cookie_opens_a_stream_of_the_same_origin(live, job):
-    """EventSource sends no Origin to its own site."""
+    """EventSource sends no Origin to its own site, so none is needed."""
     cookie = {"Cookie": f"__session={token()}"}
     for headers in (cookie, {**cookie, "Origin": live.url}):
         async with with_headers(live, f"/api/jobs/{job}/events/stream", headers) as viewer:
@@ -174,7 +174,7 @@ async def test_a_cookie_opens_a_stream_of_the_same_origin(live, job):
 
 @pytest.mark.parametrize("origin", [None, "null", "https://elsewhere.example", "https://app.example.evil"])
 async def test_a_cookie_on_a_websocket_needs_an_origin_on_the_list(start_hub, origin):
-    """Any site can open a WebSocket with the browser's cookie; only those on the list may."""
+    """Any site can open a WebSocket with the browser's cookie, so the origin must be on the list."""
     async with start_hub(allowed_origins="https://app.example") as live:
         job = await producers.job(live)
         headers = {"Cookie": f"__session={token()}"} | ({"Origin": origin} if origin else {})
@@ -195,7 +195,7 @@ async def test_a_token_in_the_url_is_refused(live, job):
 
 
 async def test_a_refusal_leaves_nothing_behind(live):
-    """No feed, no subscription, no viewer for a job that is not one's own."""
+    """A refused job has no feed, no subscription and no viewer."""
     theirs = await producers.job(live, user="bob")
     for path in (*STREAMS, SOCKET, *PLAIN):
         async with with_headers(live, path.format(job=theirs), bearer()) as refused:
@@ -205,7 +205,7 @@ async def test_a_refusal_leaves_nothing_behind(live):
 
 
 async def test_a_refused_handshake_logs_no_error(start_hub, caplog):
-    """Strangers must not be able to fill the log with errors."""
+    """Otherwise strangers could fill the log with errors."""
     path = SOCKET.format(job="nothing")
     async with (
         start_hub(wire="fast") as live,

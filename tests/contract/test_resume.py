@@ -1,4 +1,4 @@
-"""A cursor, good or bad, on either transport: everything after it, or a `resync` that says why not."""
+"""Cursors on both transports: all later events follow, or a `resync` with the reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ JUNK = [
     "%00",
     "'\"<>{}",
 ]
-"""What strangers write into a cursor: Redis's own special ids, numbers beyond 64 bits, other formats."""
+"""Texts in a cursor that are no ids: Redis's special ids, numbers beyond 64 bits, other formats."""
 
 ONLY_IN_A_QUERY = [
     "\x00",
@@ -52,7 +52,7 @@ ONLY_IN_A_QUERY = [
 
 
 async def assert_resync_then_live(live, viewer, job, reason=None):
-    """`resync` with a reason, `state`, and what happens from now on; the new cursor is good."""
+    """The viewer gets `resync` with a reason, `state` and live events; its new cursor is valid."""
     assert viewer.status in (200, 101)
     resync, state = await viewer.take(2)
     assert (resync.name, resync.control, state.name, state.control) == ("resync", True, "state", True)
@@ -67,7 +67,7 @@ async def assert_resync_then_live(live, viewer, job, reason=None):
 
 
 async def test_a_viewer_resumes_after_what_it_has(live, watch, job):
-    """The cursor of any moment gives everything after it, then what is new, nothing twice."""
+    """The cursor of any moment gives all later events, then live ones, none of them twice."""
     sent = await producers.publish(live, job, 10)
     async with watch(job) as viewer:
         await viewer.take(4)
@@ -82,7 +82,7 @@ async def test_a_viewer_resumes_after_what_it_has(live, watch, job):
 
 
 async def test_a_cursor_works_on_the_other_transport(live, job):
-    """A page that falls back from WebSocket to SSE, or the reverse, loses nothing."""
+    """A page that changes from WebSocket to SSE, or back, misses nothing."""
     await producers.publish(live, job, 6)
     async with view(live, "sse", job) as sse:
         await sse.take(2)
@@ -93,35 +93,35 @@ async def test_a_cursor_works_on_the_other_transport(live, job):
 
 
 async def test_the_header_of_a_browser_resumes(live, job):
-    """Last-Event-ID is what EventSource sends."""
+    """EventSource sends its cursor as Last-Event-ID."""
     sent = await producers.publish(live, job, 5)
     async with view(live, "sse", job, header=str(sent[2])) as sse:
         assert producers.numbers(await sse.take(2)) == [3, 4]
 
 
 async def test_the_header_wins_over_the_query(live, job):
-    """EventSource reconnects with the URL it was given and a newer header."""
+    """EventSource reconnects with its first URL and a newer header."""
     sent = await producers.publish(live, job, 5)
     async with view(live, "sse", job, cursor=str(sent[0]), header=str(sent[3])) as sse:
         assert producers.numbers(await sse.take(1)) == [4]
 
 
 async def test_a_cursor_wins_over_from(live, watch, job):
-    """`from` is for who has no cursor."""
+    """`from` applies only without a cursor."""
     sent = await producers.publish(live, job, 5)
     async with watch(job, "?from=live", cursor=str(sent[1])) as viewer:
         assert producers.numbers(await viewer.take(3)) == [2, 3, 4]
 
 
 async def test_an_empty_cursor_is_none(live, watch, job):
-    """A page that has nothing yet asks with an empty one, and gets everything."""
+    """A client without events may send an empty cursor, and gets everything."""
     await producers.publish(live, job, 3)
     async with watch(job, cursor="") as viewer:
         assert producers.numbers(await viewer.take(3)) == [0, 1, 2]
 
 
 async def test_a_stream_without_events_can_be_resumed(live, watch, job):
-    """The position of the first bytes is a cursor: what happened meanwhile follows, and no resync."""
+    """The first bytes have a position, after which later events follow without a resync."""
     async with view(live, "sse", job) as sse:
         cursor = sse.cursor
     await producers.publish(live, job, 2)
@@ -130,7 +130,7 @@ async def test_a_stream_without_events_can_be_resumed(live, watch, job):
 
 
 async def test_a_cursor_at_the_end_of_a_running_job_waits_for_what_is_new(live, watch, job):
-    """Having everything is not an error."""
+    """A viewer that has all events waits for live ones."""
     sent = await producers.publish(live, job, 3)
     async with watch(job, cursor=str(sent[-1])) as viewer:
         await producers.publish(live, job, 1, start=3)
@@ -139,10 +139,10 @@ async def test_a_cursor_at_the_end_of_a_running_job_waits_for_what_is_new(live, 
 
 @pytest.mark.parametrize("has_log", [True, False], ids=["log", "no log"])
 @pytest.mark.parametrize("which", ["terminal", "0-0"])
-async def test_who_has_everything_of_an_ended_job_is_told_to_stop(
+async def test_a_viewer_that_has_everything_of_an_ended_job_is_told_to_stop(
     live, redis, watch, transport, has_log, which
 ):
-    """204 stops an EventSource; a WebSocket gets `end` at once."""
+    """SSE answers 204, which stops an EventSource; a WebSocket gets `end` at once."""
     if has_log:
         job = await producers.job(live, events=3)
         terminal = str(await live.publisher.ready(job))
@@ -158,7 +158,7 @@ async def test_who_has_everything_of_an_ended_job_is_told_to_stop(
 
 
 async def test_a_cursor_before_the_end_of_an_ended_job_gets_the_rest(live, watch, job):
-    """What follows, the terminal, the end."""
+    """The viewer gets the later events, among them the terminal one, and the end."""
     sent = await producers.publish(live, job, 4)
     await live.publisher.failed(job)
     async with watch(job, cursor=str(sent[1])) as viewer:
@@ -168,7 +168,7 @@ async def test_a_cursor_before_the_end_of_an_ended_job_gets_the_rest(live, watch
 
 
 async def test_junk_in_a_cursor_is_answered_by_a_resync(live, watch, job):
-    """Never a 4xx, never silence: resync, state, live."""
+    """The answer is `resync`, `state` and live events; not a 4xx and not a silent stream."""
     await producers.publish(live, job, 3)
     for cursor in JUNK + ONLY_IN_A_QUERY:
         async with watch(job, cursor=cursor) as viewer:
@@ -176,7 +176,7 @@ async def test_junk_in_a_cursor_is_answered_by_a_resync(live, watch, job):
 
 
 async def test_junk_in_the_header_is_answered_by_a_resync(live, job):
-    """The same by Last-Event-ID."""
+    """Junk in Last-Event-ID gets the same answer."""
     await producers.publish(live, job, 1)
     for cursor in JUNK:
         async with view(live, "sse", job, header=cursor) as viewer:
@@ -185,7 +185,7 @@ async def test_junk_in_the_header_is_answered_by_a_resync(live, job):
 
 @pytest.mark.parametrize("cursor", ["-", "1-0", "9999999999999-0"])
 async def test_junk_on_an_ended_job_is_answered_and_the_stream_ends(live, watch, cursor):
-    """Resync, state, and the end: nobody waits for ever."""
+    """`resync` and `state` are followed by the end, because no live event would come."""
     job = await producers.job(live, events=3)
     await live.publisher.ready(job)
     async with watch(job, cursor=cursor) as viewer:
@@ -197,7 +197,7 @@ async def test_junk_on_an_ended_job_is_answered_and_the_stream_ends(live, watch,
 
 
 async def test_cursors_of_others_are_answered_by_a_resync(live, watch, job):
-    """Of the future, of another epoch, of another job."""
+    """Cursors of the future, of another epoch and of another job are unknown."""
     sent = await producers.publish(live, job, 3)
     other = await producers.job(live, events=2)
     async with watch(other) as viewer:
@@ -216,7 +216,7 @@ async def test_cursors_of_others_are_answered_by_a_resync(live, watch, job):
 
 
 async def test_a_cursor_whose_events_were_trimmed_is_answered_by_a_resync(live, redis, watch):
-    """What follows it is gone from the log, so it cannot be honoured; the reason says trimmed."""
+    """The events after it are no longer in the log, so the reason is `trimmed`."""
     job = await producers.job(live, events=10)
     epoch = int(await redis.hget(meta_of(job), "epoch"))
     await redis.xtrim(log_of(job), maxlen=5, approximate=False)
@@ -225,7 +225,7 @@ async def test_a_cursor_whose_events_were_trimmed_is_answered_by_a_resync(live, 
 
 
 async def test_the_event_before_the_first_retained_one_is_still_a_good_cursor(live, redis, watch):
-    """Nothing that follows it is missing."""
+    """All events after it are retained."""
     job = await producers.job(live, events=10)
     epoch = int(await redis.hget(meta_of(job), "epoch"))
     await redis.xtrim(log_of(job), maxlen=5, approximate=False)
@@ -234,7 +234,7 @@ async def test_the_event_before_the_first_retained_one_is_still_a_good_cursor(li
 
 
 async def test_the_cursor_of_a_state_frame_is_good(live, watch, job):
-    """Who got `resync` and `state` and then lost the connection resumes from there."""
+    """A viewer that loses its connection after `resync` and `state` resumes from there."""
     await producers.publish(live, job, 3)
     async with watch(job, cursor="-") as viewer:
         await viewer.take(2)
@@ -245,7 +245,7 @@ async def test_the_cursor_of_a_state_frame_is_good(live, watch, job):
 
 
 async def test_the_state_after_a_resync_is_current_and_public(live, redis, watch):
-    """Status, position and the last event of each type; of the hash only what its owner may see."""
+    """It has status, position, the last event of each type, and only public fields of the hash."""
     job = await producers.job(live, title="T", secret="s")
     await live.publisher.stage_started(job, "code", "one")
     await live.publisher.stage_started(job, "deps", "two")
@@ -260,7 +260,7 @@ async def test_the_state_after_a_resync_is_current_and_public(live, redis, watch
 
 
 async def test_a_viewer_resumes_in_another_process(live, watch, start_hub, transport, job):
-    """The log is in Redis, so any hub knows the cursor."""
+    """The log is in Redis, so every hub knows the cursor."""
     await producers.publish(live, job, 5)
     async with watch(job) as viewer:
         await viewer.take(2)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_both_transports_give_the_same_events_with_the_same_ids(live, job):
-    """What differs between the transports is the framing alone."""
+    """The transports differ only in framing."""
     async with view(live, "sse", job) as sse, view(live, "websocket", job) as ws:
         await live.publisher.stage_started(job, "code", "hello")
         await producers.publish(live, job, 30)
@@ -32,7 +32,7 @@ async def test_both_transports_give_the_same_events_with_the_same_ids(live, job)
 
 
 async def test_events_come_in_order_and_once(live, watch, job):
-    """Ids are of one epoch, contiguous from 0, whether an event was there before the viewer or came after."""
+    """Ids are contiguous from 0 in one epoch, for past and live events together."""
     await producers.publish(live, job, 20)
     async with watch(job) as viewer:
         await producers.publish(live, job, 20, start=20)
@@ -44,13 +44,13 @@ async def test_events_come_in_order_and_once(live, watch, job):
 
 
 async def test_the_first_bytes_of_an_event_stream_come_before_any_event(live, job):
-    """A job that says nothing still gives a retry and the position, at once."""
+    """A stream without events gives a retry and the position at once."""
     async with view(live, "sse", job) as sse:
         assert re.fullmatch(rb"retry: [0-9]+\nid: [0-9]+-[0-9]+\n\n", sse.viewer.raw)
 
 
 async def test_the_retry_hint_is_jittered(live, job):
-    """A deploy must not bring all browsers back in the same instant."""
+    """After a deploy, browsers must not all reconnect at the same time."""
     hints = set()
     for _ in range(8):
         async with view(live, "sse", job) as sse:
@@ -60,7 +60,7 @@ async def test_the_retry_hint_is_jittered(live, job):
 
 
 async def test_an_event_stream_has_the_headers_that_proxies_need(live, job):
-    """Type, no caching, keep-alive, no buffering in nginx; and no length."""
+    """It has type, no caching, keep-alive and no buffering in nginx, and no length."""
     async with view(live, "sse", job) as sse:
         headers = sse.headers
     assert sse.status == 200
@@ -84,7 +84,7 @@ async def test_data_events_have_no_event_field_and_control_frames_have_one(redis
 
 
 async def test_websocket_events_are_one_flat_object_with_the_id_first(live, job):
-    """The same object as over SSE, and the id before everything else."""
+    """The object is that of SSE, with the id as its first member."""
     async with view(live, "websocket", job) as ws:
         (event_id,) = await producers.publish(live, job, 1)
         seen = await ws.next()
@@ -93,7 +93,7 @@ async def test_websocket_events_are_one_flat_object_with_the_id_first(live, job)
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
 async def test_the_terminal_event_is_followed_by_end_and_the_stream_is_closed(live, watch, job, status):
-    """The end says how; then the connection is closed, a WebSocket with 1000."""
+    """`end` has the final status; then the connection is closed, a WebSocket with 1000."""
     async with watch(job) as viewer:
         await getattr(live.publisher, status)(job, "bye")
         terminal, end = await viewer.all()
@@ -104,7 +104,7 @@ async def test_the_terminal_event_is_followed_by_end_and_the_stream_is_closed(li
 
 
 async def test_an_orderly_end_logs_no_error(live, watch, job, caplog):
-    """Not on the hub's side of the closing handshake either."""
+    """The closing handshake logs none on the hub's side either."""
     async with watch(job) as viewer:
         await live.publisher.ready(job)
         await viewer.all()
@@ -114,7 +114,7 @@ async def test_an_orderly_end_logs_no_error(live, watch, job, caplog):
 
 @pytest.mark.parametrize("status", ["ready", "failed"])
 async def test_a_job_that_ended_without_a_log_says_its_final_status_exactly_once(redis, watch, status):
-    """One event, spelled by json.dumps with its default separators, its id 0-0; then the end."""
+    """One event in the spelling of json.dumps with the id 0-0 comes, then the end."""
     job = await producers.foreign_job(redis, status=status)
     async with watch(job) as viewer:
         final, end = await viewer.all()
@@ -128,7 +128,7 @@ async def test_a_job_that_ended_without_a_log_says_its_final_status_exactly_once
 
 
 async def test_a_job_that_has_ended_gives_its_log_and_its_final_status_once(live, watch, job):
-    """A viewer who comes late sees what was, the terminal last and once."""
+    """A late viewer gets the past events; the terminal one is the last and comes once."""
     sent = await producers.publish(live, job, 5)
     sent.append(await live.publisher.failed(job, "oh"))
     async with watch(job) as viewer:
@@ -139,7 +139,7 @@ async def test_a_job_that_has_ended_gives_its_log_and_its_final_status_once(live
 
 
 async def test_a_job_whose_hash_ended_without_an_event_still_ends(live, redis, watch, job):
-    """The log is there but its terminal is not (an application that wrote the hash): the final status stands for it."""
+    """If the application ended the job in the hash only, an event with the final status is made."""
     await producers.publish(live, job, 2)
     await redis.hset(f"job:{job}", "status", "ready")
     async with watch(job) as viewer:
@@ -150,7 +150,7 @@ async def test_a_job_whose_hash_ended_without_an_event_still_ends(live, redis, w
 
 
 async def test_nothing_is_delivered_after_the_terminal(live, redis, watch, job):
-    """Neither what comes in the same breath nor what comes later, not even to a viewer who comes later still."""
+    """Later events are dropped, also those of the same batch, and also for later viewers."""
     async with watch(job) as viewer:
         step = {"type": "step", "n": 1}
         ready = {"type": "build.stage.started", "status": "ready"}
@@ -164,7 +164,7 @@ async def test_nothing_is_delivered_after_the_terminal(live, redis, watch, job):
 
 
 async def test_the_script_refuses_events_after_the_terminal(live, watch, job):
-    """A worker that goes on after the end is told so, and no viewer sees it."""
+    """A worker that publishes after the end gets an error, and no viewer gets the event."""
     await live.publisher.ready(job)
     with pytest.raises(JobEnded):
         await live.publisher.stage_started(job, "code")
@@ -173,7 +173,7 @@ async def test_the_script_refuses_events_after_the_terminal(live, watch, job):
 
 
 async def test_a_repeated_idempotency_key_reaches_viewers_once(live, watch, job):
-    """The second call gives the first id and publishes nothing."""
+    """The second call returns the first id and publishes nothing."""
     async with watch(job) as viewer:
         first = await live.publisher.emit(job, "step", {"n": 1}, once="key")
         assert await live.publisher.emit(job, "step", {"n": 2}, once="key") == first
@@ -182,7 +182,7 @@ async def test_a_repeated_idempotency_key_reaches_viewers_once(live, watch, job)
 
 
 async def test_the_typed_events_travel_as_they_were_published(live, watch, job):
-    """The four of the catalogue, field by field."""
+    """The four types of the catalogue arrive with all their fields."""
     publisher = live.publisher
     await publisher.stage_started(job, "scaffold", "Laying out")
     await publisher.stage_completed(job, "scaffold", 1.5)
@@ -215,7 +215,7 @@ async def test_other_terminal_statuses_are_a_setting(redis, start_hub, transport
 
 
 async def test_viewers_of_one_job_see_nothing_of_another(live, watch):
-    """Jobs are apart, also those whose names begin alike."""
+    """Jobs are separate, also those whose ids begin alike."""
     one = await producers.job(live)
     other = one + "0"
     await live.jobs.create_job(other, user_id="ada")
@@ -229,7 +229,7 @@ async def test_viewers_of_one_job_see_nothing_of_another(live, watch):
 
 
 async def test_a_websocket_of_one_job_answers_ping_and_state(live, job):
-    """The other commands are for dashboards, and say so in an error frame that costs nothing else."""
+    """Other commands are for dashboards and get an error frame; the socket stays open."""
     await producers.publish(live, job, 1)
     async with view(live, "websocket", job, "?from=live") as ws:
         assert isinstance(ws, WebSocket)

@@ -1,4 +1,4 @@
-"""What every live test is held to."""
+"""Every live test fails if an error is logged."""
 
 from tests.support.quiet import nothing_is_logged_as_an_error
 

@@ -1,4 +1,4 @@
-"""The rights that docs/operations.md gives to the hub's and the workers' users are enough, and the hub's are no more than reading."""
+"""The ACL rights in docs/operations.md suffice for hub and workers, and let the hub only read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
 
 def rights(user: str) -> list[str]:
-    """The words after the user's name in the line of the docs."""
+    """The rights in the documentation's line for a user."""
     found = re.search(rf"^ACL SETUSER {user} (.+)$", OPERATIONS.read_text(), re.MULTILINE)
     assert found is not None, user
     return found[1].split()
@@ -26,7 +26,7 @@ def rights(user: str) -> list[str]:
 
 @pytest.fixture
 async def server():
-    """A Redis of its own with these users, and a superuser; gives a function from a user to a URL."""
+    """A Redis with these users and a superuser; yields a function that returns a user's URL."""
     with EmbeddedServer() as redis:
         async with Redis.from_url(redis.url) as client:
             also = ["+hgetall", "+hexists"]
@@ -41,7 +41,7 @@ async def server():
 
 
 async def test_they_are_enough_for_everything(server):
-    """Jobs are made, watched, published to, kept by leases on both publishers, and ended when their worker is lost."""
+    """Jobs are created, watched, published to, leased by both publishers, and declared lost."""
     async with Redis.from_url(server("both")) as client, Redis.from_url(server("maker")) as maker:
         jobs = JobStateMachine(maker)
         for job in ("a", "lost"):
@@ -69,7 +69,7 @@ async def test_they_are_enough_for_everything(server):
 
 
 async def test_the_hub_may_only_read(server):
-    """Without leases it needs no more, and a hub that is taken over changes nothing."""
+    """Without leases the hub needs no right to write, so an attacker in it can change nothing."""
     async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("hub")) as client:
         await JobStateMachine(maker).create_job("a", user_id=USER)
         async with (

@@ -1,4 +1,4 @@
-"""The command as a user runs it: real processes, real sockets, one clear line when something is wrong."""
+"""The command as users run it: real processes, real sockets, one clear line for an error."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(**values: str) -> dict[str, str]:
-    """This process's, without anybody's settings."""
+    """This process's environment, without settings of the hub."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **values}
 
 
 def signed(url: str) -> dict[str, str]:
-    """Settings that authenticate."""
+    """An environment with settings that authenticate."""
     return environment(HUB_JWT_SECRET=SECRET, HUB_REDIS_URL=url)
 
 
 class Command:
-    """A running `python -m hub ...`; what it wrote to stderr so far is in `errors`."""
+    """A running `python -m hub ...`; `errors` has what it has written to stderr so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.errors = ""
 
     async def error_line(self, pattern: str) -> re.Match[str]:
-        """The first line on stderr that matches."""
+        """Return the first line on stderr that matches."""
         async with asyncio.timeout(20):
             while line := (await self.process.stderr.readline()).decode():
                 self.errors += line
@@ -50,12 +50,12 @@ class Command:
         raise AssertionError(f"expected {pattern!r}, got {self.errors}")
 
     async def output_line(self) -> str:
-        """The next line on stdout."""
+        """Return the next line on stdout."""
         async with asyncio.timeout(20):
             return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     async def wait(self) -> tuple[int, str]:
-        """Exit code and the rest of stdout."""
+        """Return the exit code and the rest of stdout."""
         async with asyncio.timeout(20):
             out, errors = await self.process.communicate()
         self.errors += errors.decode()
@@ -64,7 +64,7 @@ class Command:
 
 @asynccontextmanager
 async def running(*words: str, env: dict[str, str]):
-    """Run it; whatever happens, it is ended."""
+    """Run the command; it is ended in any case."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hub", *words, env=env, cwd=ROOT, stdout=pipe, stderr=pipe
@@ -79,20 +79,20 @@ async def running(*words: str, env: dict[str, str]):
 
 @asynccontextmanager
 async def served(redis_url: str, **settings: str):
-    """A hub as `push-hub serve` runs it: the command and its URL."""
+    """A hub run by `push-hub serve`: yields the command and the hub's URL."""
     async with running("serve", "--port", "0", env={**signed(redis_url), **settings}) as command:
         yield command, (await command.error_line(r"(http://127\.0\.0\.1:\d+)"))[1]
 
 
 async def run(*words: str, env: dict[str, str]) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+    """Run the command to its end; returns exit code, stdout and stderr."""
     async with running(*words, env=env) as command:
         code, out = await command.wait()
         return code, out, command.errors
 
 
 def assert_one_clear_line(code: int, errors: str, *words: str) -> None:
-    """It failed, and said why in one line without a traceback."""
+    """The command failed, and printed the reason in one line without a traceback."""
     assert code not in (0, None)
     (line,) = errors.strip().splitlines()
     assert line.startswith("push-hub: ")
@@ -100,13 +100,13 @@ def assert_one_clear_line(code: int, errors: str, *words: str) -> None:
 
 
 async def test_serve_refuses_to_start_without_authentication(redis_server):
-    """And says which settings there are."""
+    """The error names the settings that would authenticate."""
     code, _, errors = await run("serve", "--port", "0", env=environment(HUB_REDIS_URL=redis_server.url))
     assert_one_clear_line(code, errors, "HUB_JWT_SECRET", "HUB_JWT_PUBLIC_KEY", "HUB_JWKS_URL")
 
 
 async def test_serve_refuses_a_short_secret(redis_server):
-    """Shorter than the hash is no secret; and it is not printed."""
+    """A secret shorter than the hash is refused, and is not printed."""
     code, _, errors = await run(
         "serve", "--port", "0", env={**signed(redis_server.url), "HUB_JWT_SECRET": "hunter2"}
     )
@@ -115,7 +115,7 @@ async def test_serve_refuses_a_short_secret(redis_server):
 
 
 async def test_serve_says_when_the_port_is_in_use(redis_server):
-    """Which one."""
+    """The error names the port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -125,7 +125,7 @@ async def test_serve_says_when_the_port_is_in_use(redis_server):
 
 
 async def test_serve_waits_for_a_redis_that_is_unreachable_and_says_so():
-    """It lives and is not ready; the log says where it looks, and not with which password."""
+    """It lives and is not ready; the log has the address of Redis without the password."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{closed.getsockname()[1]}"
@@ -141,14 +141,14 @@ async def test_serve_waits_for_a_redis_that_is_unreachable_and_says_so():
 
 @pytest.mark.parametrize("url", ["localhost:6379", "redis://127.0.0.1:notaport/0"])
 async def test_serve_says_when_the_redis_url_is_none(url):
-    """One line, whatever stands there."""
+    """A bad URL gives one line, whatever its text is."""
     code, _, errors = await run("serve", "--port", "0", "--redis-url", url, env=signed("redis://x"))
     assert_one_clear_line(code, errors)
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_serve_cleanly(redis_server, which):
-    """A viewer is told to reconnect; no traceback; nothing is left of it in Redis."""
+    """Viewers get `reconnect`, there is no traceback, and Redis has nothing left of the process."""
     async with (
         served(redis_server.url, HUB_DRAIN="0.2") as (command, url),
         Publisher.from_url(redis_server.url) as publisher,
@@ -165,13 +165,13 @@ async def test_a_signal_ends_serve_cleanly(redis_server, which):
                 rest = [line async for line in lines]
         code, _ = await command.wait()
     assert "event: reconnect" in rest
-    assert code in (0, 130, -which)  # uvicorn hands the signal on when it is done
+    assert code in (0, 130, -which)  # uvicorn raises the signal again when it has ended
     assert "Traceback" not in command.errors
     assert "ERROR" not in command.errors
 
 
 async def test_publish_token_and_watch_work_together(redis_server):
-    """What `publish` prints is what `watch --json` shows, until the end; the exit code says how it went."""
+    """`watch --json` shows what `publish` prints, up to the end; the exit code says how the job ended."""
     env = signed(redis_server.url)
     async with served(redis_server.url) as (_, url), Publisher.from_url(redis_server.url) as publisher:
         code, key, _ = await run("token", "--user", "ada", env=env)
@@ -216,20 +216,20 @@ async def test_publish_with_a_key_publishes_once(redis_server):
     ],
 )
 async def test_publish_says_what_is_wrong(redis_server, words):
-    """One line, exit code not 0."""
+    """An error is one line, and the exit code is not 0."""
     code, _, errors = await run(*words, env=signed(redis_server.url))
     assert_one_clear_line(code, errors)
 
 
 async def test_watch_says_that_a_job_is_not_there(redis_server):
-    """Unknown or not yours: one line, exit code not 0."""
+    """An unknown or foreign job gives one line, and the exit code is not 0."""
     async with served(redis_server.url) as (_, url):
         code, _, errors = await run("watch", "nothing", "--url", url, "--token", token(), env=environment())
     assert_one_clear_line(code, errors, "nothing")
 
 
 async def test_settings_lists_every_setting_and_no_secret(redis_server):
-    """By the names of the environment."""
+    """Settings are listed by the names of the environment."""
     code, out, _ = await run("settings", env=signed(redis_server.url))
     assert code == 0
     assert {"HUB_REDIS_URL", "HUB_HEARTBEAT", "HUB_JWT_SECRET", "HUB_MAX_VIEWERS_PER_USER"} <= set(
@@ -239,7 +239,7 @@ async def test_settings_lists_every_setting_and_no_secret(redis_server):
 
 
 async def test_the_demo_prints_its_url_and_serves_its_pages():
-    """With a Redis of its own; builds run, over the API with the printed curl line; Ctrl-C ends it."""
+    """The demo has its own Redis and builds, also by the printed curl line; Ctrl-C ends it."""
     words = ("demo", "--no-browser", "--port", "0", "--pace", "0.05")
     async with running(*words, env=environment()) as demo:
         url = (await demo.error_line(r"(http://127\.0\.0\.1:\d+)"))[1]
@@ -251,7 +251,7 @@ async def test_the_demo_prints_its_url_and_serves_its_pages():
             assert (await http.get(f"{url}/dashboard")).status_code == 200
             async with http.stream("GET", curl[2], headers={"Authorization": curl[1]}) as answer:
                 assert answer.status_code == 200
-                lines = [line async for line in answer.aiter_lines()]  # a build, to its end
+                lines = [line async for line in answer.aiter_lines()]  # the whole build
         assert "event: end" in lines
         demo.process.send_signal(signal.SIGINT)
         code, _ = await demo.wait()

@@ -1,4 +1,4 @@
-"""Who leaves is freed at once. Cycles would wait for the garbage collector, which the server has made slow: megabytes of the dead."""
+"""Viewers that leave are freed at once, not by the garbage collector, which the server has made slow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ PATHS = {
 
 
 def visit(port: int, kind: str, way: str) -> None:
-    """Come, and leave that way; `kind` may be a job's id. On a plain socket in a thread, so that the loop has no garbage but the hub's."""
+    """Connect and leave in this way; `kind` may be a job's id.
+
+    Uses a plain socket in a thread, so that all garbage of the loop is the hub's.
+    """
     head = request(PATHS.get(kind) or path_of(kind, "sse"))
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as sock,
@@ -52,7 +55,7 @@ def visit(port: int, kind: str, way: str) -> None:
 
 @pytest.fixture
 def garbage():
-    """A function that gives what was garbage of ours since it was last asked. Until then nothing is collected."""
+    """A function that returns the hub's garbage since the last call. The collector is off meanwhile."""
 
     def ours() -> list[str]:
         gc.collect()
@@ -60,7 +63,8 @@ def garbage():
             type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith("hub.")
         )
         gc.garbage.clear()
-        return [name for name, number in found.items() if number >= VISITS]  # else it is an earlier test's
+        # Fewer of a kind are left from an earlier test.
+        return [name for name, number in found.items() if number >= VISITS]
 
     gc.collect()
     gc.disable()
@@ -72,14 +76,14 @@ def garbage():
 
 
 @pytest.mark.parametrize("kind", PATHS)
-async def test_who_leaves_is_freed_at_once(start_hub, garbage, kind):
-    """However it leaves."""
+async def test_a_viewer_that_leaves_is_freed_at_once(start_hub, garbage, kind):
+    """This holds for every way to leave."""
     async with start_hub(linger=60) as live:
         for job in ("runs", "ended"):
             await live.jobs.create_job(job, user_id="ada")
         await live.publisher.ready("ended")
         for way in WAYS:
-            await asyncio.to_thread(visit, live.port, kind, way)  # the first of its kind makes what stays
+            await asyncio.to_thread(visit, live.port, kind, way)  # the first one of a kind fills caches
             await settled(live)
             garbage()
             for _ in range(VISITS):
@@ -90,11 +94,11 @@ async def test_who_leaves_is_freed_at_once(start_hub, garbage, kind):
 
 @pytest.mark.parametrize("ends", [False, True], ids=["abandoned", "ended"])
 async def test_a_feed_that_nobody_needs_is_freed_at_once(start_hub, garbage, ends):
-    """With its window, which may be a megabyte."""
+    """The window, which may be a megabyte, is freed with the feed."""
     async with start_hub(linger=0) as live:
         for number in range(2 * VISITS):
             if number == VISITS:
-                garbage()  # the first ones make what stays
+                garbage()  # the first visits create caches that stay
             job = f"job-{number}"
             await live.jobs.create_job(job, user_id="ada")
             await asyncio.to_thread(visit, live.port, job, "answered")
@@ -107,7 +111,7 @@ async def test_a_feed_that_nobody_needs_is_freed_at_once(start_hub, garbage, end
 
 
 async def settled(live) -> None:
-    """Return when nothing of a visit goes on any more."""
+    """Return when nothing of a visit is running any more."""
     state = live.server.server_state
     await live.until(lambda: not state.connections and not state.tasks)
     await live.until(lambda: live.hub.statistics().viewers == 0)

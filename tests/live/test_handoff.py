@@ -1,4 +1,4 @@
-"""The hand-over on a real uvicorn: it happens, it is refused where it must be, and the bytes are the same."""
+"""The hand-over on a real uvicorn: it happens, is refused where necessary, and changes no bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.viewer import view
 
 
 async def watch_over_sse(live, job: str) -> bytes:
-    """The whole body of a stream while two events come, with what differs from run to run taken out."""
+    """The whole body of a stream with two events, without the values that differ between runs."""
     async with live.sse(job) as viewer:
         await live.until(lambda: live.hub.statistics().viewers == 1)
         await live.publisher.stage_started(job, "code")
@@ -48,7 +48,7 @@ class Rewriting:
 
 
 async def test_the_task_ends_and_the_socket_is_ours(start_hub):
-    """On both transports: nothing of the request is left, and uvicorn still counts the connection."""
+    """On both transports the request is freed, and uvicorn still counts the connection."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         state = live.server.server_state
@@ -60,7 +60,7 @@ async def test_the_task_ends_and_the_socket_is_ours(start_hub):
 
 
 async def test_every_wire_gives_the_same_bytes(start_hub):
-    """Handed over, behind a middleware that buffers, that rewrites, that compresses other things, and on HTTP/1.0's side."""
+    """The fast wire, middlewares that buffer, rewrite or compress, and HTTP/1.0 give the same bytes."""
     bodies = {}
     for name, middleware in {
         "handed over": None,
@@ -90,7 +90,7 @@ async def test_a_middleware_in_the_way_keeps_the_socket(start_hub, middleware):
 
 
 async def test_http_1_0_is_served_by_the_portable_wire(start_hub):
-    """To its end, which is the end of the connection."""
+    """The end of the stream is the end of the connection."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         await live.publisher.ready("a")
@@ -105,7 +105,7 @@ async def test_http_1_0_is_served_by_the_portable_wire(start_hub):
 
 
 async def test_a_second_request_behind_a_stream_ends_it(start_hub):
-    """There is no answer it could get."""
+    """The second request could never be answered, so the connection is closed."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         async with live.sse("a") as viewer:
@@ -115,7 +115,7 @@ async def test_a_second_request_behind_a_stream_ends_it(start_hub):
 
 
 async def test_a_command_on_a_handed_over_socket_is_answered(start_hub):
-    """Ping and state, between events."""
+    """`ping` and `state` are answered between events."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         async with live.websocket("a") as socket:
@@ -132,7 +132,10 @@ async def test_a_command_on_a_handed_over_socket_is_answered(start_hub):
 
 @pytest.mark.parametrize("path", ["/api/jobs/a/events/ws", "/api/events/ws"])
 async def test_what_a_client_says_together_with_its_handshake_is_heard(start_hub, path):
-    """uvicorn drops it. RFC 6455 has clients wait for the answer, but not all do, and a lost Close would be waited for."""
+    """uvicorn drops those bytes.
+
+    RFC 6455 has clients wait for the answer, but not all do, and the hub would wait for a dropped Close.
+    """
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         async with asyncio.timeout(10):
@@ -148,7 +151,7 @@ async def test_what_a_client_says_together_with_its_handshake_is_heard(start_hub
 
 
 async def test_all_requests_of_a_connection_learn_that_the_client_is_gone(start_hub):
-    """Two in one packet: the first one's stream is the portable wire's, and uvicorn tells only the second."""
+    """Of two pipelined requests the portable wire streams the first, and uvicorn tells only the second."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         for _ in range(3):
@@ -162,7 +165,7 @@ async def test_all_requests_of_a_connection_learn_that_the_client_is_gone(start_
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
 async def test_early_words_are_heard_wherever_the_head_is_cut(start_hub, cut):
-    """Its end may come in a read of its own."""
+    """The end of the head may come in a read of its own."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         head = request("/api/jobs/a/events/ws")
@@ -177,7 +180,7 @@ async def test_early_words_are_heard_wherever_the_head_is_cut(start_hub, cut):
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_an_end_that_fills_the_buffer_is_told_all_the_same(start_hub, transport):
-    """A last event of more than a write buffer: then `end`, and an orderly close at once."""
+    """After a terminal event larger than the write buffer, `end` and an orderly close follow."""
     async with start_hub() as live:
         await live.jobs.create_job("a", user_id="ada")
         async with view(live, transport, "a") as viewer:

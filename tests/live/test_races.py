@@ -1,4 +1,4 @@
-"""Many at once on a real uvicorn and a real Redis: joins, leaves, the terminal, and what is left afterwards."""
+"""Many viewers at once on a real uvicorn and Redis: joins, leaves, the terminal, and what is left."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ TRANSPORTS = ("sse", "websocket")
 
 
 async def numsub(live, job) -> int:
-    """Subscriptions of the channel, as Redis counts them."""
+    """The number of subscriptions that Redis has of the job's channel."""
     ((_, number),) = await live.client.pubsub_numsub(f"job:{job}:events")
     return number
 
 
 async def connections(live) -> int:
-    """Connections to Redis."""
+    """The number of connections that Redis has."""
     return len(await live.client.client_list())
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("how", ["ours", "foreign", "hash only"])
 async def test_no_viewer_waits_when_joins_race_the_terminal(start_hub, seed, how):
-    """60 joins spread around the last event, on both transports: each sees the terminal and the end, and is closed."""
+    """Each of 60 viewers that join around the terminal event gets that event and the end."""
     rng = random.Random(seed)
     async with start_hub(
         linger=rng.choice([0, 5]), max_viewers_per_user_and_job=100, position_check=0.3
@@ -71,7 +71,7 @@ async def test_no_viewer_waits_when_joins_race_the_terminal(start_hub, seed, how
 
 
 async def test_fifty_concurrent_first_viewers_share_one_subscription(start_hub):
-    """One SUBSCRIBE, one feed, whichever transport was first."""
+    """There is one SUBSCRIBE and one feed, whichever transport is first."""
     async with start_hub() as live:
         job = await producers.job(live)
         viewers = [view(live, TRANSPORTS[n % 2], job) for n in range(50)]
@@ -90,7 +90,7 @@ async def test_fifty_concurrent_first_viewers_share_one_subscription(start_hub):
 
 
 async def test_connections_to_redis_do_not_grow_with_watched_jobs(start_hub):
-    """200 jobs cost what 1 does: one Pub/Sub connection, and some for short commands."""
+    """200 jobs need one Pub/Sub connection and some for commands, as one job does."""
     async with start_hub() as live:
         jobs = [await producers.job(live) for _ in range(200)]
         async with asyncio.timeout(30), dashboard(live) as one, dashboard(live) as two:
@@ -112,7 +112,7 @@ async def test_connections_to_redis_do_not_grow_with_watched_jobs(start_hub):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_nothing_is_left_after_the_last_viewer_and_the_linger(start_hub, transport):
-    """No subscription, no feed, no task, no viewer."""
+    """No subscription, feed, task or viewer is left."""
     async with start_hub(linger=0.05) as live:
         jobs = [await producers.job(live, events=2) for _ in range(5)]
         for job in jobs:
@@ -129,7 +129,7 @@ async def test_nothing_is_left_after_the_last_viewer_and_the_linger(start_hub, t
 
 
 async def test_an_ended_job_is_unsubscribed_while_its_viewers_are_still_there(start_hub):
-    """Nothing can come any more."""
+    """No further event can come."""
     async with start_hub() as live:
         job = await producers.job(live)
         async with view(live, "sse", job) as viewer:
@@ -142,7 +142,7 @@ async def test_an_ended_job_is_unsubscribed_while_its_viewers_are_still_there(st
 
 
 async def test_a_reload_within_linger_costs_no_new_subscription(start_hub):
-    """Ten reloads: one SUBSCRIBE, and every event once."""
+    """Ten reloads need one SUBSCRIBE, and every event comes once."""
     async with start_hub() as live:
         job = await producers.foreign_job(live.client)
         async with view(live, "sse", job) as viewer:
@@ -161,7 +161,7 @@ async def test_a_reload_within_linger_costs_no_new_subscription(start_hub):
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_joins_and_leaves_in_any_order_leave_nothing(start_hub, seed):
-    """Viewers that come, read a little and go, on few jobs, with no linger: nothing is missed and nothing stays."""
+    """Viewers come, read and leave on few jobs without linger; no event is missed, nothing is left."""
     rng = random.Random(seed)
     async with start_hub(linger=0, max_viewers_per_user_and_job=1000) as live:
         jobs = [await producers.job(live, events=5) for _ in range(3)]
@@ -176,14 +176,14 @@ async def test_joins_and_leaves_in_any_order_leave_nothing(start_hub, seed):
             await asyncio.gather(*(come_and_go() for _ in range(20)))
             await live.until(lambda: not live.hub.statistics().jobs)
         assert live.hub.statistics().viewers == 0
-        async with asyncio.timeout(10):  # the last command is on its way to Redis
+        async with asyncio.timeout(10):  # the last command may still be on its way to Redis
             while any([await numsub(live, job) for job in jobs]):
                 await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_viewer_that_disconnects_abruptly_is_gone(start_hub, transport):
-    """A reset, no goodbye: it is out of the statistics, and the others go on."""
+    """After a reset the statistics do not count it, and the other viewers are unaffected."""
     async with start_hub() as live:
         job = await producers.job(live)
         async with view(live, transport, job) as gone, view(live, transport, job) as stays:
@@ -197,7 +197,7 @@ async def test_a_viewer_that_disconnects_abruptly_is_gone(start_hub, transport):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_viewer_that_leaves_during_its_replay_is_gone(start_hub, transport):
-    """Before it has a seat, too."""
+    """This holds also before the viewer has a seat."""
     async with start_hub(window_events=20, linger=0) as live:
         job = await producers.job(live)
         await producers.retain(live.client, job, 900)

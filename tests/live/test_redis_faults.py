@@ -1,4 +1,4 @@
-"""Redis goes away, comes back, forgets: every viewer gets everything, or is told what is missing."""
+"""Redis goes away, comes back or loses data: viewers get every event, or learn what is missing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["sse", "websocket"])
 
 
 def returning_client(url: str) -> Redis:
-    """A client for a Redis that goes away and comes back: what it has open then is dead."""
+    """A client for a Redis that is restarted: its open connections are dead then, so it reconnects."""
     return Redis.from_url(url, retry=Retry(NoBackoff(), 1), retry_on_error=[redis.ConnectionError])
 
 
 async def kill_pubsub(live) -> int:
-    """End every Pub/Sub connection; how many there were."""
+    """Kill every Pub/Sub connection; returns their number."""
     return await live.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
 async def wait_subscribed(live, job) -> None:
-    """Until Redis sends us the job's messages again."""
+    """Return when Redis sends the hub the job's messages again."""
     async with asyncio.timeout(10):
         while (await live.client.pubsub_numsub(f"job:{job}:events"))[0][1] != 1:
             await asyncio.sleep(0.005)
@@ -37,7 +37,7 @@ async def wait_subscribed(live, job) -> None:
 
 @TRANSPORTS
 async def test_viewers_get_everything_across_killed_subscriptions(start_hub, transport):
-    """CLIENT KILL TYPE pubsub again and again while events are published: healed from the log, in order, once."""
+    """Events published between CLIENT KILLs are read from the log, and come in order and once."""
     async with start_hub() as live:
         job = await producers.job(live)
         async with (
@@ -62,7 +62,7 @@ async def test_viewers_get_everything_across_killed_subscriptions(start_hub, tra
 
 @TRANSPORTS
 async def test_a_terminal_that_was_published_to_nobody_still_ends_the_stream(start_hub, transport):
-    """The connection is down at the very last event."""
+    """The connection is down while the terminal event is published."""
     async with start_hub() as live:
         job = await producers.job(live, events=2)
         async with asyncio.timeout(20), view(live, transport, job) as viewer:
@@ -74,14 +74,14 @@ async def test_a_terminal_that_was_published_to_nobody_still_ends_the_stream(sta
 
 @TRANSPORTS
 async def test_a_job_without_a_log_gets_a_gap_after_a_killed_subscription(start_hub, transport):
-    """Nothing can bring back what only Pub/Sub had: gap with reason redis, the state, and on."""
+    """Events that only Pub/Sub had are lost, so a `gap` with reason `redis` and the `state` follow."""
     async with start_hub() as live:
         job = await producers.foreign_job(live.client)
         async with asyncio.timeout(20), view(live, transport, job) as viewer:
             await producers.shout(live.client, job, {"type": "step", "n": 0})
             await viewer.take(1)
             await kill_pubsub(live)
-            await producers.shout(live.client, job, {"type": "step", "n": 1})  # to nobody
+            await producers.shout(live.client, job, {"type": "step", "n": 1})  # nothing is subscribed
             gap, state = await viewer.take(2)
             assert (gap.name, gap.fields["reason"], state.name) == ("gap", "redis", "state")
             await producers.shout(live.client, job, {"type": "step", "n": 2})
@@ -89,7 +89,7 @@ async def test_a_job_without_a_log_gets_a_gap_after_a_killed_subscription(start_
 
 
 async def test_a_dashboard_gets_everything_across_a_killed_subscription(start_hub):
-    """Each of its jobs is healed by itself."""
+    """The missing events of each of its jobs are read from the log."""
     async with start_hub() as live:
         jobs = [await producers.job(live) for _ in range(3)]
         async with asyncio.timeout(20), dashboard(live) as board:
@@ -110,7 +110,7 @@ async def test_a_dashboard_gets_everything_across_a_killed_subscription(start_hu
 
 @TRANSPORTS
 async def test_a_redis_that_comes_back_empty_is_answered_by_a_resync(transport):
-    """Killed and restarted without its data: resync and state, never a silent hang; the job may begin again."""
+    """Viewers get `resync` and `state`, and the job may begin again."""
     with EmbeddedServer() as server:
         async with returning_client(server.url) as client, live_hub(client) as live:
             job = await producers.job(live, events=3)
@@ -131,7 +131,7 @@ async def test_a_redis_that_comes_back_empty_is_answered_by_a_resync(transport):
 
 @TRANSPORTS
 async def test_an_outage_keeps_streams_open_and_is_healed(transport):
-    """While Redis is away viewers stay and new ones are sent away politely; on its return everything goes on."""
+    """During an outage streams stay open and new viewers are told to retry; afterwards events continue."""
     with EmbeddedServer() as server:
         async with returning_client(server.url) as client, live_hub(client) as live:
             job, other = await producers.job(live), await producers.job(live)

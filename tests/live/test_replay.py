@@ -1,4 +1,4 @@
-"""The past is each viewer's own copy, so it is given in pieces."""
+"""A replay is each viewer's own copy of the past, so it is sent in pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hub.job.cursor import Wish
 
 
 async def test_the_past_comes_in_full_writes_however_large_its_events(start_hub):
-    """All of it, and never much more than a write at once."""
+    """All events come, in pieces not much larger than a write buffer."""
     async with start_hub(window_events=5) as live:
         await live.jobs.create_job("a", user_id="ada")
         for n in range(60):

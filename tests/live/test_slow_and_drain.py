@@ -1,4 +1,4 @@
-"""Viewers that do not read, and a hub that goes away."""
+"""Viewers that do not read, and the drain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILL = "x" * 60_000
 
 
 class Stalled:
-    """A client on a bare socket with a small buffer that asks and then reads nothing until told to."""
+    """A client on a plain socket with a small buffer, which reads nothing until the test says so."""
 
     def __init__(self, live, job: str, transport: str, query: str = "") -> None:
         self._address = ("127.0.0.1", live.port)
@@ -42,7 +42,7 @@ class Stalled:
         self.sock.close()
 
     async def read_to_the_end(self) -> bytes:
-        """Everything, until the hub closes or resets."""
+        """Read everything until the hub closes or resets the connection."""
         loop, data = asyncio.get_running_loop(), b""
         try:
             while chunk := await asyncio.wait_for(loop.sock_recv(self.sock, 1 << 16), 10):
@@ -53,14 +53,14 @@ class Stalled:
 
 
 async def publish_much(live, job, number: int, *, start: int = 0) -> None:
-    """Events of 60 KB: more than every buffer on the way holds."""
+    """Publish events of 60 KB, more than all buffers on the way hold."""
     for n in range(start, start + number):
         await live.publisher.emit(job, "step", {"n": n, "fill": FILL})
 
 
 @TRANSPORTS
 async def test_a_stalled_viewer_is_closed_after_send_timeout_and_others_are_unaffected(start_hub, transport):
-    """It is gone from the statistics; who reads sees everything; the socket is not kept for ever."""
+    """The statistics do not count it, viewers that read get everything, and the socket is freed."""
     async with start_hub(send_timeout=0.3, window_bytes=64 << 20) as live:
         job = await producers.job(live)
         async with asyncio.timeout(30), view(live, transport, job) as healthy:
@@ -79,7 +79,7 @@ async def test_a_stalled_viewer_is_closed_after_send_timeout_and_others_are_unaf
 
 @TRANSPORTS
 async def test_a_viewer_that_stalls_in_its_replay_is_closed_after_send_timeout(start_hub, transport):
-    """Before it has a seat as well: what it is sent from the log is under the same deadline."""
+    """The send timeout applies also to the replay, before the viewer has a seat."""
     async with start_hub(send_timeout=0.3, window_events=5) as live:
         job = await producers.job(live)
         await publish_much(live, job, 120)
@@ -89,7 +89,7 @@ async def test_a_viewer_that_stalls_in_its_replay_is_closed_after_send_timeout(s
 
 
 async def test_a_stalled_dashboard_harms_nobody(start_hub):
-    """It stops reading while its jobs talk; other viewers of them see everything, and it is closed."""
+    """A dashboard that does not read is closed; other viewers of its jobs get everything."""
     async with start_hub(send_timeout=0.3, window_bytes=64 << 20) as live:
         jobs = [await producers.job(live) for _ in range(2)]
         async with asyncio.timeout(30), dashboard(live) as stalled, view(live, "sse", jobs[0]) as healthy:
@@ -107,7 +107,7 @@ async def test_a_stalled_dashboard_harms_nobody(start_hub):
 
 @TRANSPORTS
 async def test_a_viewer_that_pauses_and_reads_on_gets_everything(start_hub, transport):
-    """Slower than the job but within the deadline: it catches up from the log, in order, once."""
+    """A viewer slower than the job catches up from the log, in order and once."""
     async with start_hub(window_bytes=64 << 20) as live:
         job = await producers.job(live)
         async with asyncio.timeout(30), view(live, transport, job) as viewer:
@@ -123,7 +123,7 @@ async def test_a_viewer_that_pauses_and_reads_on_gets_everything(start_hub, tran
 
 
 async def test_a_websocket_that_never_answers_pings_is_closed(start_hub):
-    """Two intervals without a Pong."""
+    """The socket is closed after two intervals without a Pong."""
     async with start_hub(heartbeat=0.2) as live:
         job = await producers.job(live)
         async with Stalled(live, job, "websocket") as silent:
@@ -137,7 +137,7 @@ async def test_a_websocket_that_never_answers_pings_is_closed(start_hub):
 
 @TRANSPORTS
 async def test_an_abrupt_end_of_the_drain_window_still_says_reconnect(start_hub, transport):
-    """Shutdown: every viewer gets `reconnect` with when to come back, then the close; a WebSocket 1012."""
+    """At shutdown every viewer gets `reconnect` with a delay, then the close; a WebSocket gets 1012."""
     async with start_hub(drain=0.3) as live:
         job = await producers.job(live, events=1)
         viewers = [view(live, transport, job) for _ in range(5)]
@@ -159,7 +159,7 @@ async def test_an_abrupt_end_of_the_drain_window_still_says_reconnect(start_hub,
 
 @pytest.mark.parametrize("jobs", [0, 2])
 async def test_dashboards_are_drained_as_well(start_hub, jobs):
-    """With jobs and without: reconnect, 1012."""
+    """Dashboards with and without jobs get `reconnect` and 1012."""
     async with start_hub(drain=0.2) as live:
         async with dashboard(live) as board:
             for _ in range(jobs):
@@ -174,7 +174,7 @@ async def test_dashboards_are_drained_as_well(start_hub, jobs):
 
 @TRANSPORTS
 async def test_new_viewers_are_refused_while_draining(start_hub, transport):
-    """Sent elsewhere as when the hub is full, whatever they want; the present ones keep their cursor."""
+    """New viewers get the answer of a full hub; present viewers keep their cursor."""
     async with start_hub() as live:
         job = await producers.job(live, events=2)
         async with view(live, transport, job) as present:
@@ -190,7 +190,7 @@ async def test_new_viewers_are_refused_while_draining(start_hub, transport):
 
 
 async def test_a_new_dashboard_is_refused_while_draining(start_hub):
-    """It would be cut a moment later: 4013 or 1012 at once."""
+    """A new dashboard would be closed a moment later, so it gets 4013 or 1012 at once."""
     async with start_hub() as live:
         await live.context.drain()
         async with dashboard(live) as late:
@@ -199,8 +199,8 @@ async def test_a_new_dashboard_is_refused_while_draining(start_hub):
 
 
 @TRANSPORTS
-async def test_who_was_drained_resumes_elsewhere_without_a_hole(start_hub, transport):
-    """A rolling deploy in small: two hubs, one worker, one viewer that moves."""
+async def test_a_viewer_that_was_drained_resumes_elsewhere_without_a_hole(start_hub, transport):
+    """A small rolling deploy: two hubs, one worker, and one viewer that moves."""
     async with start_hub() as stays:
         async with start_hub() as goes:
             job = await producers.job(stays, events=3)

@@ -1,10 +1,10 @@
-"""First light."""
+"""The shortest way through everything."""
 
 from tests.support.live import frames
 
 
 async def test_events_reach_both_transports(live):
-    """What a worker publishes, an SSE and a WebSocket viewer get, with the same ids, and then the end."""
+    """SSE and WebSocket viewers get what a worker publishes, with the same ids, and then the end."""
     await live.jobs.create_job("a", user_id="ada")
     async with live.sse("a") as sse, live.websocket("a") as ws:
         await live.until(lambda: live.hub.statistics().viewers == 2)

@@ -1,4 +1,4 @@
-"""Several processes on one port: real processes, a real kill -9, one answer for all."""
+"""Several processes on one port: real processes, a real kill -9, and one set of metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.sse import SseViewer
 
 
 async def metric(url: str, name: str) -> float:
-    """One metric, as whichever process that answers gives it for all."""
+    """One metric of all processes; any process answers for all."""
     async with httpx.AsyncClient() as client:
         text = (await client.get(f"{url}/metrics")).text
     found = re.search(rf"^hub_{name} (\S+)$", text, re.MULTILINE)
@@ -33,7 +33,7 @@ async def until(condition) -> None:
 
 
 async def test_workers_share_the_work_and_one_that_dies_is_replaced(real_redis, redis_server):
-    """Viewers of the dead one come back, the others notice nothing, and no counter falls."""
+    """Viewers of the dead process reconnect, others are unaffected, and no counter falls."""
     job = "workers"
     await JobStateMachine(real_redis).create_job(job, user_id="ada")
     async with running("serve", "--port", "0", "--workers", "3", env=signed(redis_server.url)) as command:
@@ -72,7 +72,7 @@ async def test_workers_share_the_work_and_one_that_dies_is_replaced(real_redis, 
                 seen = await viewer.all()
             except ConnectionError:
                 seen = []
-            if not viewer.ended:  # it was the dead one's
+            if not viewer.ended:  # a viewer of the dead process
                 async with SseViewer(stream, token(), last_event_id=viewer.last_event_id) as again:
                     seen = await again.all()
             assert [message.event for message in seen] == ["message", "end"]
@@ -87,7 +87,7 @@ async def test_workers_share_the_work_and_one_that_dies_is_replaced(real_redis, 
 
 
 async def test_workers_end_when_their_parent_is_killed(redis_server):
-    """Or they would hold the port for ever, and nobody would replace them."""
+    """Otherwise they would keep the port for ever, and nothing would replace them."""
     async with running("serve", "--port", "0", "--workers", "2", env=signed(redis_server.url)) as command:
         await command.error_line(r"(http://127\.0\.0\.1:\d+)")
 

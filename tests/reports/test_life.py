@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -40,7 +42,9 @@ async def get(live, path: str, user: str):
     import httpx
 
     async with httpx.AsyncClient() as client:
-        return await client.get(f"{live.url}{path}", headers={"Authorization": f"Bearer {token(user)}"}, timeout=10)
+        return await client.get(
+            f"{live.url}{path}", headers={"Authorization": f"Bearer {token(user)}"}, timeout=10
+        )
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -50,10 +54,11 @@ async def test_who_may_watch_is_asked_at_every_join(start_hub, real_redis, job, 
     async with start_hub(position_check=1000, linger=1000) as live:
         await live.jobs.create_job(job, user_id="ada", title="T")
         await live.publisher.emit(job, "private", {"n": 0})
-        async with view(live, transport, job) as old:
+        async with AsyncExitStack() as stack:
+            old = await stack.enter_async_context(view(live, transport, job))
             await old.take(1)
             if not watched:
-                await old.__aexit__(None, None, None)
+                await stack.aclose()
                 await live.until(lambda: live.hub.statistics().viewers == 0)
             await change(live, real_redis, job)
             async with view(live, transport, job, user="ada") as again:
@@ -75,8 +80,6 @@ async def test_who_may_watch_is_asked_at_every_join(start_hub, real_redis, job, 
 
 async def test_a_dashboard_loses_a_job_that_changed_hands(start_hub, real_redis, job):
     """And keeps the others."""
-    import json
-
     async with start_hub(position_check=0.2) as live, live.dashboard() as board:
         for made in (job, f"{job}-2"):
             await live.jobs.create_job(made, user_id="ada")
@@ -125,7 +128,11 @@ async def test_a_terminal_ends_an_attempt_and_the_application_begins_the_next(
             await first.all()
         cursor = first.cursor
         async with view(live, transport, job, cursor=cursor) as over:
-            assert over.status == 204 or over.closed == "ended" or [one.name for one in await over.all()] == ["end"]
+            assert (
+                over.status == 204
+                or over.closed == "ended"
+                or [one.name for one in await over.all()] == ["end"]
+            )
         await real_redis.hset(f"job:{job}", "status", "running")
         async with view(live, transport, job) as waiting:
             assert (await get(live, f"/api/jobs/{job}", "ada")).json()["status"] == "running"
@@ -136,7 +143,7 @@ async def test_a_terminal_ends_an_attempt_and_the_application_begins_the_next(
                 seen = await back.until("step")
                 assert [one.name for one in seen] == ["resync", "state", "step"] or seen[0].name == "resync"
             async with view(live, transport, job, "?from=start") as late:
-                assert producers.numbers(await late.take(1)) == [1]
+                assert producers.numbers(await late.until("step")) == [1]
                 await live.publisher.ready(job)
                 assert [one.name for one in await late.all()] == ["build.stage.started", "end"]
         state = (await get(live, f"/api/jobs/{job}", "ada")).json()
@@ -224,7 +231,9 @@ async def test_a_wait_that_is_no_number_is_none(start_hub, job, wait):
     from urllib.parse import quote
 
     async with start_hub() as live:
-        assert (await get(live, f"/api/jobs/{job}/events/stream?wait={quote(wait)}", "ada")).status_code == 404
+        assert (
+            await get(live, f"/api/jobs/{job}/events/stream?wait={quote(wait)}", "ada")
+        ).status_code == 404
 
 
 async def test_the_waits_of_a_user_are_bounded(start_hub, job):
@@ -280,7 +289,9 @@ async def test_an_event_over_the_limit_that_ends_a_job_ends_it(start_hub, real_r
 # --- two databases, and messages that imitate
 
 
-async def test_another_databases_job_of_this_name_is_another_job(redis_server, start_hub, real_redis, job, transport):
+async def test_another_databases_job_of_this_name_is_another_job(
+    redis_server, start_hub, real_redis, job, transport
+):
     """Channels are shared by all databases of a Redis, keys are not."""
     from redis.asyncio import Redis
 

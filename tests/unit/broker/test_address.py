@@ -34,7 +34,7 @@ def test_a_single_server_is_left_to_redis_py(url):
         ),
     ],
 )
-def test_a_sentinel_url_names_the_service_and_who_knows_it(url, address):
+def test_a_sentinel_url_names_the_service_and_its_sentinels(url, address):
     """redis+sentinel://user:password@host:port,host/service/db"""
     assert Address.parse(url) == address
 

@@ -337,7 +337,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Subscribe
     await subscriber.aclose()
 
 
-async def test_who_subscribes_while_a_new_connection_subscribes_is_not_forgotten(slow):
+async def test_a_sink_that_subscribes_while_a_new_connection_subscribes_is_not_forgotten(slow):
     """A subscription made while the SUBSCRIBE of a reconnect is blocked is sent after it."""
     subscriber, connection = slow
     subscriber.start()
@@ -350,7 +350,7 @@ async def test_who_subscribes_while_a_new_connection_subscribes_is_not_forgotten
     assert any("late" in command for command in connection.sent)
 
 
-async def test_who_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow):
+async def test_a_sink_that_leaves_while_a_new_connection_subscribes_is_unsubscribed(slow):
     """Without that command the server would stay subscribed to the channel."""
     subscriber, connection = slow
     subscriber.start()

@@ -46,7 +46,7 @@ async def test_an_id_is_given_once(jobs):
     assert (await jobs.get_job("a")).status == "queued"
 
 
-async def test_of_many_who_create_at_once_one_wins(jobs):
+async def test_of_concurrent_creations_one_wins(jobs):
     """One of several concurrent calls creates the job; the others raise JobExists."""
     results = await asyncio.gather(
         *(jobs.create_job("a", user_id=f"u{n}") for n in range(8)), return_exceptions=True

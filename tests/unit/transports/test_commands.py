@@ -1,4 +1,4 @@
-"""What a WebSocket client may say."""
+"""The commands of WebSocket clients: parsing, errors, and the rate limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hub.transports.commands import BURST, RATE, Command, Malformed, parse, spen
     ],
 )
 def test_a_command_is_read(text, command):
-    """As docs/protocol.md has it; unknown fields are ignored."""
+    """Every command of docs/protocol.md is parsed; unknown fields are ignored."""
     assert parse(text) == command
 
 
@@ -68,7 +68,7 @@ def test_a_command_is_read(text, command):
     ],
 )
 def test_what_is_no_command_costs_one_error(text, code, ref):
-    """With the client's ref where it has one; the words say what was expected and repeat nothing of the client's."""
+    """The error has the client's `ref`, says what was expected, and repeats none of the input."""
     with pytest.raises(Malformed) as caught:
         parse(text)
     assert (caught.value.code, caught.value.ref) == (code, ref)
@@ -77,7 +77,7 @@ def test_what_is_no_command_costs_one_error(text, code, ref):
 
 @pytest.mark.parametrize("ref", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_ref_that_is_no_json_is_never_sent_back(ref):
-    """The answer would break the client's own parser."""
+    """A `ref` that is not JSON would break the client's own parser."""
     try:
         answer = parse(f'{{"op":"ping","ref":{ref}}}').ref
     except Malformed as error:
@@ -86,13 +86,13 @@ def test_a_ref_that_is_no_json_is_never_sent_back(ref):
 
 
 def test_an_unknown_job_and_an_impossible_one_are_told_alike():
-    """Nothing tells a stranger that a job exists."""
+    """A stranger cannot tell from the error whether a job exists."""
     with pytest.raises(Malformed, match="^Job not found$"):
         parse('{"op":"subscribe","job":"no such/id"}')
 
 
 def allowed(times, due: float = 0.0) -> list[bool]:
-    """Which of the frames that come at these times are within the budget."""
+    """For each frame that comes at one of `times`: True if it is within the budget."""
     verdicts = []
     for now in times:
         later = spend(due, now)
@@ -102,16 +102,16 @@ def allowed(times, due: float = 0.0) -> list[bool]:
 
 
 def test_a_burst_is_allowed_and_no_more():
-    """Then it takes time."""
+    """After a burst the budget is used up until time has passed."""
     assert allowed([100.0] * (BURST + 1)) == [True] * BURST + [False]
 
 
 def test_a_budget_fills_with_time_and_never_beyond_a_burst():
-    """RATE a second, BURST at the most."""
+    """The budget grows by `RATE` per second, up to `BURST`."""
     assert allowed([0.0] * BURST + [1 / RATE] * 2) == [True] * BURST + [True, False]
     assert sum(allowed([0.0] * BURST + [10_000.0] * 2 * BURST)[BURST:]) == BURST
 
 
 def test_the_long_run_is_the_rate():
-    """Somebody who asks at exactly the rate is never refused."""
+    """A client that sends at exactly the rate is never refused."""
     assert all(allowed(n / RATE for n in range(5000)))

@@ -1,4 +1,4 @@
-"""The handed-over WebSocket against RFC 6455: what a client may send, in any cutting, and what it may not."""
+"""The WebSocket on the fast wire against RFC 6455: what clients may send, in any fragmentation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hub.transports.websocket import wire_frame
 
 
 class Transport:
-    """What asyncio gives a protocol, as far as the wire uses it."""
+    """An asyncio transport, as far as the wire uses one."""
 
     def __init__(self):
         self.written = bytearray()
@@ -78,7 +78,7 @@ class View:
 
 
 class Client:
-    """The other end: makes masked frames, reads what the wire wrote with the `websockets` library."""
+    """The client: sends masked frames, and reads the wire's bytes with the `websockets` library."""
 
     def __init__(self):
         self.transport = Transport()
@@ -117,13 +117,13 @@ async def client() -> Client:
 
 
 async def test_text_is_answered(client):
-    """A whole message in one frame."""
+    """A message in one frame is answered."""
     client.send(Opcode.TEXT, "grüße 日本".encode())
     assert client.said == ["grüße 日本"]
 
 
 async def test_fragments_are_one_message_and_control_frames_may_stand_between(client):
-    """RFC 6455 section 5.4."""
+    """RFC 6455, section 5.4: fragments form one message, and control frames may come between them."""
     client.send(Opcode.TEXT, "gr\u00fc".encode()[:3], fin=False)
     client.send(Opcode.PING, b"now")
     client.send(Opcode.CONT, "gr\u00fc".encode()[3:] + b"-", fin=False)
@@ -133,14 +133,14 @@ async def test_fragments_are_one_message_and_control_frames_may_stand_between(cl
 
 
 async def test_a_ping_is_answered_with_its_payload(client):
-    """Section 5.5.3."""
+    """RFC 6455, section 5.5.3: the Pong has the payload of the Ping."""
     client.send(Opcode.PING, b"x" * 125)
     (pong,) = client.received()
     assert (pong.opcode, pong.data) == (Opcode.PONG, b"x" * 125)
 
 
 async def test_an_idle_client_costs_no_parser(client):
-    """Made when bytes come, dropped when no message is half read."""
+    """The parser is made when bytes arrive, and dropped when no message is incomplete."""
     client.send(Opcode.PONG, b"")
     client.send(Opcode.TEXT, b"hello")
     assert client.wire._parser is None
@@ -149,7 +149,7 @@ async def test_an_idle_client_costs_no_parser(client):
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_any_cutting_gives_the_same_messages(client, seed):
-    """Frames of all lengths, cut at random places, down to single bytes."""
+    """Frames of all lengths, read in random pieces down to single bytes, give the same messages."""
     rng = random.Random(seed)
     texts = ["x" * rng.choice([0, 1, 125, 126, 127, 4000, 65535, MAX_BYTES]) for _ in range(6)]
     data = b"".join(Frame(Opcode.TEXT, text.encode()).serialize(mask=True) for text in texts)
@@ -184,7 +184,7 @@ async def test_any_cutting_gives_the_same_messages(client, seed):
     ],
 )
 async def test_what_is_against_the_rules_is_closed_with_its_code(client, bytes_, code):
-    """RFC 6455 section 7.4.1; nothing after it is executed."""
+    """RFC 6455, section 7.4.1 has the codes; later messages are not executed."""
     client.wire.data_received(bytes_)
     assert client.close_code == code
     client.said.clear()
@@ -193,21 +193,21 @@ async def test_what_is_against_the_rules_is_closed_with_its_code(client, bytes_,
 
 
 async def test_fragments_over_the_limit_are_closed(client):
-    """The limit is for the message, not for the frame."""
+    """The limit is for the whole message, not for one frame."""
     for _ in range(3):
         client.send(Opcode.TEXT if not client.wire._fragments else Opcode.CONT, b"x" * 30_000, fin=False)
     assert client.close_code == 1009
 
 
 async def test_a_close_is_echoed_and_the_socket_closed(client):
-    """Section 5.5.1."""
+    """RFC 6455, section 5.5.1: a Close is echoed, then the socket is closed."""
     client.send(Opcode.CLOSE, Close(1001, "going").serialize())
     assert client.close_code == 1001
     assert client.transport.closed
 
 
 async def test_our_close_waits_for_theirs(client):
-    """And the socket closes when it comes; pongs before it are no news."""
+    """The socket is closed when the client's Close arrives; Pongs before it change nothing."""
     client.wire.finish(Reason.RESTART)
     assert client.close_code == 1012
     assert not client.transport.closed
@@ -216,8 +216,8 @@ async def test_our_close_waits_for_theirs(client):
     assert client.transport.closed
 
 
-async def test_who_never_answers_a_close_is_cut_off(client):
-    """After the send timeout; `close` alone would wait for ever."""
+async def test_a_client_that_never_answers_a_close_is_cut_off(client):
+    """A client that never answers is cut off after the send timeout; `close` would wait for ever."""
     client.wire.finish(Reason.ENDED)
     now = asyncio.get_running_loop().time()
     client.blocked.abort(now + 9)
@@ -227,7 +227,7 @@ async def test_who_never_answers_a_close_is_cut_off(client):
 
 
 async def test_two_pings_without_a_sign_of_life_are_the_end(client):
-    """And any byte is a sign of life."""
+    """Two unanswered Pings abort the socket; any byte from the client counts as an answer."""
     for _ in range(2):
         client.wire.beat(b"")
     client.send(Opcode.PONG, b"")
@@ -239,7 +239,7 @@ async def test_two_pings_without_a_sign_of_life_are_the_end(client):
 
 
 async def test_a_flood_of_commands_is_closed(client):
-    """With 1008, and the rest of the flood is not executed."""
+    """A flood is closed with 1008, and its remaining commands are not executed."""
     client.wire.data_received(
         b"".join(Frame(Opcode.TEXT, b"x").serialize(mask=True) for _ in range(BURST + 50))
     )
@@ -248,7 +248,7 @@ async def test_a_flood_of_commands_is_closed(client):
 
 
 async def test_a_full_buffer_stops_the_reading(client):
-    """Who floods pings and reads no pongs is not read either; it is cut off when it stays so."""
+    """The hub stops reading from a client that floods Pings and reads no Pongs, and cuts it off."""
     client.wire.pause_writing()
     assert client.transport.reading_paused
     assert len(client.blocked) == 1
@@ -259,7 +259,7 @@ async def test_a_full_buffer_stops_the_reading(client):
 
 
 async def test_a_lost_connection_gives_everything_back(client):
-    """View, place in uvicorn's set, place among the stalled."""
+    """The wire leaves the view, uvicorn's set of connections and the blocked sockets."""
     assert client.connections == {client.wire}
     client.wire.pause_writing()
     client.wire.connection_lost(None)
@@ -269,7 +269,7 @@ async def test_a_lost_connection_gives_everything_back(client):
 
 
 def test_a_frame_is_whole_when_all_of_it_is_there():
-    """The cutter that stands before the parser."""
+    """`frame_end` finds the end of a frame only if all its bytes are there."""
     frames = [Frame(Opcode.TEXT, b"x" * size).serialize(mask=True) for size in (0, 5, 126, 65535)]
     data = b"".join(frames)
     ends = {sum(map(len, frames[:count])) for count in range(5)}
@@ -281,13 +281,13 @@ def test_a_frame_is_whole_when_all_of_it_is_there():
 
 
 async def test_a_binary_message_is_no_command(client):
-    """As on the portable wire: it is answered as what is no JSON."""
+    """A binary message is answered with the error for text that is not JSON, as on the portable wire."""
     client.send(Opcode.BINARY, b'{"op":"ping"}')
     assert client.said == [""]
 
 
 async def test_last_words_wait_for_room(client):
-    """The client takes its bytes a moment later: it is told why it ends, and not cut off."""
+    """If the client reads a moment later, it still gets the reason and is not cut off."""
     client.wire.pause_writing()
     client.wire.finish(Reason.RESTART)
     assert not client.transport.written
@@ -297,7 +297,7 @@ async def test_last_words_wait_for_room(client):
 
 
 async def test_commands_wait_for_room(client):
-    """One that asks for a megabyte may be sent a hundred times in a read."""
+    """A command with a large answer may come a hundred times in one read, so the rest must wait."""
     client.wire.pause_writing()
     client.send(Opcode.TEXT, b"a")
     client.send(Opcode.TEXT, b"b")
@@ -307,8 +307,8 @@ async def test_commands_wait_for_room(client):
     assert client.said == ["a", "b"]
 
 
-async def test_who_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
-    """Only who takes nothing for the whole timeout is cut off."""
+async def test_a_client_that_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
+    """A client is cut off only if it takes no bytes for the whole timeout."""
     now = asyncio.get_running_loop().time()
     client.transport.unsent = 100_000
     client.wire.pause_writing()
@@ -321,8 +321,8 @@ async def test_who_takes_a_little_at_a_time_is_slow_and_not_blocked(client):
     assert client.blocked._totals.blocked == 1
 
 
-async def test_who_says_close_and_does_not_read_is_cut_off(client):
-    """The echo waits in the buffer, and the transport would wait with it for ever."""
+async def test_a_client_that_says_close_and_does_not_read_is_cut_off(client):
+    """The echo stays in the buffer, and without the timeout the transport would wait for ever."""
     client.send(Opcode.CLOSE, Close(1001, "going").serialize())
     client.blocked.abort(asyncio.get_running_loop().time() + 11)
     assert client.transport.aborted

@@ -1,4 +1,4 @@
-"""Jobs of a dashboard take turns, and one job's end is that job's alone."""
+"""Jobs of a dashboard take turns, and the end of one job does not end the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hub.transports.lane import Lane, Lanes
 
 
 class Socket:
-    """One write, and it is busy."""
+    """A socket that is busy after one write."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -41,14 +41,14 @@ class View:
 
 
 def lane(socket: Socket, job: str) -> Lane:
-    """A lane whose job always has something to say."""
+    """A lane whose job always has something to write."""
     made = Lane(socket, View(job))
     made.seat = SimpleNamespace(catch_up=lambda: None if made.paused else made.write([job]))
     return made
 
 
 def test_jobs_that_always_have_something_take_turns():
-    """Else the first one would have the socket for itself."""
+    """Without turns the first job would keep the socket to itself."""
     socket, lanes = Socket(), Lanes()
     for job in "abc":
         lanes.add(lane(socket, job))
@@ -60,7 +60,7 @@ def test_jobs_that_always_have_something_take_turns():
 
 @pytest.mark.parametrize("reason", [Reason.ENDED, Reason.GAP, Reason.TOO_SLOW, Reason.NOT_FOUND])
 def test_the_end_of_a_job_ends_its_lane(reason: Reason):
-    """The socket lives on."""
+    """The socket stays open when one of its jobs ends."""
     socket = Socket()
     lane(socket, "a").finish(reason)
     assert (socket.ended, socket.reason) == ([("a", reason)], None)
@@ -68,14 +68,14 @@ def test_the_end_of_a_job_ends_its_lane(reason: Reason):
 
 @pytest.mark.parametrize("reason", [Reason.RESTART, Reason.AGED])
 def test_the_end_of_a_process_ends_the_socket(reason: Reason):
-    """With all that is on it."""
+    """The socket ends with all its lanes."""
     socket = Socket()
     lane(socket, "a").finish(reason)
     assert (socket.ended, socket.reason) == ([], reason)
 
 
 def test_removing_a_lane_gives_its_view_back():
-    """Also when another lane of that job has taken its place."""
+    """The view is closed even if the job has another lane by then."""
     lanes = Lanes()
     old, new = lane(Socket(), "a"), lane(Socket(), "a")
     lanes.add(old)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Server:
-    """An ASGI `send` that can hold, and a client that can leave."""
+    """An ASGI `send` that can be held up, and a client that can leave."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -46,7 +46,7 @@ def made(server: Server, blocked: Blocked | None = None) -> AsgiWire:
 
 
 async def looked_at(blocked: Blocked) -> None:
-    """What the heartbeats do, once a second."""
+    """Check for blocked wires once a second, as the heartbeats do."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(1)
@@ -59,7 +59,7 @@ async def turns() -> None:
 
 
 async def test_payloads_go_out_in_order_and_then_the_last_words():
-    """The reason is the last thing said."""
+    """Payloads are sent in order; the last words come last."""
     server = Server()
     wire = made(server)
     running = asyncio.create_task(wire.run(server.listen()))
@@ -75,7 +75,7 @@ async def test_payloads_go_out_in_order_and_then_the_last_words():
 
 
 async def test_the_first_reason_stands():
-    """Only one end."""
+    """A second `finish` has no effect."""
     server = Server()
     wire = made(server)
     wire.finish(Reason.TOO_SLOW)
@@ -85,7 +85,7 @@ async def test_the_first_reason_stands():
 
 
 async def test_a_client_that_left_is_sent_nothing_more():
-    """No last words for nobody."""
+    """A client that left gets no last words."""
     server = Server()
     wire = made(server)
     running = asyncio.create_task(wire.run(server.listen()))
@@ -98,7 +98,7 @@ async def test_a_client_that_left_is_sent_nothing_more():
 
 
 async def test_a_blocked_client_is_closed_after_the_timeout():
-    """Seconds of loop time and at most a tick; it is counted, and nobody is blocked afterwards."""
+    """It is aborted at the timeout plus at most a tick, is counted, and no wire stays blocked."""
     server = Server()
     server.free.clear()
     blocked = Blocked(7, Totals())
@@ -115,7 +115,7 @@ async def test_a_blocked_client_is_closed_after_the_timeout():
 
 
 async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
-    """Breaking off is ours alone; who cancels the task means the task."""
+    """A cancellation that does not come from `abort` is passed on."""
     server = Server()
     server.free.clear()
     blocked = Blocked(7, Totals())
@@ -131,7 +131,7 @@ async def test_a_blocked_send_that_is_cancelled_from_outside_is_cancelled():
 
 @pytest.mark.parametrize("error", [OSError, ConnectionResetError, BrokenPipeError])
 async def test_a_broken_send_is_a_client_that_left(error):
-    """No traceback."""
+    """An OSError in `send` ends the wire without a traceback."""
     server = Server()
     server.error = error()
     wire = made(server)
@@ -141,7 +141,7 @@ async def test_a_broken_send_is_a_client_that_left(error):
 
 
 async def test_a_listener_that_fails_ends_the_wire():
-    """An error in reading is 1011, and not a viewer without ears."""
+    """An error while reading closes with 1011; otherwise nothing would read from the viewer."""
     server = Server()
     wire = made(server)
 
@@ -153,7 +153,7 @@ async def test_a_listener_that_fails_ends_the_wire():
 
 
 async def test_what_the_listener_says_is_the_end():
-    """A flood, say."""
+    """The reason that the listener returns, a flood for example, ends the wire."""
     server = Server()
     wire = made(server)
 
@@ -165,7 +165,7 @@ async def test_what_the_listener_says_is_the_end():
 
 
 async def test_flush_returns_when_all_is_sent():
-    """And not before."""
+    """`flush` waits until the last waiting message is sent."""
     server = Server()
     server.free.clear()
     wire = made(server)
@@ -182,7 +182,7 @@ async def test_flush_returns_when_all_is_sent():
 
 
 async def test_flush_returns_when_nothing_ever_will_be_sent():
-    """The wire ended by timeout while somebody waited."""
+    """If the wire ends by timeout while a task waits in `flush`, that task returns."""
     server = Server()
     server.free.clear()
     blocked = Blocked(1, Totals())
@@ -196,7 +196,7 @@ async def test_flush_returns_when_nothing_ever_will_be_sent():
 
 
 async def test_a_cancelled_run_leaves_no_task():
-    """The listener ends with it."""
+    """Cancelling `run` ends the listener."""
     server = Server()
     wire = made(server)
     before = asyncio.all_tasks()
@@ -211,7 +211,7 @@ async def test_a_cancelled_run_leaves_no_task():
 async def test_a_command_that_fails_is_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """The client gets 1011, and the operator the traceback."""
+    """The client gets 1011, and the log has the traceback."""
     monkeypatch.setattr(quiet, "INTERVAL", 0.0)
 
     async def broken() -> Reason:

@@ -21,7 +21,7 @@ def frame(body: str, event_id: EventId | None = ID) -> Frame:
 
 
 def lines(text: str) -> str:
-    """What a data buffer can hold: the format knows line ends, but not which."""
+    """The text as an event stream carries it: all line ends become the same one."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -57,7 +57,7 @@ def lines(text: str) -> str:
     ids=repr,
 )
 def test_every_body_survives_and_forges_nothing(body):
-    """One message, with our id and no name, whatever is in it; the next one is untouched."""
+    """Any body is one message with the hub's id and no name, and does not change the next message."""
     one, after = parse(encode(frame(body)) + encode(frame("{}", ID.next)))
     assert (one.data, one.event, one.id) == (lines(body), "message", str(ID))
     assert (after.data, after.event, after.id) == ("{}", "message", str(ID.next))
@@ -65,7 +65,7 @@ def test_every_body_survives_and_forges_nothing(body):
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_every_json_text_survives(text):
-    """parse(emit(x)) == x, pretty-printed or not."""
+    """JSON bodies read back unchanged, pretty-printed or not."""
     for indent in (None, 2):
         body = json.dumps({"type": "x", "a": text, text: [text]}, ensure_ascii=False, indent=indent)
         (one,) = parse(encode(frame(body)))
@@ -73,12 +73,12 @@ def test_every_json_text_survives(text):
 
 
 def test_data_events_have_no_event_field():
-    """`EventSource.onmessage` gets them all (fixed)."""
+    """`EventSource.onmessage` gets only messages without an `event:` field (fixed by the protocol)."""
     assert encode(frame('{"type":"x"}')) == b'id: 1732345000123-7\ndata: {"type":"x"}\n\n'
 
 
 def test_an_event_without_an_id_moves_no_cursor():
-    """A foreign event in a job with a shared log."""
+    """An event of a foreign producer in a job with a shared log has no id."""
     parser = Parser()
     parser.feed(encode(frame("{}")))
     (one,) = parser.feed(encode(frame('{"a":1}', None)))
@@ -88,7 +88,7 @@ def test_an_event_without_an_id_moves_no_cursor():
 
 @pytest.mark.parametrize("name", ["heartbeat", "gap", "resync", "state", "reconnect", "end"])
 def test_control_frames_are_named_events_without_an_id(name):
-    """The cursor stays where it was."""
+    """A control frame leaves the browser's cursor where it was."""
     parser = Parser()
     parser.feed(encode(frame("{}")))
     (one,) = parser.feed(encode(Frame.control(name, {"a": "x\ny"})))
@@ -97,19 +97,19 @@ def test_control_frames_are_named_events_without_an_id(name):
 
 
 def test_a_state_frame_carries_the_cursor_it_stands_for():
-    """Who got it resumes after it."""
+    """A browser whose last frame is a `state` resumes after that state's position."""
     state = Frame(Event(None, '{"status":"code"}', {}), event_id=ID, name="state")
     (one,) = parse(encode(state))
     assert (one.event, one.id, one.json) == ("state", str(ID), {"status": "code"})
 
 
 def test_the_heartbeat_is_as_fixed():
-    """`event: heartbeat`, `data: {}`, no id."""
+    """A heartbeat is `event: heartbeat` and `data: {}` without an id."""
     assert encode(HEARTBEAT) == b"event: heartbeat\ndata: {}\n\n"
 
 
 def test_reconnect_comes_with_a_matching_retry():
-    """The browser's own timer and the frame say the same."""
+    """`retry:` and `after_ms` have the same number."""
     parser = Parser()
     (one,) = parser.feed(reconnect(1234, Reason.RESTART))
     assert (one.event, one.json["after_ms"], parser.retry) == ("reconnect", 1234, 1234)
@@ -117,14 +117,14 @@ def test_reconnect_comes_with_a_matching_retry():
 
 
 def test_bytes_that_are_not_utf8_leave_as_utf8():
-    """The strict parser decodes strictly."""
+    """Bytes of a producer that are not UTF-8 are sent as U+FFFD."""
     event = Event.from_body(ID, b"\xff\xfe\x80")
     (one,) = parse(encode(Frame(event, event_id=ID)))
     assert one.data == "���"
 
 
 def test_a_stream_can_be_cut_anywhere():
-    """Byte by byte it is the same messages."""
+    """Read byte by byte, a stream gives the same messages."""
     stream = b"".join(encode(frame(body)) for body in ["a\r\nb", "日", "", '{"x":1}'])
     parser = Parser()
     cut = [message for index in range(len(stream)) for message in parser.feed(stream[index : index + 1])]
@@ -132,7 +132,10 @@ def test_a_stream_can_be_cut_anywhere():
 
 
 def test_a_chunk_for_a_raw_socket_is_one_chunk():
-    """RFC 9112 section 7.1: size in hex, data, both with CRLF; nothing for nothing, as an empty chunk is the end."""
+    """RFC 9112, section 7.1: hex size, data, CRLF after both.
+
+    No data gives no chunk, because an empty chunk ends the body.
+    """
     parts = [encode(frame("a")), encode(frame("é"))]
     chunk = RAW_SSE.join(parts)
     size, _, rest = chunk.partition(b"\r\n")

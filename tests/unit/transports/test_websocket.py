@@ -1,4 +1,4 @@
-"""The WebSocket encoder: one flat JSON object per frame, our id first."""
+"""The WebSocket encoder: one flat JSON object per frame, the hub's id first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flat(pairs):
 
 
 def read(data: bytes) -> dict:
-    """Strictly: UTF-8, JSON without NaN, an object, no key of the outer object twice."""
+    """Parse strictly: UTF-8, JSON without NaN, an object, no member of the outer object twice."""
     strict(data.decode())
     value = json.loads(data.decode(), object_pairs_hook=flat)
     assert isinstance(value, dict)
@@ -36,27 +36,27 @@ def read(data: bytes) -> dict:
 
 
 def test_the_id_is_first_and_the_body_is_the_producers():
-    """Byte for byte behind the id."""
+    """After the id, the text is the producer's, byte for byte."""
     body = '{"type":"x", "n":1.50, "text":"é\\u2028"}'
     assert encode(frame(body)) == b'{"id":"1732345000123-7",' + body[1:].encode()
 
 
 def test_without_an_id_the_body_travels_as_it_is():
-    """A foreign event in a job with a shared log."""
+    """An event of a foreign producer in a job with a shared log has no id."""
     assert encode(frame('{"type":"x"}', None)) == b'{"type":"x"}'
 
 
 @pytest.mark.parametrize("body", ["{}", " { } ", "\n{\n}\n", "\t{\r\n\t}"])
 @pytest.mark.parametrize("job", [None, JOB])
 def test_an_empty_object_gets_no_stray_comma(body, job):
-    """`{}` is an event, too."""
+    """`{}` becomes an object with the id alone."""
     assert read(encode(frame(body), job)) == {"id": str(ID), **({"job_id": "a"} if job else {})}
     assert read(encode(frame(body, None), job)) == ({"job_id": "a"} if job else {})
 
 
 @pytest.mark.parametrize("job", [None, JOB])
 def test_pretty_printed_json_stays_valid(job):
-    """Newlines between tokens are JSON."""
+    """Newlines between tokens stay, because they are valid JSON."""
     body = json.dumps({"type": "x", "a": [1, {"b": "c\nd"}]}, indent=2)
     value = read(encode(frame("\r\n" + body + "\n"), job))
     assert value["id"] == str(ID)
@@ -66,14 +66,14 @@ def test_pretty_printed_json_stays_valid(job):
 @pytest.mark.parametrize("own", ['"5-5"', "5", "null", '{"x":1}', '"id"'])
 @pytest.mark.parametrize("event_id", [ID, None])
 def test_a_producers_own_id_never_stands_for_ours(own, event_id):
-    """Last key wins in every client's parser, so it is taken out."""
+    """Clients' parsers keep the last of duplicate keys, so the producer's `id` is removed."""
     value = read(encode(frame(f'{{"type":"x","id":{own},"a":1}}', event_id)))
     assert value.get("id") == (str(ID) if event_id else None)
     assert (value["type"], value["a"]) == ("x", 1)
 
 
 def test_our_message_on_the_channel_gives_each_key_once():
-    """From Redis to the socket: the id is taken off and put on once."""
+    """From Redis to the socket, the id is removed once and added once."""
     event = Event.from_message(b'{"id":"17-3","type":"x","job_id":"a"}')
     assert encode(Frame(event, event_id=event.id)) == b'{"id":"17-3","type":"x","job_id":"a"}'
 
@@ -82,26 +82,26 @@ def test_our_message_on_the_channel_gives_each_key_once():
     "body", ["", "hello", "[1]", "null", '"text"', '{"a":NaN}', "a\nb\0", "\ufeff{}", *ODD_TEXTS], ids=repr
 )
 def test_what_is_no_object_is_raw(body):
-    """`{"type":"raw","data":...}`, with the id where it has one."""
+    """Text that is not an object becomes `{"type":"raw","data":...}`, with the id if there is one."""
     assert read(encode(frame(body))) == {"id": str(ID), "type": "raw", "data": body}
     assert read(encode(frame(body, None), JOB)) == {"type": "raw", "data": body, "job_id": "a"}
 
 
 def test_bytes_that_are_not_utf8_leave_as_utf8():
-    """A text frame that is not UTF-8 would close the socket with 1007."""
+    """Bytes of a producer that are not UTF-8 are sent as U+FFFD."""
     assert read(encode(frame(b"\xff"))) == {"id": str(ID), "type": "raw", "data": "�"}
     assert read(encode(frame(b'{"a":"\xff"}')))["a"] == "�"
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "gap", "resync", "state", "end"])
 def test_control_frames_have_their_name_as_type(name):
-    """And no id."""
+    """A control frame has its name as `type` and no id."""
     assert read(encode(Frame.control(name, {"reason": "r"}))) == {"type": name, "reason": "r"}
     assert read(encode(Frame.control(name, {}), JOB)) == {"type": name, "job_id": "a"}
 
 
 def test_a_state_frame_tells_its_position_in_the_body():
-    """Ids belong to events."""
+    """A `state` frame has a `position` and no `id`, because only events have ids."""
     state = Frame(Event(None, '{"job_id":"a","position":"1-2"}', {"job_id": "a"}), event_id=ID, name="state")
     assert read(encode(state)) == {"type": "state", "job_id": "a", "position": "1-2"}
     assert read(encode(state, JOB)) == {"type": "state", "job_id": "a", "position": "1-2"}
@@ -109,25 +109,25 @@ def test_a_state_frame_tells_its_position_in_the_body():
 
 @pytest.mark.parametrize("own", ['"b"', "5", "null", '["a"]'])
 def test_on_a_dashboard_job_id_is_the_job_it_came_from(own):
-    """Whatever the producer wrote."""
+    """The hub's `job_id` replaces what the producer wrote."""
     assert read(encode(frame(f'{{"type":"x","job_id":{own}}}'), JOB))["job_id"] == "a"
 
 
 def test_on_a_dashboard_the_right_job_id_is_not_repeated():
-    """The publisher's own is good."""
+    """If the publisher's `job_id` is right, it is not added again."""
     body = '{"type":"x","job_id":"a"}'
     assert encode(frame(body), JOB) == b'{"id":"1732345000123-7",' + body[1:].encode()
 
 
 def test_a_job_id_that_comes_twice_is_the_jobs():
-    """Duplicate keys of a producer: what clients see is ours."""
+    """If a producer wrote `job_id` twice, the frame has the hub's alone."""
     data = encode(frame('{"job_id":"b","job_id":"a","type":"x"}'), JOB)
     assert json.loads(data)["job_id"] == "a"
 
 
 @pytest.mark.parametrize("own", ["", ',"id":"mine"', ',"job_id":"b"'])
 def test_every_json_value_survives(own):
-    """parse(emit(x)) == x over seeded values, spliced or written anew."""
+    """Seeded values read back unchanged, with and without a change to the producer's text."""
     rng = random.Random(11)
     for _ in range(200):
         fields = {"type": "x", "v": random_json(rng)}
@@ -139,13 +139,13 @@ def test_every_json_value_survives(own):
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400 + ".0"])
 @pytest.mark.parametrize("own", ["", ',"id":"mine"', ',"job_id":"b"'])
 def test_a_number_beyond_a_float_is_still_json(number, own):
-    """JSON has no largest number; `Infinity` would break every browser's parser."""
+    """JSON has no largest number, but `Infinity` would break browsers' parsers."""
     data = encode(frame(f'{{"type":"x","n":{number}{own}}}'), JOB)
     strict(data)
 
 
 def test_a_lone_surrogate_escape_is_still_text():
-    r"""`\ud800` is JSON; on the wire it stays an escape."""
+    r"""`\ud800` is valid JSON and stays an escape on the wire."""
     for own in ("", ',"id":"mine"'):
         data = encode(frame(f'{{"type":"x","a":"\\ud800"{own}}}'))
         assert json.loads(data.decode())["a"] == "\ud800"
