@@ -15,6 +15,9 @@ def at(seq: int) -> EventId:
     return EventId(E, seq)
 
 
+LAST = at(6)
+
+
 def numbering(newest: int | None = 6) -> Numbering:
     """Of a job with a shared log; `newest` is the number of the last event that was delivered."""
     one = Numbering()
@@ -24,7 +27,7 @@ def numbering(newest: int | None = 6) -> Numbering:
     return one
 
 
-def job(position: EventId | None = at(6), epoch: int = E) -> Job:
+def job(position: EventId | None = LAST, epoch: int = E) -> Job:
     return Job(JobId("a"), "code", UserId("ada"), epoch, position)
 
 

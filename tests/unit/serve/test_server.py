@@ -66,6 +66,10 @@ class Ending:
 
         monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
 
+    async def run(self) -> None:
+        async with asyncio.timeout(10 * DRAIN):
+            await self.server.shutdown()
+
     def block(self) -> Socket:
         socket = Socket()
         self.context.blocked.add(socket)
@@ -79,7 +83,7 @@ async def test_a_process_waits_for_its_blocked_sockets(monkeypatch):
     loop = asyncio.get_running_loop()
     loop.call_later(1.0, ending.context.blocked.discard, slow)
     loop.call_later(2.0, ending.context.blocked.discard, slower)
-    await ending.server.shutdown()
+    await ending.run()
     assert (slow.aborted_at, slower.aborted_at) == (None, None)
     assert 2.0 <= ending.at <= 2.2
 
@@ -88,14 +92,14 @@ async def test_a_socket_that_stays_blocked_is_aborted_after_the_drain_window(mon
     """Before uvicorn closes it, which would wait for its bytes."""
     ending = Ending(monkeypatch)
     socket = ending.block()
-    await ending.server.shutdown()
+    await ending.run()
     assert DRAIN <= socket.aborted_at <= ending.at <= DRAIN + 0.4
 
 
 async def test_without_blocked_sockets_a_process_ends_at_once(monkeypatch):
     """The wait costs nothing then."""
     ending = Ending(monkeypatch)
-    await ending.server.shutdown()
+    await ending.run()
     assert ending.at < 0.2
     assert not ending.context.closed
 
@@ -105,7 +109,7 @@ async def test_a_second_signal_ends_the_wait(monkeypatch):
     ending = Ending(monkeypatch)
     socket = ending.block()
     asyncio.get_running_loop().call_later(1.0, setattr, ending.server, "force_exit", True)
-    await ending.server.shutdown()
+    await ending.run()
     assert socket.aborted_at == pytest.approx(ending.at)
     assert ending.at <= 1.2
     assert ending.context.closed
