@@ -114,6 +114,13 @@ async def test_jobs_are_read_together_when_they_are_due():
     assert also.due == pytest.approx(1001 + PERIOD)
 
 
+async def test_a_job_that_was_read_is_planned_again():
+    """Its lease may have been renewed since."""
+    feed = Feed("a")
+    await run(checking(Broker(job("a", 5.0)), feed), 1.5)
+    assert feed.due == pytest.approx(1001 + 5 + SLACK)
+
+
 async def test_nothing_due_is_no_read():
     """Redis is not asked for nothing."""
     broker = Broker()
@@ -125,8 +132,8 @@ async def test_a_short_period_is_looked_at_four_times():
     """Or a check of each half second would come once a second."""
     broker = Broker()
     check = PositionCheck(broker, Settings(position_check=2.0), lambda: [Feed("a")])
-    await run(check, 1.6)
-    assert len(broker.asked) == 3
+    await run(check, 10.1)
+    assert len(broker.asked) == 20
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("expected an answer, got none"), RuntimeError("a bug")])
