@@ -147,7 +147,10 @@ class View:
         self._set_beginning(begin)
 
     def _beginning(self) -> Beginning:
-        return beginning(self.wish, self.log, retained=self._feed.retained, ended=self.job.ended)
+        job = self.job
+        return beginning(
+            self.wish, self.log, retained=self._feed.retained, ended=job.ended, attempt=job.attempt
+        )
 
     async def _wait_for_window(self, begin: Beginning) -> Beginning:
         """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else `resync`."""
@@ -170,7 +173,10 @@ class View:
         if from_start and begin.after is None and log.origin >= first_of_all:
             self.preamble = self._gap(first_of_all, log.origin)  # from the start, which no log has any more
         if begin.resync is not None:
-            self.preamble = [resync_frame(begin.resync), self._state(log.seen_at(begin.position))]
+            self.preamble = [
+                resync_frame(begin.resync),
+                self._state(begin.after or log.seen_at(begin.position)),
+            ]
         self.begin = begin
 
     @property

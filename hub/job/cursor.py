@@ -67,12 +67,17 @@ class Beginning:
     ahead: EventId | None = None
 
 
-def beginning(wish: Wish, log: Log, *, retained: bool, ended: EventId | None = None) -> Beginning:
-    """Decide. `retained`: events from before the window may be in a log that all processes share. `ended`: the id of the
-    job's terminal event, which the log may not have any more.
+def beginning(
+    wish: Wish, log: Log, *, retained: bool, ended: EventId | None = None, attempt: int = 1
+) -> Beginning:
+    """Decide. `retained`: events from before the window may be in a log that all processes share. `ended`: the id of
+    the job's terminal event, which the log may not have any more. `attempt`: how often the job was begun.
     """
     if wish.cursor is not None:
-        return _resume(wish.cursor, log, retained=retained, ended=ended)
+        seen = EventId.parse(wish.cursor)
+        if attempt > 1 and seen is not None and FINAL.epoch < seen.epoch < _epoch(log):
+            return _from_attempt(log)
+        return _resume(seen, log, retained=retained, ended=ended)
     if wish.origin == "live":
         return live(log)
     if wish.origin == "start":
@@ -96,8 +101,22 @@ def live(log: Log, *, resync: str | None = None) -> Beginning:
     return Beginning(max(log.start, log.end - 2) if log.closed else log.end, resync=resync)
 
 
-def _resume(cursor: str, log: Log, *, retained: bool, ended: EventId | None) -> Beginning:
-    seen = EventId.parse(cursor)
+def _epoch(log: Log) -> int:
+    """The epoch of the next event."""
+    return log.seen_at(log.end).next.epoch
+
+
+def _from_attempt(log: Log) -> Beginning:
+    """The cursor is of an attempt that is over: begin with the first event of the present one."""
+    first = EventId(_epoch(log), 0).previous
+    position = log.position_after(first)
+    if position is None:
+        return Beginning(log.start, after=first, resync="restarted")
+    # A window that saw the restart has a `resync` of its own there.
+    return Beginning(position, resync="restarted" if log.origin == first else None)
+
+
+def _resume(seen: EventId | None, log: Log, *, retained: bool, ended: EventId | None) -> Beginning:
     if seen is None:
         return live(log, resync="malformed")
     if log.closed and seen in (FINAL, log.seen_at(log.end), ended):

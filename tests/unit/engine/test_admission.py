@@ -65,3 +65,27 @@ def test_nothing_is_remembered_of_who_has_left():
         places.enter(f"u{number}", f"j{number}")
         places.leave(f"u{number}", f"j{number}")
     assert not any((places._by_job, places._by_user, places._by_both))
+
+
+def test_viewers_and_dashboards_share_the_places_of_the_process():
+    """Each is a socket, and those are what a process runs out of."""
+    places = admission(max_viewers=2)
+    places.enter("a", "1")
+    places.enter_socket("b")
+    with pytest.raises(Overloaded):
+        places.enter("c", "1")
+    with pytest.raises(Overloaded):
+        places.enter_socket("c")
+
+
+def test_who_came_in_is_counted_since_the_start():
+    """Leaving takes nothing back from it, and a refusal adds nothing."""
+    places = admission(max_viewers_per_user=1)
+    for user in ("a", "b"):
+        places.enter(user, "1")
+        places.leave(user, "1")
+    places.enter_socket("a")
+    with pytest.raises(Overloaded):
+        places.enter("a", "1")
+    now = places.statistics()
+    assert (now.opened, now.refused, now.viewers) == (2, 1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 
@@ -384,7 +385,7 @@ def test_leaving_twice_is_leaving_once():
     numbers[frame] = 0
     log.append([frame])
     wire.seat.catch_up()
-    assert wire.got == []
+    assert (wire.got, wire.reason, audience.totals.lagged) == ([], None, 0)
     assert not audience.seats
 
 
@@ -398,3 +399,107 @@ async def test_a_filtered_batch_is_no_write_but_moves_the_position():
     log.append(batch)
     await audience.deliver(0, batch, 9.0)
     assert (wire.got, seat.position, audience.last_write, audience.totals.deliveries) == ([], 1, 0.0, 0)
+
+
+class Plain:
+    """A wire that takes everything and notes what it was told, in one list with the others'."""
+
+    def __init__(self, told: list, *, paused: bool = False) -> None:
+        self.told = told
+        self.paused = paused
+
+    def write(self, payload: list[bytes]) -> None:
+        self.told.append("write")
+
+    def beat(self, payload: list[bytes]) -> None:
+        self.told.append("beat")
+
+    def finish(self, reason: Reason) -> None:
+        self.told.append(reason)
+
+
+class Words:
+    def encode(self, frame: Frame) -> bytes:
+        return frame.body.encode()
+
+    def join(self, parts: list[bytes]) -> list[bytes]:
+        return parts
+
+
+def event(seq: int) -> Frame:
+    return Frame(Event(EventId(EPOCH, seq), "x", {}), event_id=EventId(EPOCH, seq))
+
+
+def plain(count: int = 1) -> tuple[Audience, list, list[Seat]]:
+    told: list = []
+    audience = Audience(Log(origin=EventId(EPOCH, 0).previous), Words(), None, Totals(), 0.0)
+    return audience, told, [audience.seat(Plain(told), 0) for _ in range(count)]
+
+
+def turns(steps, told: list) -> list:
+    """Run a coroutine by hand, and note each turn that it leaves to the others."""
+    with contextlib.suppress(StopIteration):
+        while steps.send(None) is None:
+            told.append("turn")
+    return told
+
+
+def test_a_fan_out_leaves_a_turn_to_the_others_after_each_slice():
+    """A batch, a heartbeat and an end alike; a slice is two seats here."""
+    audience, told, _ = plain(5)
+    audience.log.append([event(0)])
+    assert turns(audience.deliver(0, [event(0)], 1.0), told) == ["write"] * 2 + ["turn"] + ["write"] * 2 + [
+        "turn",
+        "write",
+    ]
+    told.clear()
+    beats = turns(audience.beat([b""], 2.0), told)
+    assert beats == ["beat", "beat", "turn", "beat", "beat", "turn", "beat"]
+    told.clear()
+    ends = [Reason.ENDED] * 2
+    assert turns(audience.finish(), told) == [*ends, "turn", *ends, "turn", Reason.ENDED]
+
+
+async def test_a_delivered_batch_is_counted_and_is_a_sign_of_life():
+    """Payloads given to viewers; the heartbeat waits from the last write on."""
+    audience, _, _ = plain(3)
+    audience.log.append([event(0)])
+    await audience.deliver(0, [event(0)], 7.0)
+    assert (audience.totals.deliveries, audience.last_write) == (3, 7.0)
+
+
+def test_a_viewer_that_fell_out_of_the_window_is_counted():
+    """Once, and told so."""
+    audience, told, (seat,) = plain()
+    audience.log = Log(origin=EventId(EPOCH, 0).previous, count=2)
+    audience.log.append([event(seq) for seq in range(5)])
+    seat.catch_up()
+    assert (told, audience.totals.lagged) == ([Reason.TOO_SLOW], 1)
+
+
+def test_a_seat_that_is_sent_away_is_told_once():
+    """It resumes elsewhere, so it does not age here any more."""
+    _, told, (seat,) = plain()
+    seat.until = 1.0
+    assert seat.send_away(Reason.RESTART) is True
+    assert (told, seat.until) == ([Reason.RESTART], math.inf)
+
+
+def test_a_seat_that_was_given_back_is_not_sent_away():
+    """Nobody is there to be told."""
+    _, told, (seat,) = plain()
+    assert not seat.left
+    seat.leave()
+    assert seat.left
+    assert seat.send_away(Reason.RESTART) is False
+    assert told == []
+
+
+@pytest.mark.parametrize(("position", "reason"), [(2, Reason.ENDED), (1, Reason.RESTART)])
+def test_a_seat_that_has_all_of_an_ended_job_is_told_the_end(position, reason):
+    """It does not resume; one that misses something does."""
+    audience, told, (seat,) = plain()
+    audience.log.append([event(0), Frame.control("end", {})])
+    seat.position = position
+    assert seat.send_away(Reason.RESTART) is (reason is Reason.RESTART)
+    assert told == [reason]

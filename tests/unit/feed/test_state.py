@@ -56,3 +56,20 @@ def test_types_beyond_the_bound_are_not_kept():
 def test_whatever_a_producer_wrote_the_state_can_be_sent(body, encode):
     """A lone surrogate escape is valid JSON; it must not end the feed, or the state endpoint, with an exception."""
     encode(made(body).frame(None))
+
+
+def test_an_event_without_a_type_is_no_part_of_the_state():
+    """Its status is."""
+    state = made('{"status":"code"}', "no object")
+    assert json.loads(state.text(None))["last"] == {}
+    assert state.status == "code"
+
+
+def test_a_hash_that_was_read_with_a_lost_log_takes_the_place_of_the_old_one():
+    """Without a hash the old one stays, and what was last said of the status."""
+    state = made('{"type":"x","status":"code"}')
+    state.forget(None)
+    assert (state.status, state.job is not None) == ("code", True)
+    state.forget(Job(JobId("a"), "again", UserId("ada"), fields={"title": "new"}))
+    assert state.status == "again"
+    assert json.loads(state.text(None))["job"] == {"status": "again", "title": "new"}

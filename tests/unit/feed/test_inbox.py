@@ -1,0 +1,97 @@
+"""What waits for a feed: its bound, its marks, and the numbers in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hub.feed import inbox as module
+from hub.feed.inbox import Inbox, Mark
+from hub.job.event import EventId
+
+FOREIGN = b'{"type":"x"}'
+LAST = EventId(5, 6)
+
+
+def message(seq: int, epoch: int = 5) -> bytes:
+    return b'{"id":"%d-%d","type":"x"}' % (epoch, seq)
+
+
+def holding(*what: bytes | Mark) -> Inbox:
+    inbox = Inbox()
+    for one in what:
+        {
+            Mark.LOOK: inbox.doubt,
+            Mark.LOST: inbox.missed,
+            Mark.OVER: inbox.end,
+        }[one]() if isinstance(one, Mark) else inbox.receive(one)
+    return inbox
+
+
+def content(inbox: Inbox) -> list[bytes | Mark]:
+    return [inbox.take() for _ in range(len(inbox))]
+
+
+def test_a_message_beyond_the_bound_drops_all_and_leaves_a_mark(monkeypatch):
+    """The bound itself fits. Nothing is lost without a mark, which stands where the messages stood."""
+    monkeypatch.setattr(module, "LIMIT", 3)
+    inbox = holding(message(0), message(1), message(2))
+    assert (len(inbox), inbox.received, inbox.taken) == (3, 3, 0)
+    inbox.receive(message(3))
+    assert (inbox.received, inbox.taken) == (4, 3)
+    assert content(inbox) == [Mark.LOST, message(3)]
+
+
+def test_a_mark_stands_once_where_it_stands():
+    """The same again at the same place says nothing more; behind a message, or behind another mark, it does."""
+    inbox = holding(Mark.LOOK, Mark.LOOK, Mark.LOST, Mark.LOOK, FOREIGN, Mark.LOOK, Mark.OVER, Mark.OVER)
+    assert content(inbox) == [Mark.LOOK, Mark.LOST, Mark.LOOK, FOREIGN, Mark.LOOK, Mark.OVER]
+
+
+def test_messages_are_counted_and_marks_are_not():
+    """One that was put back is not taken."""
+    inbox = holding(FOREIGN, Mark.LOOK, FOREIGN)
+    assert inbox.first == inbox.take() == FOREIGN
+    mark = inbox.take()
+    assert (inbox.received, inbox.taken) == (2, 1)
+    inbox.put_back(mark)
+    inbox.put_back(FOREIGN)
+    assert (inbox.taken, len(inbox)) == (0, 3)
+    assert content(inbox) == [FOREIGN, Mark.LOOK, FOREIGN]
+
+
+@pytest.mark.parametrize("what", [FOREIGN, *Mark], ids=str)
+async def test_whatever_comes_wakes_who_waits(what):
+    """Once: the next wait is for what comes next."""
+    inbox = holding(what)
+    await asyncio.wait_for(inbox.wait(), 1)
+    waiting = asyncio.create_task(inbox.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    inbox.receive(FOREIGN)
+    await asyncio.wait_for(waiting, 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "found"),
+    [
+        ([], None),
+        ([FOREIGN, Mark.LOOK], None),
+        ([message(6), message(3)], None),
+        ([message(9, epoch=4), message(9, epoch=6)], None),
+        ([message(7)], EventId(5, 7)),
+        ([FOREIGN, message(2), Mark.LOST, message(9), message(8)], EventId(5, 9)),
+    ],
+)
+def test_the_first_number_that_follows_is_found(waiting, found):
+    """The first in the inbox's order, of the same numbering, and after the last one."""
+    assert holding(*waiting).first_after(LAST) == found
+
+
+def test_messages_of_a_numbering_that_is_over_are_dropped():
+    """They count as taken; what has no number, and the marks, stay in their order."""
+    inbox = holding(message(1), FOREIGN, Mark.LOOK, message(2), message(3))
+    inbox.drop_numbered()
+    assert (inbox.received, inbox.taken) == (4, 3)
+    assert content(inbox) == [FOREIGN, Mark.LOOK]
