@@ -14,6 +14,7 @@ from hub.fanout.wire import Reason
 from hub.job.event import EventId
 from hub.job.log import Log
 from hub.settings import Settings
+from hub.totals import Totals
 
 pytestmark = pytest.mark.looptime
 
@@ -36,9 +37,10 @@ class World:
     """Some viewers whose streams end at the times given, and what ends them; an age of 100 s is a look each second."""
 
     def __init__(self, *ends: float) -> None:
-        self.audience = Audience(Log(origin=EventId(5, 0).previous), None, None, 0.0)
+        self.totals = Totals()
+        self.audience = Audience(Log(origin=EventId(5, 0).previous), None, None, self.totals, 0.0)
         self.wires = [Wire(self.audience, end) for end in ends]
-        self.age = StreamAge(Settings(stream_age=100), lambda: [self.audience])
+        self.age = StreamAge(Settings(stream_age=100), lambda: [self.audience], self.totals)
 
     async def run(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -64,7 +66,7 @@ async def test_streams_end_at_the_first_look_that_finds_them_old():
         [(Reason.AGED, pytest.approx(3))],
         [],
     ]
-    assert world.age.aged == 3
+    assert world.totals.aged == 3
 
 
 async def test_a_look_goes_in_slices(monkeypatch):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from hub.fanout.blocked import Blocked
+from hub.totals import Totals
 
 pytestmark = pytest.mark.looptime(start=100)
 TIMEOUT = 10.0
@@ -23,7 +24,7 @@ class Socket:
 
 
 def blocked(*sockets: Socket) -> Blocked:
-    them = Blocked(TIMEOUT)
+    them = Blocked(TIMEOUT, Totals())
     for socket in sockets:
         them.add(socket)
     return them
@@ -37,7 +38,7 @@ async def test_a_socket_that_takes_nothing_is_ended_after_the_timeout():
     assert (socket.aborts, len(them)) == (0, 1)
     them.abort(100 + TIMEOUT + 0.1)
     them.abort(100 + TIMEOUT + 0.2)
-    assert (socket.aborts, them.aborted, len(them)) == (1, 1, 0)
+    assert (socket.aborts, them._totals.blocked, len(them)) == (1, 1, 0)
 
 
 async def test_a_socket_that_takes_a_little_stays():
@@ -71,7 +72,7 @@ async def test_a_socket_that_is_not_blocked_any_more_is_left_alone():
     them.discard(socket)
     them.abort(1000)
     them.abort_all()
-    assert (socket.aborts, them.aborted, len(them)) == (0, 0, 0)
+    assert (socket.aborts, them._totals.blocked, len(them)) == (0, 0, 0)
 
 
 async def test_only_viewers_that_still_miss_something_are_counted():
@@ -79,7 +80,7 @@ async def test_only_viewers_that_still_miss_something_are_counted():
     socket = Socket(finished=True)
     them = blocked(socket)
     them.abort(200)
-    assert (socket.aborts, them.aborted) == (1, 0)
+    assert (socket.aborts, them._totals.blocked) == (1, 0)
 
 
 async def test_at_the_end_of_the_process_all_are_ended():
