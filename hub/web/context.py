@@ -53,7 +53,7 @@ class Service:
 
 
 class Context:
-    """Settings, authenticator, and a service per Redis client (one client, unless `get_redis` is overridden)."""
+    """Settings, authenticator, and a service per Redis client (one, unless `get_redis` is overridden)."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -136,7 +136,7 @@ def get_context(connection: HTTPConnection) -> Context:
 
 
 async def get_redis(connection: HTTPConnection) -> AsyncRedis:
-    """Returns the Redis client that jobs are read with. Override it to use your own (`redis.asyncio.Redis`)."""
+    """Returns the Redis client that jobs are read with. Override it to use your own."""
     return get_context(connection).client()
 
 

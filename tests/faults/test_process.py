@@ -41,7 +41,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 def watch_in_turn(crowd: Crowd, jobs, *hubs, each: int) -> None:
-    """`each` viewers per transport on each job, at the first hub until it sends them away, then at the next."""
+    """`each` viewers per transport on each job, at the first hub until it drains them, then at the next."""
     for job in jobs:
         for transport in ("sse", "websocket"):
             for n in range(each):

@@ -284,7 +284,7 @@ def _empty_memory(server) -> None:
 
 
 def _break_disk(server) -> None:
-    """A directory in place of the snapshot makes saving fail, and a Redis that cannot save takes no writes."""
+    """A directory in place of the snapshot makes saving fail, and Redis then takes no writes."""
     Path(server.directory.name, "dump.rdb").mkdir()
     server.command_now("CONFIG", "SET", "save", "3600 1")
     server.command_now("BGSAVE")

@@ -18,7 +18,7 @@ SPIN = 2_000
 
 
 class StepLoop(asyncio.AbstractEventLoop):
-    """A context manager that makes this the running loop of the thread. `failures`: exceptions nobody caught."""
+    """A context manager that makes this the running loop of the thread. `failures`: uncaught exceptions."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -80,7 +80,7 @@ CONFIRMATION = object()
 
 
 class Link:
-    """One hub's connection: implements the Broker protocol, and has a method for each thing that may happen."""
+    """One hub's connection: implements the Broker protocol, with a method for each thing that may happen."""
 
     def __init__(self, server: Server) -> None:
         self.server = server

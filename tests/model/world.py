@@ -180,7 +180,7 @@ class World:
         return hub
 
     def open_hub(self) -> Hub:
-        """Returns the hub that a load balancer would choose: the first that is ready, else one that refuses."""
+        """Returns the hub that a load balancer would choose: the first ready one, else one that refuses."""
         return next((hub for hub in self.hubs if not hub.draining), self.hubs[0])
 
     def _viewer(self, name: str) -> Viewer:

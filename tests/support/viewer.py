@@ -43,7 +43,7 @@ def strict_json(text: str) -> Any:
 
 
 class Viewer:
-    """The common part of both transports. `cursor` is the id to resume after, `closed` the reason of the end."""
+    """The common part of both transports. `cursor`: the id to resume after; `closed`: the reason of the end."""
 
     status = 0  # of the handshake; 101 for a WebSocket that was accepted
     headers: dict[str, str]
@@ -97,7 +97,7 @@ class Sse(Viewer):
         await self.viewer.__aexit__(*error)
 
     async def _read_head(self) -> None:
-        """Check the first bytes, which come at once: the retry hint and, except in a refusal, the position."""
+        """Check the first bytes, which come at once: the retry hint and, unless refused, the position."""
         chunk = await asyncio.wait_for(self.viewer._chunk(), 10)
         self.viewer.raw += chunk
         self.viewer._ready += self.viewer.parser.feed(chunk)

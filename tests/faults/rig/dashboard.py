@@ -1,4 +1,4 @@
-"""A viewer of many jobs on one WebSocket. It resumes with a cursor per job, and each job has its own judge."""
+"""A viewer of many jobs on one WebSocket. It resumes with a cursor per job, and each job has a judge."""
 
 from __future__ import annotations
 

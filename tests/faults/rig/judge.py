@@ -17,7 +17,7 @@ CONTROL = frozenset({"heartbeat", "gap", "resync", "state", "reconnect", "end"})
 
 @dataclass
 class Published:
-    """One job's events, as its producers know them: those acknowledged, with their ids, and those attempted."""
+    """One job's events, as its producers know them: those acknowledged, with ids, and those attempted."""
 
     job: str
     acknowledged: dict[EventId, str] = field(default_factory=dict)  # id -> body
@@ -70,7 +70,7 @@ class Verdict:
         self._pardon = False
 
     def control(self, name: str, fields: dict, event_id: EventId | None) -> None:
-        """Judge a control frame. A `state` has its position in the id over SSE, in `position` over WebSocket."""
+        """Judge a control frame. A `state`'s position is its id over SSE, `position` over WebSocket."""
         match name:
             case "heartbeat":
                 self.heartbeats += 1

@@ -156,7 +156,7 @@ _present: set[Rude] = set()
 
 @contextlib.contextmanager
 def company() -> Iterator[None]:
-    """For a test with thousands of clients: raises the limit of open files, and closes those left at the end."""
+    """For thousands of clients: raises the limit of open files, and closes those left at the end."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

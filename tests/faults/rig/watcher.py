@@ -76,7 +76,7 @@ class Watcher:
         return self
 
     async def wait(self, timeout: float) -> Verdict:
-        """Wait until the job has ended for this viewer, and return the verdict. A timeout is a problem in it."""
+        """Wait until the job has ended for this viewer, and return the verdict. A timeout is a problem."""
         assert self.task is not None, "started"
         try:
             await asyncio.wait_for(asyncio.shield(self.task), timeout)
