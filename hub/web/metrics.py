@@ -23,26 +23,26 @@ _GAUGES = {
     "window_bytes": "Bytes of event bodies in memory",
     "inbox": "Messages that wait for a feed",
     "connected": "Processes whose subscription connection to Redis is up",
-    "draining": "Processes that are moving their viewers away",
+    "draining": "Processes that are draining their viewers",
 }
 
 _COUNTERS = {
-    "opened": "Viewers that came in",
+    "opened": "Viewers that joined",
     "refused": "Viewers refused at a cap",
-    "unavailable": "Viewers sent away because Redis did not answer",
+    "unavailable": "Viewers refused because Redis did not answer",
     "deliveries": "Payloads written to viewers",
-    "heals": "Holes looked up in the retained log",
+    "heals": "Holes for which the retained log was read",
     "gaps": "Gap frames sent to a job's viewers",
     "resyncs": "Resync frames sent to a job's viewers",
     "messages": "Pub/Sub messages received",
-    "redis_reconnects": "Subscription connections lost, and failed tries to get one",
+    "redis_reconnects": "Subscription connections lost, and failed attempts to connect",
     "lagged": "Viewers closed because they fell out of the window",
     "blocked": "Viewers cut off because they took no bytes for the send timeout",
-    "moved": "Viewers told to go elsewhere because this process ends",
+    "moved": "Viewers told to reconnect elsewhere because this process ends",
     "aged": "Streams ended by age, to be resumed",
     "checks_found": "Position checks that found something to look into",
     "workers_lost": "Jobs whose worker's lease lapsed",
-    "stalls": "Times the event loop stood still for half a second or more",
+    "stalls": "Times the event loop was blocked for half a second or more",
 }
 
 

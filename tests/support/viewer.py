@@ -43,7 +43,7 @@ def strict_json(text: str) -> Any:
 
 
 class Viewer:
-    """The common part of both transports. `cursor`: the id to resume after; `closed`: the reason of the end."""
+    """Common to both transports. `cursor`: the id to resume after; `closed`: the reason of the end."""
 
     status = 0  # of the handshake; 101 for a WebSocket that was accepted
     headers: dict[str, str]
