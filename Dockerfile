@@ -1,4 +1,4 @@
-# The hub as a container: `docker build -t push-hub .`, settings by HUB_* in the environment (docs/operations.md).
+# The hub as a container: `docker build -t push-hub .`; settings are HUB_* variables (docs/operations.md).
 
 FROM python:3.13-slim AS build
 WORKDIR /src
@@ -14,10 +14,10 @@ USER hub
 WORKDIR /tmp
 ENV PYTHONUNBUFFERED=1
 EXPOSE 8000
-# The process answers; whether Redis does is /readyz, for a readiness probe or an alert. A container that is restarted because
-# Redis is away would only lose its viewers.
+# Asks only if the process answers. /readyz, which also asks Redis, is for readiness probes and alerts: a
+# container restarted because Redis is away would only lose its viewers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-# SIGTERM moves the viewers away over HUB_DRAIN (20 s) and then ends the process: give it 30 s before SIGKILL.
+# At SIGTERM the hub drains its viewers over HUB_DRAIN (20 s) and ends: wait 30 s before SIGKILL.
 ENTRYPOINT ["push-hub"]
 CMD ["serve", "--host", "0.0.0.0"]

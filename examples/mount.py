@@ -1,4 +1,4 @@
-"""The hub inside an application of your own: `python examples/mount.py [PORT]`, then `python examples/worker.py a-job`.
+"""The hub in your own application: `python examples/mount.py [PORT]`, then `python examples/worker.py a-job`.
 
 Open http://127.0.0.1:8000/?job=a-job to watch it over SSE, http://127.0.0.1:8000/ws?job=a-job over WebSocket.
 """
@@ -17,19 +17,19 @@ from starlette.requests import HTTPConnection
 
 from hub import User, get_redis, mount, require_auth
 
-SESSIONS = {"a-session": User("ada", "ada@example.com")}  # yours are in a database
+SESSIONS = {"a-session": User("ada", "ada@example.com")}  # your application has them in a database
 redis = Redis.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"))
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Your own start and stop; the hub's are inside it."""
+    """Your own startup and shutdown. The hub starts after yours and stops before it."""
     yield
     await redis.aclose()
 
 
 def signed_in(connection: HTTPConnection) -> User:
-    """Your own identity, for HTTP and WebSocket alike. What you refuse must look like a job that does not exist."""
+    """Your own authentication, for HTTP and WebSocket. A refusal must look like an unknown job."""
     user = SESSIONS.get(connection.cookies.get("session", ""))
     if user is None:
         raise HTTPException(404, "Job not found")
@@ -37,7 +37,7 @@ def signed_in(connection: HTTPConnection) -> User:
 
 
 def page(name: str) -> HTMLResponse:
-    """An example page, and a session. `samesite` keeps other sites from opening a WebSocket with your cookie."""
+    """An example page, and a session. `samesite`: no other site can open a WebSocket with its cookie."""
     response = HTMLResponse(Path(__file__).with_name(name).read_text("utf-8"))
     response.set_cookie("session", "a-session", httponly=True, samesite="strict")
     return response
@@ -51,5 +51,5 @@ app.get("/ws")(lambda: page("websocket.html"))
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
-    # Without a time limit uvicorn waits for open streams for ever before it stops.
+    # Without this limit uvicorn waits for open streams for ever before it stops.
     uvicorn.run(app, port=port, timeout_graceful_shutdown=5)

@@ -102,7 +102,7 @@ def demo(
         float, typer.Option(help="Seconds that a step of a simulated build takes, about.", min=0.01)
     ] = 1.0,
 ) -> None:
-    """Run the hub with simulated builds and a page to watch them. Starts a Redis of its own unless given one."""
+    """Run the hub with simulated builds and a page to watch them. Starts a private Redis by default."""
     from hub.demo.demo import create_demo
     from hub.serve.server import listen
     from hub.serve.server import serve as run

@@ -47,7 +47,7 @@ class InvalidSettings(HubError):
 
 
 class JobNotFound(HubError):
-    """Unknown job, another user's job, no or bad credentials: one error, so strangers cannot tell them apart."""
+    """Unknown job, another user's job, no or bad credentials: one error, so nobody can tell them apart."""
 
     status = 404
     close_code = 4404

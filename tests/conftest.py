@@ -1,4 +1,4 @@
-"""What every test may use: a real Redis, a fake one, and a hub on either."""
+"""Fixtures for every test: a real Redis, a fake one, and a hub on either."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.live import Live, live_hub
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[EmbeddedServer]:
-    """A real server of our own; a test that freezes or kills one starts another."""
+    """A real server for the session. A test that freezes or kills a server starts its own."""
     with EmbeddedServer() as server:
         yield server
 
 
 @pytest.fixture
 async def real_redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
-    """A client of an empty real Redis."""
+    """A client of the real Redis, which is empty."""
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
         yield client
@@ -31,27 +31,29 @@ async def real_redis(redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def fake_redis() -> AsyncIterator[Redis]:
-    """A client of an empty fake one, in process."""
+    """A client of a fake Redis inside this process, which is empty."""
     async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
         yield client
 
 
 @pytest.fixture(params=["fake", "real"])
 def redis(request: pytest.FixtureRequest) -> Redis:
-    """Both, one after the other: a fake is only as good as the suite it shares with the real thing."""
+    """Each of the two in turn: the fake must pass every test that the real Redis passes."""
     return request.getfixturevalue(f"{request.param}_redis")
 
 
 @pytest.fixture
 async def live(redis: Redis) -> AsyncIterator[Live]:
-    """A hub on a real uvicorn: the portable wire over the fake Redis, the handed-over socket over the real one."""
+    """A hub on a real uvicorn: the portable wire over the fake Redis, the handed-over socket over the real
+    one.
+    """
     async with live_hub(redis) as hub:
         yield hub
 
 
 @pytest.fixture
 def start_hub(real_redis: Redis):
-    """Start a hub with settings of one's own on the real Redis: `async with start_hub(heartbeat=0.2) as live`."""
+    """Starts a hub with given settings, on the real Redis: `async with start_hub(heartbeat=0.2)`."""
     return functools.partial(live_hub, real_redis)
 
 

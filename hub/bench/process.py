@@ -31,7 +31,7 @@ class Usage:
 
 
 def usage(pids: Iterable[int]) -> Usage | None:
-    """Returns the sum over these processes and their descendants. None without /proc, or without processes."""
+    """Returns the sum over these processes and their descendants. None without /proc or processes."""
     everybody = [pid for root in pids for pid in family(root)]
     if not everybody:
         return None
@@ -61,7 +61,7 @@ def _cpu(pid: int) -> float:
 
 
 def _schedule(pid: int) -> tuple[float, float]:
-    """Seconds its living threads have run, and have waited to run. Zeros if the kernel does not count them."""
+    """Seconds its living threads have run, and have waited to run. Zeros if the kernel has no count."""
     try:
         lines = [path.read_text().split() for path in (_PROC / str(pid)).glob("task/*/schedstat")]
     except OSError:  # a thread ended between the glob and the read
@@ -106,12 +106,12 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 def end_as_by_ctrl_c() -> None:
-    """Make SIGTERM raise KeyboardInterrupt, so that a terminated benchmark ends the processes it has started."""
+    """Make SIGTERM raise KeyboardInterrupt, so that a terminated benchmark ends what it has started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def raise_open_files(wanted: int) -> int:
-    """Raise the limit of open files, for this process and its children, towards `wanted`. Returns the limit."""
+    """Raise the limit of open files, of this process and children, towards `wanted`. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted or soft == resource.RLIM_INFINITY:
         return soft

@@ -40,7 +40,7 @@ class Load:
             )
 
     def expected(self, viewer: Viewer, events: int) -> int:
-        """Returns how many of `events` are for `viewer`: event `i` and viewer `i` belong to job `i % jobs`."""
+        """How many of `events` are for `viewer`: event `i` and viewer `i` belong to job `i % jobs`."""
         full, more = divmod(events, self.jobs)
         return full + (viewer.index % self.jobs < more)
 

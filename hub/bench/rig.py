@@ -120,7 +120,7 @@ def running_hub(
 
 
 def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered: bool) -> str:
-    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, and so a log."""
+    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, so a log."""
     prefix = f"bench-{secrets.token_hex(4)}"
     fields: dict[Any, Any] = {"status": "queued", "user_id": user, "project_id": "bench"}
     if numbered:

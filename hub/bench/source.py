@@ -133,7 +133,7 @@ class Source:
 
 
 def redis_source(url: str, *, prefix: str, jobs: int, size: int, template: str, bare: bool) -> Source:
-    """Returns a producer on Redis for jobs `prefix-0` to `prefix-<jobs - 1>`. `bare`: it only does PUBLISH."""
+    """Returns a producer on Redis for jobs `prefix-0` to `prefix-<jobs - 1>`. `bare`: only by PUBLISH."""
     words = ["--prefix", prefix, "--jobs", str(jobs), "--size", str(size), "--template", template]
     # A new interpreter and not a fork: a child must not inherit this process's event loop and progress bar.
     return Source([sys.executable, "-m", "hub.bench", url, *words, *(["--bare"] if bare else [])])

@@ -45,7 +45,7 @@ _CLOSE, _PING = b"\x88", b"\x89"
 
 
 class Viewer(asyncio.BufferedProtocol):
-    """One viewer. All viewers share one receive buffer: a viewer has read it before the loop fills it again."""
+    """One viewer. All share one receive buffer: a viewer has read it before the loop fills it again."""
 
     __slots__ = ("_crowd", "_cut", "_head", "answered", "index", "refusal", "seen", "transport")
 

@@ -67,7 +67,7 @@ async def watch(url: str, job: str, token: str, *, after: str | None = None) -> 
 
 
 def _cursor(frame: dict[str, Any]) -> str | None:
-    """Returns the id to resume after: an event's own, or the position of a `state` that replaces lost events."""
+    """Returns the id to resume after: an event's own, or a `state`'s position, which replaces lost events."""
     return frame.get("id") or (frame.get("position") if frame["type"] == "state" else None)
 
 

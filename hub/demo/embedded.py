@@ -21,7 +21,7 @@ START_DEADLINE = 10.0
 
 
 class EmbeddedServer:
-    """A running server; a context manager, or call `close`. Raises BrokerUnavailable if there is no binary."""
+    """A running server, ended by `close` or `with`. Raises BrokerUnavailable if there is no binary."""
 
     def __init__(self, *, port: int | None = None) -> None:
         self.binary = find_binary()

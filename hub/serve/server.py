@@ -73,7 +73,7 @@ _SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNOR
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with a drain before its shutdown. `run` returns after a signal; callers can clean up."""
+    """uvicorn's server with a drain before its shutdown. After a signal `run` returns to its caller."""
 
     def __init__(
         self, config: uvicorn.Config, context: Context, *, freeze: bool = False, parent: int | None = None
@@ -168,7 +168,7 @@ def serve(
 
 
 def _allow_many_files() -> int:
-    """Raise the soft limit of open files to the hard one, and return it. A viewer is a file; 1024 is usual."""
+    """Raise the soft limit of open files to the hard one, and return it. A viewer is a file; often 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS reports "unlimited" and then refuses to set it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

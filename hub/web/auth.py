@@ -85,7 +85,7 @@ class FixedKey:
 
 
 class JwksKeys:
-    """The RS256 keys published at `url`, fetched one at a time. While `url` is down the last good keys serve."""
+    """The RS256 keys published at `url`, one fetch at a time. While `url` is down the last keys serve."""
 
     algorithm = "RS256"
 
@@ -198,7 +198,7 @@ class Authenticator:
         return User(subject, email if isinstance(email, str) else "")
 
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
-        """Returns the claims, {} if the token's key is unknown. Raises PyJWTError if the token is not valid."""
+        """Returns the claims, {} if the token's key is unknown. Raises PyJWTError for an invalid token."""
         settings = self._settings
         key = await keys.find(token)
         if key is None:

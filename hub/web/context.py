@@ -158,7 +158,7 @@ def get_context(connection: HTTPConnection) -> Context:
 
 
 async def get_redis(connection: HTTPConnection) -> AsyncRedis:
-    """Returns the Redis client that jobs are read with. Override it to use your own (`redis.asyncio.Redis`)."""
+    """Returns the Redis client that jobs are read with. Override it to use your own."""
     return get_context(connection).client()
 
 

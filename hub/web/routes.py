@@ -1,4 +1,4 @@
-"""The endpoints of jobs. Each finds out the user, the job and the cursor, then passes a view to a transport."""
+"""The endpoints of jobs. Each finds out the user, the job and the cursor, and gives a view to a transport."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def get_job_events(
     ] = 0,
     types: Types = None,
 ) -> Response:
-    """A page of a job's events after a cursor; with `wait` a long poll. Its `position` is the next `after`."""
+    """A page of a job's events after a cursor; `wait`: long poll. Its `position` is the next `after`."""
     view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types))
     with view:
         try:
@@ -205,7 +205,7 @@ def _stream_refused(service: Service, error: HubError) -> Response:
 
 
 def known(job_id: str) -> JobId:
-    """Returns `job_id` checked. Raises JobNotFound for text that cannot be a job's id, as for an unknown job."""
+    """Checks `job_id`. Raises JobNotFound for text that cannot be a job's id, as for an unknown job."""
     job = parse_job_id(job_id)
     if job is None:
         raise JobNotFound(f"expected a job's id, got {job_id!r}")

@@ -1,4 +1,4 @@
-"""The stream endpoint as it was first asked for: on fakeredis, with the two dependencies overridden."""
+"""The stream endpoint as the first requirement has it: on fakeredis, with both dependencies overridden."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.sse import parse
 
 @pytest.fixture
 def fake() -> fakeredis.FakeServer:
-    """What the jobs are in."""
+    """The server that holds the jobs."""
     return fakeredis.FakeServer()
 
 
@@ -32,26 +32,26 @@ def app(fake: fakeredis.FakeServer) -> FastAPI:
 
 @pytest.fixture
 def http(app: FastAPI) -> Iterator[TestClient]:
-    """A client of it."""
+    """A client of the application."""
     with TestClient(app) as client:
         yield client
 
 
 def add_job(fake: fakeredis.FakeServer, job: str, status: str, user: str = "user-1") -> None:
-    """A job as an application writes it."""
+    """Write a job as an application does."""
     fields = {"status": status, "user_id": user, "project_id": "project-1"}
     fakeredis.FakeRedis(server=fake).hset(f"job:{job}", mapping=fields)
 
 
 def test_events_stream_returns_404_for_unknown_job(http):
-    """A job nobody made is not found."""
+    """A job that does not exist is not found."""
     answer = http.get("/api/jobs/nothing/events/stream")
     assert answer.status_code == 404
     assert answer.json() == {"detail": "Job not found"}
 
 
 def test_events_stream_returns_404_for_wrong_user(http, fake):
-    """Someone else's job is not found either, in the same words."""
+    """Another user's job gets the same answer as a job that does not exist."""
     add_job(fake, "theirs", "code", user="user-2")
     unknown = http.get("/api/jobs/nothing/events/stream")
     theirs = http.get("/api/jobs/theirs/events/stream")
@@ -71,17 +71,17 @@ def assert_final_event_and_close(http, fake, status):
 
 
 def test_events_stream_terminal_job_emits_final_and_closes(http, fake):
-    """A job that is ready says so once, and the stream is closed."""
+    """A job that is ready gives one event that says so, and the stream is closed."""
     assert_final_event_and_close(http, fake, "ready")
 
 
 def test_events_stream_terminal_failed_job(http, fake):
-    """A job that failed says so once, and the stream is closed."""
+    """A job that has failed gives one event that says so, and the stream is closed."""
     assert_final_event_and_close(http, fake, "failed")
 
 
 def test_events_stream_returns_streaming_response(app, fake):
-    """A job that runs is streamed: headers and first bytes at once, events as they come, closed at the end."""
+    """A running job is streamed: headers and first bytes at once, events as they come, closed at its end."""
     add_job(fake, "runs", "code")
     with TestClient(app) as http, http.stream("GET", "/api/jobs/runs/events/stream") as answer:
         assert answer.status_code == 200
@@ -102,7 +102,7 @@ def test_events_stream_returns_streaming_response(app, fake):
 
 
 def test_events_stream_works_without_a_lifespan(app, fake):
-    """A test client that never runs the lifespan, and brings a new loop with each request, is served as well."""
+    """A test client that never runs the lifespan, and uses a new event loop per request, is served too."""
     add_job(fake, "done", "ready")
     http = TestClient(app)
     assert [http.get("/api/jobs/done/events/stream").status_code for _ in range(3)] == [200] * 3

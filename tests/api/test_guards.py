@@ -1,4 +1,4 @@
-"""An application's own guard stands before every endpoint of the hub, on both transports."""
+"""An application's own guard runs before every endpoint of the hub, on both transports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.live import settings, token
 
 
 async def guard(connection: HTTPConnection) -> None:
-    """As somebody would write it: only who knows the word comes in."""
+    """A guard as an application would write it: a request needs a certain header."""
     if connection.headers.get("x-word") != "please":
         raise HTTPException(403, "guarded")
 
@@ -56,7 +56,7 @@ GUARDED = [by_the_application, by_mount, by_the_router, by_a_router_around]
 def test_a_guard_keeps_out_on_every_endpoint(
     redis_server: EmbeddedServer, guarded: Callable[..., FastAPI]
 ) -> None:
-    """A valid token is not enough where the application asks for more."""
+    """A valid token is not enough if the application demands more."""
     app = guarded(settings(redis_url=redis_server.url))
     headers = {"authorization": f"Bearer {token()}"}
     with TestClient(app) as client:
@@ -72,10 +72,10 @@ def test_a_guard_keeps_out_on_every_endpoint(
 
 
 @pytest.mark.parametrize("guarded", GUARDED, ids=lambda made: made.__name__)
-def test_who_passes_the_guard_meets_the_hub(
+def test_a_request_that_passes_the_guard_meets_the_hub(
     redis_server: EmbeddedServer, guarded: Callable[..., FastAPI]
 ) -> None:
-    """The guard adds to the hub's own rule and takes nothing away: an unknown job is 404."""
+    """The hub's own rule holds behind a guard: an unknown job is 404."""
     app = guarded(settings(redis_url=redis_server.url))
     headers = {"authorization": f"Bearer {token()}", "x-word": "please"}
     with TestClient(app) as client:

@@ -1,4 +1,4 @@
-"""The WebSocket endpoints inside the process: httpx-ws on fakeredis, with the two dependencies overridden."""
+"""The WebSocket endpoints inside one process: httpx-ws on fakeredis, with both dependencies overridden."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hub import JobStateMachine, Publisher, Settings, User, create_app, get_redi
 
 @asynccontextmanager
 async def connected(path: str, *, user: str = "user-1") -> AsyncIterator[tuple]:
-    """A socket on `path`, and the Redis behind it, with a job `a` of user-1."""
+    """A socket of `user` on `path`, and a publisher; there is a job `a` of user-1."""
     redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
     await JobStateMachine(redis).create_job("a", user_id="user-1")
     app: FastAPI = create_app(Settings())
@@ -32,7 +32,7 @@ async def connected(path: str, *, user: str = "user-1") -> AsyncIterator[tuple]:
 
 
 async def test_events_come_with_their_ids_and_then_the_end():
-    """The id is first, the end is last, and the socket closes with 1000."""
+    """An event's id is its first field, `end` is the last frame, and the socket closes with 1000."""
     async with connected("/api/jobs/a/events/ws") as (socket, publisher):
         event_id = await publisher.stage_started("a", "code", "Writing")
         await publisher.ready("a")
@@ -49,7 +49,7 @@ async def test_events_come_with_their_ids_and_then_the_end():
     ("path", "user"), [("/api/jobs/nothing/events/ws", "user-1"), ("/api/jobs/a/events/ws", "user-2")]
 )
 async def test_a_stranger_is_answered_404(path, user):
-    """By a denial of the handshake, the same for no job and someone else's."""
+    """The handshake is denied, in the same way for an unknown job and another user's job."""
     with pytest.raises(BaseException) as refused:
         async with connected(path, user=user):
             pass
@@ -61,7 +61,7 @@ async def test_a_stranger_is_answered_404(path, user):
 
 
 async def test_a_dashboard_names_the_job_in_every_frame():
-    """And answers with the client's ref."""
+    """A dashboard's frames name their job, and its answers carry the client's ref."""
     async with connected("/api/events/ws") as (socket, publisher):
         await socket.send_json({"op": "subscribe", "job": "a", "ref": 7})
         answer = await socket.receive_json(timeout=5)

@@ -1,4 +1,4 @@
-"""Pictures of how cost grows, from the results of `run.py --sweep`.
+"""Draws how cost and latency grow, from the results of `run.py --sweep`.
 
     python tests/bench/plot.py sweep.json docs
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no display
+mpl.use("Agg")  # draws without a display
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 MOST = 100_000
-"""Bytes of a picture."""
+"""Most bytes of a picture."""
 
 PICTURES = {
     "viewers": "viewers of one job, 5 events/s",
@@ -28,14 +28,14 @@ PICTURES = {
     "jobs": "jobs, shared by 10,000 viewers",
 }
 
-# The hub stands out; a peer has one colour. SSE is drawn through, WebSocket dashed.
+# Each server has one colour. SSE has a solid line, WebSocket a dashed one.
 COLOURS = {"hub": "#4f46e5", "nginx + nchan": "#0d9488", "node": "#d97706"}
 STYLES = {"sse": "-", "websocket": "--"}
 NAMES = {"sse": "SSE", "websocket": "WebSocket"}
 
 
 def main() -> None:
-    """Draw what is in the file."""
+    """Draw the scenarios that the file has."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     results = json.loads(source.read_text())
     entries = [one for one in results["entries"] if "result" in one]
@@ -85,7 +85,7 @@ def _curves(axes: Axes, entries: list[dict], name: str, factor: float) -> None:
             label=f"{server}, {NAMES[transport]}",
             lw=2 if server == "hub" else 1.2,
         )
-        # a point that lost events is not comparable: crossed out
+        # a point where events were lost cannot be compared: it is crossed out
         missing = [(x, y) for x, y, gone in zip(xs, ys, lost, strict=True) if gone]
         if missing:
             axes.plot(*zip(*missing, strict=True), "x", color=colour, ms=9)

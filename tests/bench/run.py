@@ -1,10 +1,11 @@
-"""The hub and its peers in turn, in one run: server alone on core 0; client, producer and Redis on core 1.
+"""Measures the hub and its peers in turn: the server on core 0; client, producer and Redis on core 1.
 
     python tests/bench/run.py --out results.json               the comparison, as a Markdown table on stdout
     python tests/bench/run.py --out sweep.json --sweep         how cost grows, for tests/bench/plot.py
-    python tests/bench/run.py --out try.json --quick           does everything run? figures mean nothing
+    python tests/bench/run.py --out try.json --quick           only a check that everything runs
 
-Only figures of one run compare. Everything is restarted for every line, so no server pays for what another left behind.
+Only figures of one run can be compared. Everything is restarted for every line of the table, so that no
+server pays for what another one left behind.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from hub.errors import HubError
 
 
 def main() -> int:
-    """Run what was asked for; 1 when the hub lost anything."""
+    """Run the chosen scenarios. Returns 1 if the hub did not deliver every event once."""
     given = _arguments()
     end_as_by_ctrl_c()
-    raise_open_files(40_000)  # a viewer of the naive design is two
+    raise_open_files(40_000)  # in the naive design a viewer needs two
     chosen = [server for server in SERVERS if not given.only or server.name in given.only]
     scenarios = sweeps() if given.sweep else SCENARIOS
     if given.sweep:

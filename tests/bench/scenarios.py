@@ -1,4 +1,4 @@
-"""What is asked of every server, and the sweeps that show how the cost grows."""
+"""The load that every server gets, and the sweeps that show how the cost grows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hub.bench.result import Load
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One load; `x` is what a sweep varies."""
+    """One load. `x` is the value that a sweep varies."""
 
     name: str
     title: str
@@ -25,20 +25,20 @@ SCENARIOS = [
 ]
 
 QUICK = 10
-"""`--quick` divides viewers of the large scenarios and all durations by this much or so; its figures mean nothing."""
+"""`--quick` divides the viewers of large scenarios by this."""
 
 SWEPT = ("hub", "nginx + nchan", "node")
 
 
 def quick(scenario: Scenario) -> Scenario:
-    """The same, small: to see that everything runs."""
+    """Returns a small version of the scenario, to see that everything runs. Its figures mean nothing."""
     load = scenario.load
     viewers = max(load.jobs, min(load.viewers, 500) // 2 if load.viewers <= 500 else load.viewers // QUICK)
     return replace(scenario, load=replace(load, viewers=viewers, duration=2))
 
 
 def sweeps() -> list[Scenario]:
-    """One thing grows, the rest stands still."""
+    """Returns scenarios that vary one value and keep the others."""
     viewers = [
         Scenario("viewers", f"{count:,} viewers, 5 events/s", Load(count, rate=5, duration=8), count)
         for count in (100, 300, 1000, 3000, 7000, 15_000)
@@ -47,7 +47,7 @@ def sweeps() -> list[Scenario]:
         Scenario("rate", f"500 viewers, {rate:,} events/s", Load(500, rate=rate, duration=8), rate)
         for rate in (1, 5, 20, 100, 500, 2000)
     ]
-    # 10,000 viewers get about two events a second each, until the producer's 2,000 events/s are reached
+    # each viewer gets about two events a second, up to the 2,000 events/s that the producer can send
     jobs = [
         Scenario(
             "jobs",

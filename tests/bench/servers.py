@@ -1,4 +1,4 @@
-"""How each server of the comparison is started, watched and fed. All get 200-byte events; none but the hub asks who you are."""
+"""Starts, watches and feeds each server. All get 200-byte events. Only the hub authenticates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOTH = (SSE, WEBSOCKET)
 PREFIX = "bench"
 
 INSTALLED = Path(tempfile.gettempdir()) / "push-hub-bench"
-"""Where npm and pip put what only peers need; never in the repository. Kept, so that the next run starts at once."""
+"""Where npm and pip install what only peers need: outside the repository, kept for the next run."""
 
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 
@@ -37,7 +37,7 @@ Start = Callable[[Load, Transport, Cores], AbstractContextManager[Rig]]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One line of the table. `most` is the number of viewers it can hold without another becoming the subject."""
+    """One line of the table. Above `most` viewers, Redis would be the bottleneck."""
 
     name: str
     transports: tuple[Transport, ...]
@@ -71,7 +71,7 @@ def _hub(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
 
 @contextmanager
 def _portable(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
-    """With uvicorn's own protocols, as in an application that mounts the hub and runs it by plain uvicorn."""
+    """The hub on uvicorn's own protocol classes, as in an application that mounts it."""
     with private_hub(load, transport, cores, program=(str(PORTABLE),)) as rig:
         yield rig
 
@@ -80,7 +80,7 @@ def _portable(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
 def _on_redis(
     command: list[str], environment: Mapping[str, str], load: Load, transport: Transport, cores: Cores
 ) -> Iterator[Rig]:
-    """A peer that subscribes to Redis: `command` plus port and URL."""
+    """Start a peer that subscribes to Redis: `command`, followed by port and URL."""
     with on_core(cores.client):
         redis = EmbeddedServer()
     with redis:
@@ -102,7 +102,7 @@ def _target(port: int, pid: int, load: Load, transport: Transport) -> Target:
 
 def _node(script: str) -> Start:
     def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
-        # 20,000 sockets and their buffers fit; the default would do, but say it: it is not short of memory
+        # the default would be enough for 20,000 sockets; this shows that node is not short of memory
         command = ["node", "--max-old-space-size=4096", str(PEERS / script)]
         return _on_redis(command, {"NODE_PATH": str(_npm())}, load, transport, cores)
 
@@ -132,12 +132,13 @@ def _python(script: str) -> Start:
 @contextmanager
 def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
     nginx = _nginx()
-    assert nginx is not None, "`missing` was asked"
+    assert nginx is not None, "`missing` was called before"
     with tempfile.TemporaryDirectory(prefix="push-hub-nchan-") as directory:
-        # the port is known only to `running`, so a shell writes it into the configuration
+        # Only `running` knows the port, so a shell writes it into the configuration.
         config = (PEERS / "nchan.conf").read_text().replace("{modules}", str(NGINX_MODULES))
         Path(directory, "nchan.conf").write_text(config)
-        line = f"sed s/{{{{port}}}}/{{port}}/ {directory}/nchan.conf > {directory}/nginx.conf && exec {nginx} -p {directory} -c nginx.conf -e stderr"
+        write = f"sed s/{{{{port}}}}/{{port}}/ {directory}/nchan.conf > {directory}/nginx.conf"
+        line = f"{write} && exec {nginx} -p {directory} -c nginx.conf -e stderr"
         with on_core(cores.server):
             server = running(["/bin/sh", "-c", line], {})
         with server as (pid, port):
@@ -153,13 +154,13 @@ SERVERS = [
     Server("Socket.IO", (WEBSOCKET,), _socketio, _no_node),
     Server("queue per viewer", BOTH, _python("queues.py"), _nothing),
     Server("sse-starlette", (SSE,), _python("sse_starlette_app.py"), _nothing),
-    # each viewer is a Redis client: far beyond this, Redis on the other core is what would be measured
+    # each viewer is a Redis client: with many more, Redis on the other core would be the bottleneck
     Server("Pub/Sub per viewer", BOTH, _python("naive.py"), _nothing, most=2000),
 ]
 
 
 def _npm() -> Path:
-    """Installs the node packages, once."""
+    """Install the node packages, once. Returns their directory."""
     modules = INSTALLED / "node_modules"
     if not (modules / "socket.io").exists():
         INSTALLED.mkdir(exist_ok=True)
@@ -170,7 +171,7 @@ def _npm() -> Path:
 
 
 def _pip() -> Path:
-    """Installs sse-starlette, once, beside the FastAPI that all share."""
+    """Install sse-starlette, once; FastAPI is the one that all use. Returns its directory."""
     packages = INSTALLED / "python"
     if not (packages / "sse_starlette").exists():
         words = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(packages), "sse-starlette"]
@@ -179,7 +180,7 @@ def _pip() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """What was compared, for the table's foot."""
+    """Returns the versions of what was compared, for the foot of the table."""
     from importlib.metadata import version
 
     found = {

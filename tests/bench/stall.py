@@ -1,7 +1,10 @@
-"""How long the hub's loop stands still while one job has very many viewers: `python tests/bench/stall.py --viewers 15000`.
+"""Measures how long the hub's event loop is blocked by a job with many viewers.
 
-The hub runs as `push-hub serve` runs it, alone on core 0, with one more timer that wants to fire each millisecond. How late it
-fires, at the worst, is the longest time that any other job, heartbeat or request was kept waiting. Prints one line.
+    python tests/bench/stall.py --viewers 15000
+
+The hub runs as `push-hub serve` runs it, alone on core 0, with an extra timer that is due every millisecond.
+The timer's largest delay is the longest time that any other job, heartbeat or request had to wait. Prints one
+line.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ WORST = "PUSH_HUB_BENCH_STALL"
 
 
 def main() -> int:
-    """Run the benchmark; 1 when anything was lost."""
+    """Run the benchmark. Returns 1 if not every event came once."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,14 +49,14 @@ def main() -> int:
         worst = sorted(map(float, found.read_text().split()), reverse=True)
     tail = ", ".join(f"{late * 1000:.1f}" for late in worst[:5])
     print(
-        f"{given.viewers:,} viewers over {transport.value}, {given.rate:g} events/s: the loop was late by at most {tail} ms; "
-        f"p50 / p99 of a delivery {result.p50:.0f} / {result.p99:.0f} ms"
+        f"{given.viewers:,} viewers over {transport.value}, {given.rate:g} events/s: the loop was late "
+        f"by at most {tail} ms; p50 / p99 of a delivery {result.p50:.0f} / {result.p99:.0f} ms"
     )
     return 0 if result.flawless else 1
 
 
 def serve() -> None:
-    """The hub with the timer. Only ticks in the middle of a fan-out count: joins and farewells are another matter."""
+    """Run the hub with the timer. Only delays during a fan-out count, not those of joins and of the end."""
     import hub.serve.server
     from hub.cli import main as command
 

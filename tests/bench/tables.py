@@ -1,4 +1,4 @@
-"""Results as Markdown: a table per scenario, each server beside the hub of the same transport."""
+"""Results as Markdown: a table per scenario, each server compared with the hub on the same transport."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDLE = ["server", "transport", "memory per viewer", "x hub", "CPU per join", "x 
 
 
 def markdown(entries: list[dict]) -> str:
-    """All scenarios."""
+    """Returns the tables of all scenarios."""
     titles = dict.fromkeys(entry["title"] for entry in entries)
     return "\n\n".join(_section(title, [one for one in entries if one["title"] == title]) for title in titles)
 
@@ -68,7 +68,7 @@ def _row(entry: dict, hub: dict, *, idle: bool) -> list[str]:
 
 
 def _remarks(entry: dict, result: dict) -> str:
-    """What makes a line not comparable."""
+    """Returns the reasons why a line is not comparable, if any."""
     asked = entry["load"]["rate"]
     found = [
         (f"{result['viewers']:,} viewers", not entry["title"].startswith(f"{result['viewers']:,} ")),

@@ -1,4 +1,4 @@
-"""The demo as a person sees it: `push-hub demo` as a process of its own, watched in a real Chromium."""
+"""The demo as a person sees it: a process that runs `push-hub demo`, watched in a real Chromium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHONE = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobil
 
 @asynccontextmanager
 async def demo_page(path: str = "", *, pace: float = 0.3, **context) -> AsyncIterator[Page]:
-    """A page of a demo that has just begun (the browser is started first, which takes longer)."""
+    """A page of a demo that has just started. The slower start of the browser comes first."""
     command = ("-m", "hub", "demo", "--no-browser", "--port", "0", "--pace", str(pace))
     async with (
         chromium() as browser,
@@ -36,12 +36,12 @@ async def rows(page: Page, via: str) -> list[tuple[str, dict]]:
 
 
 async def sideways(page: Page) -> int:
-    """How many pixels the page is wider than the window."""
+    """Returns by how many pixels the page is wider than the window."""
     return await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 async def test_both_transports_show_one_build_through_a_cut_to_its_end():
-    """Stages arrive over SSE and WebSocket; the connection is cut; both resume without a hole; the build ends."""
+    """After the connections are cut, both transports resume without a hole, and the build ends on both."""
     async with demo_page() as page:
         await page.uncheck("#follow")
         for kind in PANELS:
@@ -72,7 +72,7 @@ async def test_both_transports_show_one_build_through_a_cut_to_its_end():
 
 
 async def test_the_page_shows_what_the_events_say():
-    """Stages with their state, pictures that load, documentation section by section, and the status at the top."""
+    """It shows stages with their state, pictures that load, sections of documentation, and the status."""
     async with demo_page(pace=0.1) as page:
         await page.uncheck("#follow")
         for kind in PANELS:
@@ -92,7 +92,7 @@ async def test_the_page_shows_what_the_events_say():
 
 
 async def test_the_page_fits_a_phone():
-    """Nothing is wider than the window, from the first event to the last."""
+    """The page is never wider than the window, from the first event to the last."""
     async with demo_page(pace=0.1, **PHONE) as page:
         await page.uncheck("#follow")
         await page.wait_for_selector("#ws-panel .stage")
@@ -102,14 +102,14 @@ async def test_the_page_fits_a_phone():
 
 
 async def test_the_dashboard_fits_a_phone():
-    """Nor on the page with all builds."""
+    """The dashboard is not wider than the window either."""
     async with demo_page("/dashboard", pace=0.1, **PHONE) as page:
         await page.wait_for_selector(".card .thumb img")
         assert await sideways(page) <= 0
 
 
 async def test_the_dashboard_shows_three_builds_on_one_socket():
-    """Three live cards on one WebSocket; each can be left and joined by a click, and misses nothing."""
+    """One WebSocket feeds three cards. A click unsubscribes or subscribes a card, and no event is missed."""
     async with demo_page("/dashboard", pace=0.3) as page:
         socket = await heard(page)
         await page.wait_for_selector("#socket[data-state=live]")
@@ -138,7 +138,7 @@ async def test_the_dashboard_shows_three_builds_on_one_socket():
 
 
 async def heard(page: Page) -> list[dict]:
-    """What the page's next WebSocket brings, as it comes: reload, and listen."""
+    """Reload the page. Returns the list that its WebSocket's frames are added to as they come."""
     frames: list[dict] = []
 
     def listen(socket) -> None:
@@ -150,14 +150,14 @@ async def heard(page: Page) -> list[dict]:
 
 
 async def said(frames: list[dict], page: Page, kind: str) -> dict:
-    """The first frame of this type."""
+    """Wait for the first frame of this type."""
     while not (found := [frame for frame in frames if frame["type"] == kind]):
         await page.wait_for_timeout(20)
     return found[0]
 
 
 async def more(frames: list[dict], page: Page, since: int, number: int) -> AsyncIterator[dict]:
-    """The next `number` events."""
+    """Wait for the next `number` events after the first `since` frames."""
     while len([frame for frame in frames[since:] if "id" in frame]) < number:
         await page.wait_for_timeout(20)
     for frame in frames[since:]:

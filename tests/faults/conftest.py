@@ -1,4 +1,4 @@
-"""Real processes for each scenario, ended by process id whatever happens."""
+"""Real processes for each scenario. They are ended by process id, whatever happens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.rig.process import Hub, Process, RedisProcess
 
 @pytest.fixture
 def processes() -> Iterator[list[Process]]:
-    """What a test starts, ended in reverse; afterwards no hub may have logged a traceback."""
+    """Ends what a test has started, in reverse. Fails if a hub has logged a traceback."""
     started: list[Process] = []
     yield started
     said = [process.said for process in started if isinstance(process, Hub)]
@@ -23,7 +23,7 @@ def processes() -> Iterator[list[Process]]:
 
 @pytest.fixture
 def start_redis(processes: list[Process]) -> Callable[..., RedisProcess]:
-    """Start a Redis: `start_redis(durable=True)`."""
+    """Starts a Redis: `start_redis(durable=True)`."""
 
     def start(*options: str, **more) -> RedisProcess:
         server = RedisProcess(*options, **more)
@@ -35,7 +35,7 @@ def start_redis(processes: list[Process]) -> Callable[..., RedisProcess]:
 
 @pytest.fixture
 def start_hub(processes: list[Process]) -> Callable[..., Hub]:
-    """Start a hub: `start_hub(redis.url, drain=2)`."""
+    """Starts a hub: `start_hub(redis.url, drain=2)`."""
 
     def start(url: str, **settings) -> Hub:
         hub = Hub(url, **settings)

@@ -1,4 +1,4 @@
-"""Whoever was there has left nothing behind: joins and leaves by the thousand, and cancelled at every await there is."""
+"""Viewers leave nothing behind: thousands join and leave, or are cancelled at any await."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rude_company():
 
 
 async def visit(hub: Hub, job: str, rng: random.Random) -> None:
-    """Come in one of all ways, stay for a moment or not even that, and leave in one of all ways."""
+    """Join in a random way, stay for a moment or less, and leave in a random way."""
     kind = rng.choice(["sse", "sse", "websocket", "websocket", "dashboard", "page"])
     rude = await Rude(hub.port).connect()
     with contextlib.suppress(ConnectionError, AssertionError):
@@ -60,7 +60,7 @@ async def visit(hub: Hub, job: str, rng: random.Random) -> None:
 
 
 async def many_visits(hub: Hub, jobs: list[str], count: int, rng: random.Random) -> None:
-    """`count` of them, fifty at a time."""
+    """Let `count` visitors come and go, fifty at a time."""
     left = itertools.count()
 
     async def visitor() -> None:
@@ -71,14 +71,14 @@ async def many_visits(hub: Hub, jobs: list[str], count: int, rng: random.Random)
 
 
 async def emptied(hub: Hub) -> None:
-    """Return when the last visitor is gone, as far as the hub and the kernel are concerned."""
+    """Wait until neither the hub nor the kernel has a visitor left."""
     await until(lambda: hub.metric("viewers") == 0 and hub.metric("jobs") == 0, "nobody is left", timeout=45)
     await until(lambda: held(hub.port) == 0, "no socket is left")
 
 
 @WIRES
 async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_redis, start_hub, wire):
-    """Tasks, files, subscriptions and memory are back where they were. (A few thousand, in the usual run.)"""
+    """Tasks, files, subscriptions and memory are as before. (A few thousand joins in the usual run.)"""
     redis = start_redis()
     more = {"telling_portable": 1} if wire == "portable" else {}
     hub = start_hub(redis.url, program=TELLING, linger=0.1, send_timeout=2, window_events=50, **more)
@@ -86,11 +86,11 @@ async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_re
     count = number(2000, 100_000)
     async with Worker(
         redis.url, kept=50
-    ) as worker:  # or what there is to know would grow, and memory with it
+    ) as worker:  # else the number of events to remember would grow, and memory with it
         jobs = [await worker.job(f"j{place}") for place in range(20)]
         names = [job.job for job in jobs]
         for job in jobs[:3]:
-            await worker.end(job)  # whoever comes is told so and sent away
+            await worker.end(job)  # a visitor is told that the job has ended
         working = asyncio.create_task(work(worker, jobs[3:]))
         try:
             await many_visits(hub, [*names, "nobody's"], 1000, rng)
@@ -106,13 +106,13 @@ async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_re
     assert tasks_now == base[1]
     assert files <= base[2] + 50, "the hub's connections to Redis are at most fifty"
     assert redis.command_now("PUBSUB", "CHANNELS") == [b"push-hub:control"]
-    # Requests of uvicorn's own protocols wait for the garbage collector, which is slow.
+    # Requests of uvicorn's own protocols are freed by the garbage collector, which takes long.
     most = 40 * MIB if wire == "portable" else 10 * MIB
     assert memory - base[0] < most, f"{(memory - base[0]) / count:.0f} bytes a visit"
 
 
 async def work(worker: Worker, jobs: list[Published]) -> None:
-    """Something is always going on in all of them."""
+    """Keeps publishing in all jobs."""
     for n in itertools.count():
         for job in jobs:
             if worker.over:
@@ -125,7 +125,7 @@ async def work(worker: Worker, jobs: list[Published]) -> None:
 
 
 class Server:
-    """What stands below an application: it has sent one request, and keeps what is answered."""
+    """The ASGI side below an application: sends one request and keeps the answer."""
 
     def __init__(self, path: str, words: str = "") -> None:
         is_websocket = path.endswith("/ws")
@@ -173,7 +173,7 @@ REQUESTS: dict[str, Callable[[str], Server]] = {
 
 @contextlib.asynccontextmanager
 async def somebody_else(live: Live, job: str) -> AsyncIterator[None]:
-    """Comes at the same time, and sees the events that follow the block."""
+    """A viewer that joins at the same time, and must get the events published after the block."""
     stays = Server(path_of(job, "sse"))
     staying = stays.start(live)
     yield
@@ -185,13 +185,15 @@ async def somebody_else(live: Live, job: str) -> AsyncIterator[None]:
 
 
 TURNS = 200
-"""Of the loop, in each of which a visitor is cancelled once; most of them wait for Redis. A last one is let in whole."""
+"""Of the loop, in each of which a visitor is cancelled once; most of them wait for Redis. A last one is let
+in whole.
+"""
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "in company"])
 async def test_who_is_cancelled_at_any_await_leaves_nothing_behind(real_redis, kind, alone):
-    """Nor does it take anything from who has just asked for the same. It is cancelled one turn of the loop later each time."""
+    """Nor does it disturb another that asks for the same job. Each is cancelled one turn later."""
     async with live_hub(real_redis, linger=0) as live:
         await live.until(lambda: live.hub.broker.subscriber.connected)
         before = asyncio.all_tasks()

@@ -1,4 +1,4 @@
-"""The hub's own process: it is asked to go, is killed, stands still, and its streams grow old (faults.md, rows 30 to 32)."""
+"""The hub's process gets SIGTERM, is killed or frozen, and its streams grow old (rows 30 to 32)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.support.keys import log_of, meta_of
 WIRES = pytest.mark.parametrize("portable", [False, True], ids=["fast", "portable"])
 
 WIRES_IN_TIME = pytest.mark.parametrize("portable", [False, *[True] * LONG])
-"""Where the wires differ little the portable one waits for the long set."""
+"""Where the wires differ little, the portable one is in the long set only."""
 
 EXIT = 2.0
-"""Seconds after the drain window in which a hub has to be gone."""
+"""Seconds after the drain window within which the hub must have ended."""
 
 SLACK = 1.0
 """Half of that: the machine is shared."""
@@ -42,7 +42,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 def watch_in_turn(crowd: Crowd, jobs, *hubs, each: int) -> None:
-    """`each` viewers per transport on each job, at the first hub until it sends them away, then at the next."""
+    """`each` viewers per transport on each job, at the first hub until it drains them, then at the next."""
     for job in jobs:
         for transport in ("sse", "websocket"):
             for n in range(each):
@@ -61,12 +61,12 @@ def spread(times: list[float], window: float) -> None:
 
 
 def moved(hub) -> list[int]:
-    """How many viewers were moved, as the log says at each end of the process."""
+    """Returns the numbers of drained viewers that the log gives at each end of a process."""
     return [int(count) for count in re.findall(r"(\d+) viewers moved away in", hub.said)]
 
 
 def workers(hub) -> list[int]:
-    """The process ids of its workers."""
+    """Returns the process ids of its workers."""
     return [int(pid) for pid in Path(f"/proc/{hub.pid}/task/{hub.pid}/children").read_text().split()]
 
 
@@ -75,7 +75,7 @@ def workers(hub) -> list[int]:
 
 @WIRES
 async def test_a_drain_moves_everybody_over_its_window_and_loses_no_event(start_redis, start_hub, portable):
-    """Red at once, nobody new, each viewer told once when to come back, gone in time; the next hub has every event."""
+    """Not ready at once, no new viewers, one `reconnect` per viewer, a timely exit; no event is lost."""
     window, each = seconds(3, 20), number(50, 625)
     redis = start_redis()
     old, new = [start_hub(redis.url, drain=window, portable=portable) for _ in range(2)]
@@ -122,7 +122,7 @@ def assert_advice(crowd: Crowd, told: list[Told]) -> None:
 
 @WIRES_IN_TIME
 async def test_a_drain_moves_a_dashboard_as_a_whole(start_redis, start_hub, portable):
-    """One socket, many jobs: one `reconnect` and one close 1012, and every job goes on at the next hub."""
+    """It gets one `reconnect` and one close 1012, and all its jobs resume at the next hub."""
     redis = start_redis()
     old, new = [start_hub(redis.url, drain=1, portable=portable) for _ in range(2)]
     async with Worker(redis.url) as worker:
@@ -142,7 +142,7 @@ async def test_a_drain_moves_a_dashboard_as_a_whole(start_redis, start_hub, port
 
 @WIRES
 async def test_viewers_that_do_not_read_do_not_hold_up_the_exit(start_redis, start_hub, portable):
-    """Blocked sockets of every kind are cut off at the end of the window, and nothing is logged as a crash."""
+    """Blocked sockets of every kind are aborted at the end of the window, and no crash is logged."""
     redis = start_redis()
     hub = start_hub(redis.url, drain=1, portable=portable, send_timeout=60)
     crowd = Crowd()
@@ -164,7 +164,7 @@ async def test_viewers_that_do_not_read_do_not_hold_up_the_exit(start_redis, sta
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_an_idle_hub_ends_within_a_second(start_redis, start_hub, workers):
-    """Nobody to move, so no window; a connection that is kept open does not count."""
+    """There is nobody to drain, so no window; an idle kept-alive connection does not count."""
     redis = start_redis()
     hub = start_hub(redis.url, drain=30, workers=workers)
     kept = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=5)
@@ -176,7 +176,7 @@ async def test_an_idle_hub_ends_within_a_second(start_redis, start_hub, workers)
 
 @WIRES
 async def test_a_second_signal_ends_it_at_once(start_redis, start_hub, portable):
-    """Who was not moved yet finds the connection gone, and resumes."""
+    """Viewers that are not drained yet lose their connection, and resume."""
     redis = start_redis()
     old, new = start_hub(redis.url, drain=120, portable=portable), start_hub(redis.url)
     crowd = Crowd()
@@ -194,7 +194,7 @@ async def test_a_second_signal_ends_it_at_once(start_redis, start_hub, portable)
 
 @WIRES_IN_TIME
 async def test_a_job_that_ends_during_the_drain_ends_for_its_viewers(start_redis, start_hub, portable):
-    """Whoever is still there gets the end and not a journey to the next hub; who was moved gets it there."""
+    """Viewers that are still there get the end here; those already drained get it from the next hub."""
     redis = start_redis()
     old, new = [start_hub(redis.url, drain=3, portable=portable) for _ in range(2)]
     crowd = Crowd()
@@ -216,7 +216,7 @@ async def test_a_job_that_ends_during_the_drain_ends_for_its_viewers(start_redis
 
 
 async def test_a_drain_with_several_workers_lets_nobody_wait_at_the_door(start_redis, start_hub):
-    """No worker takes new connections, so the kernel must not either: who comes is refused, and goes elsewhere."""
+    """No worker accepts any more, so the kernel must refuse new connections, and clients go elsewhere."""
     redis = start_redis()
     old, new = start_hub(redis.url, drain=1.5, workers=3), start_hub(redis.url)
     crowd = Crowd()
@@ -242,7 +242,7 @@ def refuses(hub) -> bool:
 
 
 async def test_a_rolling_deploy_of_three_hubs_is_not_seen_by_viewers(start_redis, start_hub):
-    """One after the other goes and comes back, under load: everything, in order, once, and no notice."""
+    """Each hub restarts in turn under load: viewers get everything in order and once, and no notice."""
     rng = random.Random(31)
     redis = start_redis()
     hubs = [start_hub(redis.url, drain=seconds(1, 10), portable=n == 2) for n in range(3)]
@@ -266,7 +266,7 @@ async def test_a_rolling_deploy_of_three_hubs_is_not_seen_by_viewers(start_redis
 
 @WIRES_IN_TIME
 async def test_viewers_survive_the_death_of_their_hub(start_redis, start_hub, portable):
-    """kill -9: no goodbye at all; everybody resumes at the other hub."""
+    """After kill -9 there is no goodbye; every viewer resumes at the other hub."""
     redis = start_redis()
     old, new = [start_hub(redis.url, portable=portable) for _ in range(2)]
     crowd = Crowd()
@@ -286,7 +286,7 @@ async def test_viewers_survive_the_death_of_their_hub(start_redis, start_hub, po
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_its_viewers_resume(start_redis, start_hub):
-    """kill -9 of one of three: the others' viewers notice nothing, its own come back to the same port."""
+    """kill -9 of one of three: its viewers reconnect to the same port, the others' notice nothing."""
     redis = start_redis()
     hub = start_hub(redis.url, workers=3)
     crowd = Crowd()
@@ -320,7 +320,7 @@ def signal_to(pid: int, number: int) -> None:
 
 @WIRES_IN_TIME
 async def test_a_frozen_hub_goes_on_where_it_stood(start_redis, start_hub, portable):
-    """Events published meanwhile arrive, heartbeats go on, and the stall is logged and counted."""
+    """Events published meanwhile arrive, heartbeats continue, and the stall is logged and counted."""
     redis = start_redis()
     hub = start_hub(redis.url, heartbeat=1, portable=portable)
     crowd = Crowd()
@@ -347,7 +347,7 @@ async def test_a_frozen_hub_goes_on_where_it_stood(start_redis, start_hub, porta
 
 @pytest.mark.parametrize("clock", ["python", *["faketime"] * LONG])
 async def test_a_wall_clock_that_jumps_moves_no_timer(start_redis, start_hub, tmp_path, monkeypatch, clock):
-    """An hour forth, two back: heartbeats and position checks keep their pace, nobody is sent away or declared lost."""
+    """An hour forward, two back: timers keep their pace, no viewer is moved, no worker is declared lost."""
     if clock == "faketime" and not FAKETIME.exists():
         pytest.skip("libfaketime is not installed; the other case turns Python's own clock")
     offset = tmp_path / "offset"
@@ -385,7 +385,7 @@ async def test_a_wall_clock_that_jumps_moves_no_timer(start_redis, start_hub, tm
 
 
 def logged_clock(hub) -> float:
-    """How many seconds the clock of the hub's log is ahead of ours."""
+    """Returns by how many seconds the clock of the hub's log is ahead of ours."""
     hub.get("/healthz")
     stamp = re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),", hub.said, re.MULTILINE)[-1]
     return (datetime.fromisoformat(stamp).astimezone() - datetime.now(UTC)).total_seconds()
@@ -419,7 +419,7 @@ def publish_silently(redis, job, fields: dict) -> None:
 
 @WIRES
 async def test_streams_end_by_age_and_resume(start_redis, start_hub, portable):
-    """Between 80 and 100 % of the age, each at its own time, with the reason; viewers see everything; each is counted."""
+    """Each at its own time, at 80 to 100 % of the age, with that reason; counted, and no event is lost."""
     age = seconds(1, 4)
     redis = start_redis()
     hub = start_hub(redis.url, stream_age=age, heartbeat=1, portable=portable)
@@ -458,7 +458,7 @@ async def test_streams_end_by_age_and_resume(start_redis, start_hub, portable):
 
 @pytest.mark.parametrize("portable", [False, True], ids=["fast", "portable"])
 async def test_who_waits_for_redis_while_the_hub_ends_is_sent_on(start_redis, start_hub, portable):
-    """Redis is frozen, viewers wait at the door, SIGTERM: a `reconnect` for each, never a 500, which ends an EventSource."""
+    """Viewers that wait for a frozen Redis get a `reconnect`; a 500 would stop an EventSource."""
     redis = start_redis()
     hub = start_hub(redis.url, drain=5, portable=portable)
     async with Worker(redis.url) as worker:

@@ -1,4 +1,4 @@
-"""Workers repeat themselves, race, send nonsense, end a job twice, or die: one order, one number each, one end."""
+"""Workers repeat, race, send nonsense, end a job twice, or die: one order, one number each, one end."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from tests.support.viewer import Seen, strict_json, view
 Emit = Callable[[str, int], Awaitable[EventId | None]]
 
 LEASE = 1.0
-"""Seconds: the shortest there is."""
+"""Seconds: the shortest lease that is allowed."""
 
 
 # --- numbered once
 
 
 def _impatient(url: str) -> redis.asyncio.Redis:
-    """A client that repeats what was not answered within half a second."""
+    """A client that repeats a command that is not answered within half a second."""
     retry = AsyncRetry(ConstantBackoff(0.05), 20)
     return redis.asyncio.Redis.from_url(url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=retry)
 
@@ -86,7 +86,7 @@ async def _repeat(server, hub, *, blocking: bool) -> None:
         publishing = asyncio.ensure_future(emit(job.job, 2))
         connections = proxy.connections
         await until(lambda: proxy.connections > connections, "it gives up, and tries again")
-        server.thaw()  # whatever waited there is executed now
+        server.thaw()  # it executes the waiting commands now
         ids.append(await publishing)
         job.acknowledged.update(zip(ids, bodies, strict=True))
         await scene.end()
@@ -96,7 +96,7 @@ async def _repeat(server, hub, *, blocking: bool) -> None:
 
 
 async def test_an_event_whose_answer_was_lost_is_numbered_once(start_redis, start_hub):
-    """The client library repeats the write; the publisher gets the first id, and viewers one event. Async and blocking."""
+    """The client library repeats the write: the publisher gets the first id, and viewers get one event."""
     server = start_redis()
     hub = start_hub(server.url)
     for blocking in (False, True):
@@ -108,7 +108,7 @@ def _length(server, published: Published) -> int:
 
 
 async def test_several_workers_publish_in_one_order_the_logs(start_redis, start_hub):
-    """Eight at once on one job, watched through two hubs: everybody sees the log, and each worker's events in its order."""
+    """Eight publish at once: every viewer of two hubs sees the log's order, and each worker's order in it."""
     server = start_redis()
     hubs = [start_hub(server.url) for _ in range(2)]
     async with watched(hubs, server.url, each=4) as scene:
@@ -156,7 +156,7 @@ MESSAGES = {
 
 
 def _as_seen(message: bytes, transport: str) -> tuple[str, dict]:
-    """Name and fields of what a viewer should see."""
+    """Returns the name and fields that a viewer must see."""
     text = message.decode("utf-8", "replace")
     try:
         fields = None if message == MESSAGES["deep"] else strict_json(text)
@@ -200,7 +200,7 @@ async def _talk_nonsense(hub, worker: Worker, transport: str, *, with_log: bool)
 
 
 async def test_nonsense_is_passed_on_as_it_is_and_the_next_event_flows(start_redis, start_hub):
-    """By a bare PUBLISH, into jobs with a log and without, each followed by a good event; what is too large is a gap."""
+    """By a bare PUBLISH, into jobs with and without a log; what is too large becomes a gap."""
     server = start_redis()
     hub = start_hub(server.url)
     async with Worker(server.url) as worker:
@@ -243,7 +243,7 @@ INVALID: dict[str, Callable[[], tuple[str, dict]]] = {
 
 
 async def test_our_own_publisher_refuses_what_cannot_travel_and_the_next_event_flows(start_redis, start_hub):
-    """InvalidEvent and EventTooLarge for whoever made it, nothing for viewers; also from a publisher that is not strict."""
+    """The publisher raises InvalidEvent or EventTooLarge, also when it is not strict; viewers get nothing."""
     server = start_redis()
     hub = start_hub(server.url)
     async with watched(hub, server.url) as scene:
@@ -313,7 +313,7 @@ async def test_whatever_is_published_is_read_back_the_same(start_redis, start_hu
 
 
 async def test_a_job_ends_once_however_many_end_it(start_redis, start_hub):
-    """Ten workers at once, `ready` and `failed`: one wins, the others are told, and nothing follows for anybody."""
+    """Of ten workers that send `ready` or `failed` at once one wins, and nothing follows its event."""
     server = start_redis()
     hubs = [start_hub(server.url) for _ in range(2)]
     async with watched(hubs, server.url, each=3) as scene:
@@ -351,7 +351,7 @@ def _end(job: str, status: str) -> str:
 async def test_nothing_follows_the_terminal_of_a_producer_that_does_not_stop(
     start_redis, start_hub, transport
 ):
-    """A job without a log: terminal twice and events after it, in one go."""
+    """A job without a log gets a second terminal and more events in one go: viewers get only the first."""
     server = start_redis()
     hub = start_hub(server.url)
     end = {"type": "build.stage.started", "status": "failed"}
@@ -373,7 +373,7 @@ def _lease(server, job: str) -> int:
 
 
 async def _holder(processes: list[Process], server, job: str, ttl: float = LEASE) -> Process:
-    """A worker in a process of its own that has the job's lease."""
+    """Starts a worker process that holds the job's lease."""
     module = "tests.faults.rig.leaseholder"
     holder = Process([sys.executable, "-m", module, server.url, job, str(ttl)])
     processes.append(holder)
@@ -382,7 +382,7 @@ async def _holder(processes: list[Process], server, job: str, ttl: float = LEASE
 
 
 def _lost(published: Published) -> str:
-    """What stands for a worker that died; the judge is told that it may come."""
+    """The event that ends a lost worker's job. The judge is told to expect it."""
     _, args = Publication().prepare_lost(JobId(published.job))
     body = str(args[0])
     published.tried.add(body)
@@ -391,7 +391,7 @@ def _lost(published: Published) -> str:
 
 
 async def _ended_by_the_hub(server, scene: Scene, expected: str) -> None:
-    """Every viewer got the one event, and the log has it once, as the last."""
+    """Fails unless every viewer got the one event and the log ends with it."""
     verdicts = await scene.crowd.finish(15)
     rows = server.command_now("XRANGE", log_of(scene.job.job), "-", "+")
     bodies = [values[b"data"].decode() for _, values in rows]
@@ -402,7 +402,7 @@ async def _ended_by_the_hub(server, scene: Scene, expected: str) -> None:
 
 
 async def test_a_worker_that_dies_with_a_lease_ends_its_job_once(start_redis, start_hub, processes):
-    """kill -9, watched through three hubs: one `failed` with reason producer_lost, for everybody the same."""
+    """kill -9, watched through three hubs: all viewers get the same single `failed` with producer_lost."""
     server = start_redis()
     hubs = [start_hub(server.url, position_check=0.5) for _ in range(3)]
     async with watched(hubs, server.url, each=4) as scene:
@@ -417,7 +417,7 @@ async def test_a_worker_that_dies_with_a_lease_ends_its_job_once(start_redis, st
 async def test_a_lease_that_lapses_while_the_hub_is_frozen_ends_the_job_afterwards(
     start_redis, start_hub, processes
 ):
-    """The only hub sleeps through it."""
+    """The only hub is frozen while the lease lapses, and ends the job when it is thawed."""
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
     async with watched(hub, server.url) as scene:
@@ -434,7 +434,7 @@ async def test_a_lease_that_lapses_while_the_hub_is_frozen_ends_the_job_afterwar
 async def test_a_lease_that_is_renewed_holds_and_one_that_is_given_back_is_gone(
     start_redis, start_hub, processes
 ):
-    """A worker that lives longer than its lease's time, leaves in order, and ends its job later."""
+    """A worker outlives its lease's time, gives the lease back at its exit, and ends its job later."""
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
     async with watched(hub, server.url) as scene:
@@ -446,7 +446,7 @@ async def test_a_lease_that_is_renewed_holds_and_one_that_is_given_back_is_gone(
         holder.terminate()
         assert await holder.wait(5) == 0
         assert not _lease(server, scene.job.job)
-        await asyncio.sleep(LEASE + 0.7)  # what it would have taken to lapse, and to be noticed
+        await asyncio.sleep(LEASE + 0.7)  # longer than a lapse and its detection take
         await scene.publish(5)
         await scene.end()
         verdicts = await scene.crowd.finish(10)
@@ -477,7 +477,7 @@ async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_
 
 
 async def test_an_outage_shorter_than_the_lease_does_not_end_a_living_workers_job(start_redis, start_hub):
-    """Redis is gone just after a renewal and back before the lease's end, while the worker tries to renew it."""
+    """Redis goes away after a renewal and is back before the lease ends; the worker retries meanwhile."""
     server = start_redis(durable=True)
     hub = start_hub(server.url, position_check=0.5)
     ttl = 4.5
@@ -493,7 +493,7 @@ async def test_an_outage_shorter_than_the_lease_does_not_end_a_living_workers_jo
             began = time.monotonic()
             server.kill()
             await disconnected(hub)
-            await asyncio.sleep(began + ttl * 0.8 - time.monotonic())  # the fault's length
+            await asyncio.sleep(began + ttl * 0.8 - time.monotonic())  # as long as the fault lasts
             await asyncio.to_thread(server.start)
             await connected(hub)
             await asyncio.sleep(began + ttl * 1.5 - time.monotonic())  # long enough to have lapsed

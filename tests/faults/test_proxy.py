@@ -1,4 +1,4 @@
-"""A real nginx between viewers and hubs, standing in for any load balancer (faults.md, row 35)."""
+"""A real nginx between viewers and hubs, in place of any load balancer (row 35)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tests.faults.rig.watcher import Crowd
 from tests.support.live import token
 
 READ_TIMEOUT = 2
-"""Seconds of silence after which nginx closes; a hub here beats twice a second, as one does every 15 s behind 60."""
+"""Seconds of silence after which nginx closes; a hub here beats twice a second, as one does every 15 s behind
+60.
+"""
 
 pytestmark = pytest.mark.skipif(not Path(BINARY).exists(), reason="there is no nginx")
 
@@ -35,7 +37,7 @@ def start_nginx(processes):
 
 
 async def test_the_first_bytes_and_each_event_pass_at_once(start_redis, start_hub, start_nginx):
-    """Nothing is held back for more: the head and the position before any event, and then one event at a time."""
+    """nginx buffers nothing: the head and the position come before any event, then one event at a time."""
     redis = start_redis()
     nginx = start_nginx(start_hub(redis.url))
     async with Worker(redis.url) as worker, asyncio.timeout(20):
@@ -55,7 +57,7 @@ async def test_the_first_bytes_and_each_event_pass_at_once(start_redis, start_hu
 
 @pytest.mark.parametrize("portable", [False, *[True] * LONG])
 async def test_silent_streams_outlive_the_proxys_patience(start_redis, start_hub, start_nginx, portable):
-    """Nothing is published for longer than nginx waits: heartbeats keep every transport alive, on one connection."""
+    """Nothing is published for longer than nginx waits: heartbeats keep each stream on one connection."""
     redis = start_redis()
     nginx = start_nginx(start_hub(redis.url, heartbeat=0.5, portable=portable))
     crowd = Crowd()
@@ -78,7 +80,7 @@ async def test_silent_streams_outlive_the_proxys_patience(start_redis, start_hub
 
 
 async def test_a_rolling_deploy_behind_the_proxy_is_not_seen_by_viewers(start_redis, start_hub, start_nginx):
-    """Two hubs behind one address, terminated and started again in turn: nginx goes to the other one, nobody misses a thing."""
+    """Two hubs behind one address restart in turn: nginx uses the other one, and no event is lost."""
     window = seconds(1, 20)
     redis = start_redis()
     hubs = [start_hub(redis.url, drain=window, heartbeat=0.5) for _ in range(2)]
@@ -102,7 +104,7 @@ async def test_a_rolling_deploy_behind_the_proxy_is_not_seen_by_viewers(start_re
 
 
 async def test_the_death_of_a_hub_behind_the_proxy_is_survived(start_redis, start_hub, start_nginx):
-    """kill -9: its viewers come back to the same address and are served by the other hub."""
+    """After kill -9 its viewers reconnect to the same address, and the other hub serves them."""
     redis = start_redis()
     hubs = [start_hub(redis.url, heartbeat=0.5) for _ in range(2)]
     nginx = start_nginx(*hubs)

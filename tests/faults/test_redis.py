@@ -1,4 +1,4 @@
-"""Redis dies, freezes, forgets, fills up, slows down and locks us out: every viewer gets everything, or is told what is missing."""
+"""Redis dies, freezes, loses data, is full, slow or closed to us: viewers get all, or hear of a loss."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.support.keys import log_of, meta_of
 from tests.support.live import USER
 
 REPAIR = 1.5
-"""Seconds in which a gap is filled once the hub is connected again: one is promised."""
+"""Seconds within which a gap is filled after the hub has reconnected; one is promised."""
 
 
 # --- it goes away
 
 
 async def test_a_redis_that_returns_with_its_data_is_healed(start_redis, start_hub):
-    """Killed while events are published and restarted: everything arrives, and no viewer is told anything."""
+    """It is killed during publishing and restarted: everything arrives, and no viewer gets a notice."""
     server = start_redis(durable=True)
     hub = start_hub(server.url)
     async with watched(hub, server.url, jobs=2, each=2) as scene:
@@ -60,7 +60,7 @@ async def test_a_redis_that_returns_with_its_data_is_healed(start_redis, start_h
 
 
 async def test_a_frozen_redis_is_noticed_and_healed(start_redis, start_hub):
-    """Nothing but silence: noticed within 8 s, streams and heartbeats stay, new viewers are to come back, nothing is lost."""
+    """Within 8 s; streams and heartbeats go on, new viewers are told to retry, no event is lost."""
     server = start_redis()
     hub = start_hub(server.url, heartbeat=0.5)
     async with watched(hub, server.url, each=2) as scene:
@@ -88,7 +88,7 @@ async def test_a_frozen_redis_is_noticed_and_healed(start_redis, start_hub):
 
 
 async def test_subscriptions_that_are_killed_again_and_again_lose_nothing(start_redis, start_hub):
-    """CLIENT KILL every 200 ms while events are published: no gap, no resync, everything once."""
+    """CLIENT KILL every 200 ms during publishing: no gap, no resync, each event once."""
     server = start_redis()
     hub = start_hub(server.url)
     length = seconds(3, 60)
@@ -109,7 +109,7 @@ async def test_subscriptions_that_are_killed_again_and_again_lose_nothing(start_
 
 
 class Timed(Watcher):
-    """Notes when its last event came."""
+    """A viewer that notes when its last event came."""
 
     arrived = 0.0
 
@@ -119,7 +119,7 @@ class Timed(Watcher):
 
 
 async def test_a_thousand_watched_jobs_are_repaired_within_a_second(start_redis, start_hub):
-    """Each of them missed an event while the subscription was down."""
+    """Each of them has missed an event while the subscription was down."""
     server = start_redis()
     hub = start_hub(server.url, max_viewers_per_user=2000)
     async with Worker(server.url) as worker:
@@ -132,7 +132,7 @@ async def test_a_thousand_watched_jobs_are_repaired_within_a_second(start_redis,
             async with asyncio.timeout(60):
                 for watcher in watchers:
                     await watcher.connected.wait()
-            hub.freeze()  # so that all thousand are published while nobody listens
+            hub.freeze()  # so that all thousand are published while the hub does not read
             server.command_now("CLIENT", "KILL", "TYPE", "pubsub")
             for job in jobs:
                 await worker.emit(job, n=0)
@@ -155,7 +155,7 @@ def _listens(server) -> bool:
 
 
 async def test_a_subscriber_that_is_cut_for_being_slow_is_repaired_from_the_log(start_redis, start_hub):
-    """Redis drops who does not read what it is sent, without an exception: healed, and counted."""
+    """Redis drops a subscriber that does not read, without an error: the hub heals the hole and counts it."""
     server = start_redis("--client-output-buffer-limit", "pubsub 1mb 1mb 1")
     hub = start_hub(server.url)
     async with watched(hub, server.url, each=2) as scene:
@@ -193,7 +193,7 @@ def _delete_log(server, job) -> None:
 async def test_a_log_that_is_lost_is_answered_by_a_resync_and_what_follows_arrives(
     start_redis, start_hub, forget
 ):
-    """Within a position check, or with the next event where nothing else shows it; never a silent hang."""
+    """Within a position check, or with the next event if nothing else shows the loss; no viewer hangs."""
     server = start_redis()
     hub = start_hub(server.url, position_check=1)
     async with watched(hub, server.url, each=2) as scene:
@@ -215,7 +215,7 @@ async def test_a_log_that_is_lost_is_answered_by_a_resync_and_what_follows_arriv
 
 
 async def test_a_redis_that_returns_without_its_last_writes_is_answered_by_a_resync(start_redis, start_hub):
-    """Restarted from an older snapshot, as after a failover to a replica that lagged: the same ids, other events."""
+    """Restarted from an older snapshot, as after a failover to a lagging replica: same ids, other events."""
     server = start_redis()
     hub = start_hub(server.url, position_check=1)
     async with watched(hub, server.url, each=2) as scene:
@@ -226,7 +226,7 @@ async def test_a_redis_that_returns_without_its_last_writes_is_answered_by_a_res
         await asyncio.to_thread(_restart_empty, server, scene.job)
         await scene.noticed("resync rolled back", timeout=5)
         for event_id in sorted(scene.job.acknowledged)[-3:]:
-            del scene.job.acknowledged[event_id]  # these ids are given again, to other events
+            del scene.job.acknowledged[event_id]  # these ids are given to other events later
         await scene.publish(5, start=20)
         await scene.end()
         verdicts = await scene.crowd.finish(10, pardoned=True)
@@ -234,7 +234,7 @@ async def test_a_redis_that_returns_without_its_last_writes_is_answered_by_a_res
 
 
 async def test_what_was_trimmed_past_a_viewer_is_announced(start_redis, start_hub):
-    """While the hub looked away, and before a viewer came back or came at all: gap or resync, the state, and on."""
+    """Trimmed while the hub was frozen, or before a viewer came: gap or resync, state, then events."""
     server = start_redis()
     hub = start_hub(server.url)
     async with watched(hub, server.url) as scene:
@@ -264,7 +264,7 @@ async def test_what_was_trimmed_past_a_viewer_is_announced(start_redis, start_hu
 
 
 async def _refused(scene: Scene, client) -> None:
-    """Publishing fails, and nobody sees anything of it."""
+    """Fails unless publishing fails and no viewer sees a part of it."""
     seen = scene.crowd.deliveries
     worker = Worker("")
     worker.publisher = type(scene.worker.publisher)(client, strict=True)
@@ -285,7 +285,7 @@ def _empty_memory(server) -> None:
 
 
 def _break_disk(server) -> None:
-    """A snapshot cannot be written where a directory stands, and a Redis that cannot save takes no writes."""
+    """A directory in place of the snapshot makes saving fail, and Redis then takes no writes."""
     Path(server.directory.name, "dump.rdb").mkdir()
     server.command_now("CONFIG", "SET", "save", "3600 1")
     server.command_now("BGSAVE")
@@ -304,7 +304,7 @@ def _mend_disk(server) -> None:
     ("fault", "mend"), [(_fill_memory, _empty_memory), (_break_disk, _mend_disk)], ids=["memory", "disk"]
 )
 async def test_a_redis_that_takes_no_writes_shows_nothing_half(start_redis, start_hub, fault, mend):
-    """The publisher gets the error, viewers nothing, joins go on; afterwards everything does."""
+    """The publisher gets the error and viewers see nothing; joins work; afterwards everything works."""
     server = start_redis()
     hub = start_hub(server.url)
     async with watched(hub, server.url) as scene:
@@ -322,7 +322,7 @@ async def test_a_redis_that_takes_no_writes_shows_nothing_half(start_redis, star
 
 
 async def test_a_hub_on_a_replica_serves_and_a_publisher_on_it_fails(start_redis, start_hub):
-    """PUBLISH would succeed on a replica where XADD fails, so both are one script; what its primary has still comes."""
+    """A replica accepts PUBLISH, not XADD, so one script does both; the primary's events still come."""
     primary = start_redis("--repl-diskless-sync-delay", "0")
     replica = start_redis("--replicaof", f"127.0.0.1 {primary.port}")
     await until(
@@ -343,7 +343,7 @@ async def test_a_hub_on_a_replica_serves_and_a_publisher_on_it_fails(start_redis
 
 
 async def test_a_slow_redis_slows_nothing_down_but_itself(start_redis, start_hub):
-    """200 ms a command: joins are bounded, everything arrives, nothing counts as lost."""
+    """200 ms per command: joins take a bounded time, everything arrives, nothing counts as lost."""
     server = start_redis()
     async with Proxy("127.0.0.1", server.port) as proxy:
         proxy.latency = 0.1
@@ -361,7 +361,7 @@ async def test_a_slow_redis_slows_nothing_down_but_itself(start_redis, start_hub
 
 
 async def test_a_flapping_redis_costs_neither_events_nor_a_full_log(start_redis, start_hub):
-    """A second on, a second off: the invariant, no spin, and one line a second per cause at most."""
+    """A second up, a second down: the invariant holds, no spinning, and one log line a second per cause."""
     server = start_redis()
     length = number(2, 10)
     async with Proxy("127.0.0.1", server.port) as proxy:
@@ -389,7 +389,7 @@ async def test_a_flapping_redis_costs_neither_events_nor_a_full_log(start_redis,
 
 
 async def test_a_hub_starts_without_redis_and_is_ready_when_it_comes(start_redis, start_hub):
-    """It says so, does not spin, and is alive but not ready."""
+    """Until then it logs the reason, does not spin, and is alive but not ready."""
     port = free_port()
     began = time.monotonic()
     hub = start_hub(f"redis://127.0.0.1:{port}/0")
@@ -411,7 +411,7 @@ async def test_a_hub_starts_without_redis_and_is_ready_when_it_comes(start_redis
 
 @pytest.mark.parametrize("revoke", ["off", "-@all", "resetchannels", "resetpass"] if LONG else ["off"])
 async def test_rights_that_are_revoked_close_nobody_and_let_nobody_in(start_redis, start_hub, revoke):
-    """Streams stay, who comes is told to come back and never 404, the log says why; given back, the gap is filled."""
+    """Streams stay, new viewers are told to retry (never 404), the log says why; later the gap is filled."""
     server = start_redis()
     rights = ("on", ">secret-of-the-hub", "~job:*", "&job:*", "&push-hub:control", "+@all")
     server.command_now("ACL", "SETUSER", "hub", *rights)
@@ -440,7 +440,7 @@ async def test_rights_that_are_revoked_close_nobody_and_let_nobody_in(start_redi
 
 
 async def test_a_redis_that_is_loading_its_data_is_no_redis_without_jobs(start_redis, start_hub):
-    """Every command is answered with LOADING: nobody is told 404, and streams stay."""
+    """Redis answers every command with LOADING: no viewer gets 404, and streams stay open."""
     server = start_redis("--loading-process-events-interval-bytes", "1024")
     hub = start_hub(server.url)
     async with watched(hub, server.url) as scene:
@@ -452,8 +452,8 @@ async def test_a_redis_that_is_loading_its_data_is_no_redis_without_jobs(start_r
         server.kill()
         await disconnected(hub)
         server.command += ["--key-load-delay", "10000"]
-        Process.start(server)  # and not its own, which waits until it answers
-        await connected(hub)  # Redis lets subscribe meanwhile
+        Process.start(server)  # not its own `start`, which waits until it answers
+        await connected(hub)  # a loading Redis accepts SUBSCRIBE
         assert not hub.ready
         await sent_away(hub, other.job)
         assert not hub.ready, "it is loading still"
@@ -485,7 +485,7 @@ async def test_tls_works_with_the_right_authority(start_redis, start_hub, tmp_pa
 
 
 async def test_broken_tls_fails_closed(start_redis, start_hub, tmp_path):
-    """An authority that did not sign the server's certificate: not ready, nobody in, a clear line, no traceback."""
+    """A certificate of an unknown authority: not ready, no viewer gets in, one clear line, no traceback."""
     made, wrong = certificates(tmp_path / "right"), certificates(tmp_path / "wrong")
     server, url = _start_with_tls(start_redis, made)
     began = time.monotonic()
@@ -511,7 +511,7 @@ async def _whisper(scene: Scene, fields: dict) -> EventId:
 
 
 async def test_an_event_that_no_message_brought_is_found_the_terminal_too(start_redis, start_hub):
-    """The position check finds it, within its time."""
+    """A position check finds it, in the promised time."""
     server = start_redis()
     hub = start_hub(server.url, position_check=1)
     async with watched(hub, server.url, each=2) as scene:
@@ -527,7 +527,7 @@ async def test_an_event_that_no_message_brought_is_found_the_terminal_too(start_
 
 
 async def test_a_status_that_only_the_hash_has_ends_the_stream(start_redis, start_hub):
-    """An application that writes the last status to the hash and forgets the event."""
+    """An application writes the last status to the hash and publishes no event."""
     server = start_redis()
     hub = start_hub(server.url, position_check=1)
     async with watched(hub, server.url) as scene:
@@ -543,7 +543,7 @@ async def test_a_status_that_only_the_hash_has_ends_the_stream(start_redis, star
 
 
 async def test_a_message_that_is_not_in_the_log_is_announced_and_what_follows_arrives(start_redis, start_hub):
-    """With an id of the future: a gap before it, and a resync when the log goes on as if it had never been."""
+    """Its id is ahead of the log: a gap before it, and a resync when the log continues without it."""
     server = start_redis()
     hub = start_hub(server.url, position_check=1)
     async with watched(hub, server.url, each=2) as scene:
@@ -569,7 +569,7 @@ async def test_a_message_that_is_not_in_the_log_is_announced_and_what_follows_ar
 
 
 async def test_a_lease_that_the_hub_may_not_end_does_not_stop_the_position_check(start_redis, start_hub):
-    """With rights to read alone it cannot declare a worker lost; what other jobs miss is found all the same."""
+    """A hub with read rights cannot declare a worker lost, and still finds what other jobs have missed."""
     server = start_redis()
     rights = "on >x ~job:* ~push-hub:* &job:* &push-hub:control -@all +hmget +hgetall +xrange +xrevrange +multi +exec +subscribe +unsubscribe +ping +time"
     server.command_now("ACL", "SETUSER", "hub", *rights.split())

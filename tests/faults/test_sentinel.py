@@ -1,7 +1,7 @@
-"""Sentinel makes another Redis the primary: the hub follows, and no acknowledged event that reached it is lost.
+"""Sentinel promotes another Redis: the hub follows, and no acknowledged event that reached it is lost.
 
-What is not promised: that everything reaches the new primary. Redis copies to replicas after it has answered, and the old primary
-takes writes until Sentinel has turned it into a replica, so acknowledged events may be lost; viewers who saw them are told.
+It is not promised that every event reaches the new primary. Redis replicates after it has answered, and the
+old primary takes writes until Sentinel has demoted it. So acknowledged events may be lost; viewers are told.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.faults.rig.sentinel import SERVICE, Sentinel, url
 from tests.support.keys import log_of
 
 BLIND = 15.0
-"""Seconds until the hub has found the new primary: ten are promised."""
+"""Seconds within which the hub must have found the new primary; ten are promised."""
 
 RATE = 25
 """Events a second, before, during and after."""
@@ -31,11 +31,11 @@ class Group:
         self.replica = start_redis("--replicaof", f"127.0.0.1 {self.primary.port}")
         self.sentinel = Sentinel(self.primary)
         processes.append(self.sentinel)
-        # the first one is gone: there are others to ask
+        # nothing listens at the first address, so the next is asked
         self.url = url(free_port(), self.sentinel.port)
 
     async def wait_failed_over(self) -> float:
-        """Until Sentinel says that the replica is the primary, and it is; the seconds it took."""
+        """Wait until the replica is the primary and Sentinel says so. Returns the seconds it took."""
         return await until(
             lambda: (
                 self.sentinel.primary_port == self.replica.port
@@ -79,7 +79,7 @@ async def _fail_over(group: Group, hub: Hub, fail: Callable[[Group], None]) -> N
         failed_over = await group.wait_failed_over()
         blind = await until(lambda: _subscribed(group.replica), "the hub finds it", timeout=BLIND)
         print(f"{name}: failed over after {failed_over:.1f} s, the hub followed after {blind:.1f} s more")
-        await asyncio.to_thread(group.primary.thaw)  # a frozen one comes back as it went: a primary
+        await asyncio.to_thread(group.primary.thaw)  # a thawed one still believes to be the primary
         await asyncio.sleep(seconds(1, 15))
         over.set()
         await publishing
@@ -103,12 +103,12 @@ async def _publish_until(over: asyncio.Event, scene: Scene) -> None:
 
 
 async def test_a_failover_loses_no_event_that_reached_the_new_primary(start_redis, start_hub, processes):
-    """Planned, killed, frozen: the hub finds the new primary within 10 s, and its viewers get what that one has."""
+    """Planned, killed or frozen: the hub finds the new primary in 10 s, and viewers get that one's events."""
     ways = [
         _killed,
         _frozen,
         *([_planned] if LONG else []),
-    ]  # after a planned one Sentinel itself takes ten seconds
+    ]  # after a planned failover Sentinel itself takes ten seconds
     groups = [Group(start_redis, processes) for _ in ways]
     hubs = [start_hub(group.url, position_check=2) for group in groups]
     await together(*(map(_fail_over, groups, hubs, ways)))

@@ -1,4 +1,4 @@
-"""The rig itself: nothing goes wrong, on both wires, and the judge can tell right from wrong."""
+"""The rig itself: nothing goes wrong, on both wires, and the judge detects what is wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ E_ = 1000
 
 
 def judged(*steps) -> list[str]:
-    """What the judge says of a viewer that was told these."""
+    """Returns the judge's problems for a viewer that got these frames."""
     published = Published("j", {EventId(E_, n): f"b{n}" for n in range(5)}, set(), EventId(E_, 4))
     verdict = Verdict(published, "v", cursor=EventId(E_ - 1, 2**64 - 1))
     for step in steps:
@@ -62,6 +62,6 @@ def judged(*steps) -> list[str]:
     ],
 )
 def test_the_judge_finds_what_is_wrong(steps, wrong):
-    """A checker that never complains proves nothing."""
+    """A judge that never complains would prove nothing."""
     problems = judged(*steps)
     assert (not problems) if wrong is None else any(wrong in problem for problem in problems), problems

@@ -1,4 +1,4 @@
-"""Very many events, and everything going wrong at random: seeded, bounded in time, every job judged (tests/faults/run)."""
+"""Very many events, and random faults: seeded, limited in time, every job judged (tests/faults/run)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ LOT = 100
 """Events of one burst."""
 
 SLOTS = 6
-"""Jobs at a time; each of them is followed by another one."""
+"""Jobs at a time. When one ends, another begins."""
 
 
 @pytest.mark.parametrize(("portable", "lots"), [(False, 12), (True, 2)], ids=["fast", "portable"])
 async def test_a_million_deliveries_are_complete_in_order_and_once(start_redis, start_hub, portable, lots):
-    """Twenty jobs with forty viewers each, events in bursts, and no notice to anybody."""
+    """Twenty jobs with forty viewers each, events in bursts, and no viewer gets a notice."""
     redis = start_redis()
     hub = start_hub(redis.url, log_level="warning", portable=portable)
     crowd = Crowd()
@@ -62,7 +62,9 @@ def watch(crowd: Crowd, hub: Hub, job: Published) -> None:
 
 
 class Soak:
-    """Jobs that begin and end again and again, and faults of Redis, of hubs and of viewers, each in a loop of its own."""
+    """Jobs that begin and end again and again, and faults of Redis, of hubs and of viewers, each in a loop of
+    its own.
+    """
 
     def __init__(self, redis: RedisProcess, hubs: list[Hub], worker: Worker) -> None:
         self.redis = redis
@@ -70,12 +72,12 @@ class Soak:
         self.worker = worker
         self.over = asyncio.Event()
         self.faults: Counter[str] = Counter()
-        self.crowds: dict[str, Crowd] = {}  # of the jobs that talk now
+        self.crowds: dict[str, Crowd] = {}  # of the jobs that publish now
         self.jobs = self.viewers = self.deliveries = self.connections = 0
         self._names = count()
 
     async def run(self, duration: float) -> None:
-        """All of it, for so many seconds and until the last job has ended."""
+        """Run all loops for the given seconds, and until the last job has ended."""
         async with asyncio.TaskGroup() as group:
             for slot in range(SLOTS):
                 group.create_task(self._live(random.Random(f"{SEED} jobs {slot}")))
@@ -94,7 +96,7 @@ class Soak:
             crowd.add(at_random(self.hubs, rng), job, each=rng.randint(3, 12))
             await self._produce(job, rng)
             await self.worker.end(job)
-            del self.crowds[job.job]  # from now on its viewers stay where they are
+            del self.crowds[job.job]  # from now on its viewers are not moved
             saw_everything(await crowd.finish(60))
             self._add_up(crowd)
 
@@ -171,7 +173,7 @@ async def frozen(process, rng: random.Random) -> None:
 
 
 async def test_whatever_goes_wrong_at_random_every_job_is_seen_whole(start_redis, start_hub):
-    """Redis, hubs and viewers fail at the same time; every job is complete for all, and nothing is left in the end."""
+    """Redis, hubs and viewers fail at the same time: every viewer gets its whole job, and nothing is left."""
     redis = start_redis(durable=True)
     more = {"drain": 1, "heartbeat": 1, "position_check": 2, "linger": 1, "stream_age": 20}
     hubs = [start_hub(redis.url, portable=portable, **more) for portable in (False, True)]

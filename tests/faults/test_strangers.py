@@ -1,4 +1,4 @@
-"""Clients that mean no good, or know no better: floods, wrong frames, half requests and endless ones. Nobody else notices."""
+"""Hostile or broken clients: floods, wrong frames, half or endless requests. Others notice nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.faults.rig.scale import LONG, number, seconds
 from tests.faults.rig.watcher import Crowd
 
 HEAD = seconds(2, 10)
-"""Seconds for a head; the long set has the hub's own."""
+"""Seconds until a head must be complete; the long set uses the hub's own limit."""
 
 KINDS = pytest.mark.parametrize("kind", ["websocket", "dashboard", "portable"])
 MIB = 1 << 20
@@ -42,7 +42,9 @@ _names = map("job-{}".format, itertools.count())
 
 @pytest.fixture(scope="module")
 def places():
-    """One Redis, a hub with our protocols and one with uvicorn's own: strangers may not harm them, so one each is enough."""
+    """One Redis, a hub with our protocols and one with uvicorn's own: strangers may not harm them, so one
+    each is enough.
+    """
     redis = RedisProcess()
     started = [redis]
     try:
@@ -74,7 +76,8 @@ def rude_company():
 
 @contextlib.asynccontextmanager
 async def undisturbed(redis: RedisProcess, hub: Hub, *, memory: int) -> AsyncIterator[str]:
-    """Viewers on both transports watch a job while the block runs: they get everything, and the hub grows by `memory` at most.
+    """Viewers on both transports watch a job while the block runs: they get everything, and the hub grows by
+    `memory` at most.
 
     The hub is warm by then: what it keeps from one test to the next is no growth.
     """
@@ -103,7 +106,7 @@ async def undisturbed(redis: RedisProcess, hub: Hub, *, memory: int) -> AsyncIte
 
 
 async def enter(hub: Hub, job: str, kind: str, *more: str) -> Rude:
-    """A WebSocket after its handshake; a dashboard has one job."""
+    """Opens a WebSocket; a dashboard subscribes to one job."""
     rude = await Rude(hub.port).connect()
     path = DASHBOARD if kind == "dashboard" else path_of(job, "websocket")
     await rude.send(request(path, more=more))
@@ -134,7 +137,7 @@ WRONG = {
 
 @KINDS
 async def test_a_wrong_frame_closes_with_its_code(places, kind):
-    """RFC 6455 section 7.4.1 has a code for each; the socket is gone then, and the place is free."""
+    """Each has a code in RFC 6455 section 7.4.1. Afterwards the socket is closed and its place is free."""
     redis, ours, portable = places
     hub = portable if kind == "portable" else ours
     async with undisturbed(redis, hub, memory=8 * MIB) as job:
@@ -151,7 +154,7 @@ async def test_a_wrong_frame_closes_with_its_code(places, kind):
 
         wrong = dict(WRONG)
         if kind == "portable":
-            del wrong["not UTF-8"]  # uvicorn by itself logs a traceback for it
+            del wrong["not UTF-8"]  # uvicorn's own protocol logs a traceback for it
         codes = await asyncio.gather(*(send(data) for data, _ in wrong.values()))
         assert dict(zip(wrong, codes, strict=True)) == {name: code for name, (_, code) in wrong.items()}
         await until(lambda: hub.metric("viewers") == 4, "they are gone")
@@ -159,7 +162,7 @@ async def test_a_wrong_frame_closes_with_its_code(places, kind):
 
 @KINDS
 async def test_compression_is_declined(places, kind):
-    """Who offers permessage-deflate gets none, so there is no bomb to inflate."""
+    """A client that offers permessage-deflate gets none, so it cannot send a compression bomb."""
     redis, ours, portable = places
     hub = portable if kind == "portable" else ours
     async with undisturbed(redis, hub, memory=8 * MIB) as job:
@@ -171,7 +174,9 @@ async def test_compression_is_declined(places, kind):
 
 
 async def flood(rude: Rude, data: bytes, *, reads: bool, lasts: float) -> int | None:
-    """Send `data` again and again, until the hub ends it or takes no more; the code in its Close, if that could be read."""
+    """Send `data` again and again, until the hub ends it or takes no more; the code in its Close, if that
+    could be read.
+    """
     reading = asyncio.create_task(rude.read_close()) if reads else None
     with contextlib.suppress(ConnectionError, TimeoutError):
         async with asyncio.timeout(lasts):
@@ -196,7 +201,7 @@ FLOODS = {
     ("name", "kind"), [(name, kind) for name, (_, kinds) in FLOODS.items() for kind in sorted(kinds)]
 )
 async def test_a_flood_is_ended_and_costs_nothing(places, name, kind, reads):
-    """Over its budget a client is closed with 1008, or cut when it does not even read that; memory stays flat."""
+    """Over its budget a client gets 1008, or is aborted if it does not read that; memory stays flat."""
     redis, ours, portable = places
     hub = portable if kind == "portable" else ours
     data, _ = FLOODS[name]
@@ -230,7 +235,7 @@ async def trickle(rude: Rude, head: bytes) -> float:
 
 
 async def test_half_a_request_is_gone_after_its_deadline(places):
-    """Nothing at all, half a head, a byte at a time, half a second request: all closed, and the hub has its sockets back."""
+    """Nothing, half a head, a byte at a time, half a second request: all are closed, no socket is left."""
     redis, hub, _ = places
     async with undisturbed(redis, hub, memory=12 * MIB) as job:
         whole = request(path_of(job, "sse"))
@@ -277,7 +282,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 async def test_an_endless_head_is_cut_off(places, name):
-    """16 KiB are enough for anybody: 431 (400 where no head can be seen in it) or the end, however it comes; memory stays flat."""
+    """After 16 KiB: 431 (400 if no head can be recognised), or the connection ends; memory stays flat."""
     redis, hub, _ = places
     begin, more = ENDLESS[name]
     async with undisturbed(redis, hub, memory=8 * MIB):
@@ -295,7 +300,7 @@ async def test_an_endless_head_is_cut_off(places, name):
 
 @pytest.mark.parametrize("path", ["/healthz", "sse", "websocket"])
 async def test_a_large_head_that_is_legal_works(places, path):
-    """12 KiB of headers: a token and cookies. A line has 8 KiB at most where the `websockets` library reads it."""
+    """12 KiB of headers: a token and cookies. The `websockets` library takes lines of at most 8 KiB."""
     redis, hub, _ = places
     async with undisturbed(redis, hub, memory=8 * MIB) as job:
         for more in (
@@ -311,7 +316,7 @@ async def test_a_large_head_that_is_legal_works(places, path):
 
 @pytest.mark.parametrize("transport", ["sse", "plain"])
 async def test_a_body_that_nobody_asked_for_costs_nothing(places, transport):
-    """A GET with a body without an end, announced or in chunks: read by nobody, and the stream does not last."""
+    """A GET with an endless body, announced or chunked: nobody reads it, and the stream does not last."""
     redis, hub, _ = places
     async with undisturbed(redis, hub, memory=8 * MIB) as job:
         path = path_of(job, "sse") if transport == "sse" else f"/api/jobs/{job}/events?wait=30&after=9-9"

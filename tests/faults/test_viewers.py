@@ -1,4 +1,4 @@
-"""Viewers that come in the worst moment, stop reading, lose their cable, come all at once, or are too many."""
+"""Viewers join at the worst moment, stop reading, lose their cable, join all at once, or are too many."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def rude_company():
 
 
 def calls(redis, command: str) -> int:
-    """How often Redis has executed a command."""
+    """Returns how often Redis has executed a command."""
     found = redis.command_now("INFO", "commandstats").get(f"cmdstat_{command}", {})
     return found.get("calls", 0)
 
 
 def everybody_has(crowd: Crowd, events: int):
-    """Whether each of the crowd got so many events."""
+    """Returns True if each viewer of the crowd got that many events."""
     return lambda: all(watcher.verdict.deliveries >= events for watcher in crowd.watchers)
 
 
@@ -90,7 +90,7 @@ async def one_job(worker: Worker, where, name: str, rng: random.Random) -> None:
 
 @WIRES
 async def test_joins_race_the_first_event_the_terminal_and_the_last_leave(start_redis, start_hub, portable):
-    """Seeded interleavings, without a linger so that each last leave ends the subscription: the invariant holds in each."""
+    """Seeded interleavings without linger, so each last leave ends the subscription: the invariant holds."""
     redis = start_redis()
     hub = start_hub(redis.url, portable=portable, linger=0, log_level="warning")
     async with Worker(redis.url) as worker:
@@ -106,7 +106,7 @@ async def test_joins_race_the_first_event_the_terminal_and_the_last_leave(start_
 
 
 async def stall(port: int, job: str, kind: str) -> Rude:
-    """A viewer with a small buffer that is in, and reads no more."""
+    """Opens a viewer with a small buffer that has joined and stops reading."""
     rude = await Rude(port, small=True).connect()
     if kind == "dashboard":
         subscribe = frame(TEXT, json.dumps({"op": "subscribe", "job": job}).encode())
@@ -131,7 +131,7 @@ UVICORNS = {"program": IMPATIENT, "impatient_tcp": 4000}
     ids=["fast", "dashboard", "portable"],
 )
 async def test_who_stops_reading_is_cut_off_and_its_socket_is_freed(start_redis, start_hub, kinds, more):
-    """Blocked for the send timeout, it is out, and counted once; who reads gets everything meanwhile."""
+    """After the send timeout it is aborted and counted once; the others get everything meanwhile."""
     redis = start_redis()
     hub = start_hub(redis.url, send_timeout=2, log_level="warning", **more)
     crowd, each = Crowd(), number(10, 250)
@@ -152,7 +152,7 @@ async def test_who_stops_reading_is_cut_off_and_its_socket_is_freed(start_redis,
 
 @WIRES
 async def test_a_crowd_that_does_not_read_costs_two_buffers_each(start_redis, start_hub, portable):
-    """While nobody is cut off: the hub's own is 64 KiB, the kernel's a few times that; and who reads gets everything."""
+    """The hub buffers 64 KiB and the kernel a few times that for each; the others get everything."""
     redis = start_redis()
     hub = start_hub(redis.url, portable=portable, send_timeout=300, log_level="warning")
     crowd, many = Crowd(), number(200, 1000)
@@ -183,7 +183,7 @@ async def test_a_crowd_that_does_not_read_costs_two_buffers_each(start_redis, st
 
 @TRANSPORTS
 async def test_who_reads_a_kilobyte_a_second_resumes_and_misses_nothing(start_redis, start_hub, transport):
-    """It falls behind, is cut off, comes back with its cursor; once the line is good it has everything."""
+    """It falls behind, is aborted, and resumes; when the line is fast again it gets everything."""
     redis = start_redis()
     hub = start_hub(redis.url, send_timeout=2)
     crowd = Crowd()
@@ -194,7 +194,8 @@ async def test_who_reads_a_kilobyte_a_second_resumes_and_misses_nothing(start_re
         slow = Watcher(lambda: f"http://127.0.0.1:{line.port}", published, transport).start()
         await crowd.wait_connected()
         await asyncio.wait_for(slow.connected.wait(), 20)
-        # Between us stand the proxy's buffers and the kernel's (6 MB at most), so more than those hold. The log keeps all of it.
+        # Between us stand the proxy's buffers and the kernel's (6 MB at most), so more than those hold. The
+        # log keeps all of it.
         await worker.stream(published, 400, rate=500, fill=40_000)
         await until(everybody_has(crowd, 400), "who reads has everything")
         await until(lambda: hub.metric("blocked_total") >= 1, "the slow one is cut off", timeout=10)
@@ -211,7 +212,7 @@ async def test_who_reads_a_kilobyte_a_second_resumes_and_misses_nothing(start_re
 
 @pytest.fixture
 def cable():
-    """Two namespaces; the hub is in one and the viewers in the other."""
+    """Two network namespaces: one for the hub, one for the viewers."""
     if not netns.available():
         pytest.skip("network namespaces need root and ip(8)")
     with netns.Cable() as made:
@@ -223,11 +224,12 @@ def cable():
     [("sse", False), ("sse", True), ("websocket", False), ("websocket", True), ("dashboard", False)],
 )
 async def test_who_lost_the_cable_is_gone(start_redis, processes, cable, tmp_path, transport, portable):
-    """No FIN, no RST, no answer: an event stream ends by TCP_USER_TIMEOUT, a WebSocket by its unanswered Pings."""
+    """No FIN, no RST: TCP_USER_TIMEOUT ends an event stream, an unanswered Ping ends a WebSocket."""
     socket = tmp_path / "redis"
     redis = start_redis("--unixsocket", str(socket))
     timeout = seconds(3, 45)
-    # The long set has the real constants. In the fast one a WebSocket must be done before TCP_USER_TIMEOUT could be.
+    # The long set has the real constants. In the fast one a WebSocket must be done before TCP_USER_TIMEOUT
+    # could be.
     short = {"impatient_tcp": 3000} if transport == "sse" else {}
     more = {} if timeout == 45 else {"program": IMPATIENT, "heartbeat": 1, **short}
     if portable:
@@ -264,7 +266,7 @@ async def test_who_lost_the_cable_is_gone(start_redis, processes, cable, tmp_pat
 
 @WIRES
 async def test_a_storm_of_joins_costs_one_subscription_and_few_reads(start_redis, start_hub, portable):
-    """A thousand come to one job as fast as they can: all get in, Redis hardly notices, all see the end."""
+    """A thousand join one job as fast as they can: all get in, Redis gets few commands, all see the end."""
     redis = start_redis()
     hub = start_hub(redis.url, portable=portable, log_level="warning", max_viewers=10_000)
     many = number(1000, 5000)
@@ -297,7 +299,7 @@ async def test_a_storm_of_joins_costs_one_subscription_and_few_reads(start_redis
 
 
 async def test_all_are_back_after_a_hub_was_killed(start_redis, start_hub):
-    """kill -9 under load and a new process: everybody returns at once, with a cursor, and misses nothing."""
+    """kill -9 under load, then a new process: all reconnect at once with their cursors and miss nothing."""
     redis = start_redis()
     hub = start_hub(redis.url, log_level="warning", max_viewers=20_000)
     crowd = Crowd()
@@ -319,7 +321,7 @@ async def test_all_are_back_after_a_hub_was_killed(start_redis, start_hub):
 
 
 async def refused(port: int, path: str) -> bytes:
-    """Everything that a viewer is told who does not get in."""
+    """Returns everything that a refused viewer receives."""
     rude = await Rude(port).connect()
     await rude.send(request(path))
     got = await rude.read_until(b"event: reconnect\n" if path.endswith("stream") else b"\x88")
@@ -328,7 +330,7 @@ async def refused(port: int, path: str) -> bytes:
 
 
 def assert_refused(transport: str, got: bytes) -> None:
-    """As an EventSource and a WebSocket understand it: come back later."""
+    """Fails unless an EventSource and a WebSocket would retry after this refusal."""
     if transport == "sse":
         head, _, body = got.partition(b"\r\n\r\n")
         assert status(got) == 200, got
@@ -341,7 +343,7 @@ def assert_refused(transport: str, got: bytes) -> None:
 
 @WIRES
 async def test_overload_is_said_politely_and_nobody_is_evicted(start_redis, start_hub, portable):
-    """A hub that is full: SSE gets 200, `retry`, `reconnect` and the end; WebSockets 4013; who is in sees everything."""
+    """A full hub: SSE gets 200, `retry`, `reconnect`, end; WebSocket gets 4013; others see everything."""
     redis = start_redis()
     hub = start_hub(redis.url, portable=portable, max_viewers=20, log_level="warning")
     crowd = Crowd()
@@ -388,7 +390,7 @@ async def test_overload_is_said_politely_and_nobody_is_evicted(start_redis, star
 async def test_at_a_cap_the_new_one_is_refused_until_another_leaves(
     start_redis, start_hub, transport, caps, may, may_not
 ):
-    """Per user and job, per user, per job, per process; and a place that was given back is free at once."""
+    """Per user and job, per user, per job, per process. A place that was given back is free at once."""
     redis = start_redis()
     hub = start_hub(redis.url, **caps)
     async with Worker(redis.url) as worker:
@@ -424,7 +426,7 @@ async def test_at_a_cap_the_new_one_is_refused_until_another_leaves(
 
 
 async def test_a_dashboard_takes_a_place_of_its_user(start_redis, start_hub):
-    """Also one that watches nothing; and each job on it takes another."""
+    """A dashboard without jobs takes a place too, and each of its jobs takes another."""
     redis = start_redis()
     hub = start_hub(redis.url, max_viewers_per_user=3)
     async with Worker(redis.url) as worker:
@@ -445,7 +447,7 @@ async def test_a_dashboard_takes_a_place_of_its_user(start_redis, start_hub):
 
 
 async def test_a_hub_without_files_lives_on_and_lets_in_again(start_redis, start_hub):
-    """With 256 files the cap is lowered, and said; more connections than files stop nothing for longer than they last."""
+    """With 256 files the cap is lowered and logged; too many connections block nothing once they are gone."""
     redis = start_redis()
     hub = start_hub(redis.url, prefix=("prlimit", "--nofile=256:256"))
     assert "open files are enough for 56" in hub.said

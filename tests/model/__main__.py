@@ -1,4 +1,7 @@
-"""Play one schedule again: `python -m tests.model SCENARIO PREEMPT CHOICES [MUTANT]`, as a broken law prints it."""
+"""Replays one schedule: `python -m tests.model SCENARIO PREEMPT CHOICES [MUTANT]`.
+
+A violation prints this command with its arguments.
+"""
 
 from __future__ import annotations
 

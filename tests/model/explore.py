@@ -1,7 +1,9 @@
-"""Schedulers: every schedule of a scenario, depth first; or schedules by seed. And what to do with one that breaks a law.
+"""Schedulers: all schedules of a scenario, depth first, or random ones by seed; and the shrinking of a
+schedule.
 
-A schedule is the list of choices that were made. Where nothing is ready there is a choice of what happens next; between two turns
-of the loop there is one too, while the bound on such pre-emptions is not used up: 0 goes on. A run is replayed from its list.
+A schedule is the list of choices that were made. When the loop has nothing to run, the scheduler chooses what
+happens next. Between two turns of the loop it may choose too (0: nothing happens), until the scenario's
+number of pre-emptions is used up. The list is enough to replay the run.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from tests.model.world import Scenario, World, on_its_own
 from tests.unit.scripted import Violation
 
 STAY = 0.75
-"""Chance that a seeded schedule lets the loop go on between two turns."""
+"""Probability that nothing happens between two turns of the loop, in a seeded schedule."""
 
 MANY = 10**6
 
 
 class Listed:
-    """Choices from a list, and then always the first."""
+    """Takes choices from a list, and the first option after its end. Records what was chosen."""
 
     def __init__(self, choices: list[int]) -> None:
         self._choices = choices
@@ -35,7 +37,7 @@ class Listed:
         return self.next(width)
 
     def pick(self, width: int, *, between: bool = False) -> int:
-        """A number below `width`."""
+        """Returns a number below `width`."""
         chosen = self.between(width) if between else self.next(width)
         self.taken.append(chosen)
         self.widths.append(width)
@@ -43,7 +45,7 @@ class Listed:
 
 
 class Seeded(Listed):
-    """Choices by dice."""
+    """Takes random choices, by a seed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__([])
@@ -58,14 +60,14 @@ class Seeded(Listed):
 
 @dataclass(frozen=True)
 class Run:
-    """One interleaving: the choices, and what happened."""
+    """One interleaving: the choices, and the world after them."""
 
     choices: tuple[int, ...]
     world: World
 
 
 def run(scenario: Scenario, choices: Listed, *, preempt: int) -> Run:
-    """Play one schedule. Raises Violation, with the command that replays it."""
+    """Play one schedule. Raises Violation, with the choices that replay it, if a law is broken."""
     story: list[str] = []
     try:
         with on_its_own(scenario) as world:
@@ -115,7 +117,7 @@ def _take(world: World, option: tuple[str, Callable[[], None]]) -> None:
 
 
 def every(scenario: Scenario) -> Iterator[Run]:
-    """Every schedule of the scenario, depth first."""
+    """Play every schedule of the scenario, depth first."""
     choices: list[int] | None = []
     while choices is not None:
         listed = Listed(choices)
@@ -124,7 +126,7 @@ def every(scenario: Scenario) -> Iterator[Run]:
 
 
 def following(done: Listed) -> list[int] | None:
-    """The choices with which the next schedule begins; None when there is no other."""
+    """Returns the choices with which the next schedule begins, or None after the last schedule."""
     for place in range(len(done.taken) - 1, -1, -1):
         if done.taken[place] + 1 < done.widths[place]:
             return [*done.taken[:place], done.taken[place] + 1]
@@ -132,20 +134,20 @@ def following(done: Listed) -> list[int] | None:
 
 
 def seeded(scenario: Scenario, seeds: range) -> Iterator[Run]:
-    """Schedules by dice, with any number of pre-emptions."""
+    """Play a random schedule for each seed, with any number of pre-emptions."""
     for seed in seeds:
         yield run(scenario, Seeded(seed), preempt=MANY)
 
 
 def explained(scenario: Scenario, error: Violation, *, preempt: int) -> str:
-    """The shortest schedule found that breaks a law, as a story and as the command that plays it again."""
+    """Returns the violation of a shrunk schedule, its story, and the command that replays it."""
     choices, error = shrunk(scenario, error, preempt=preempt)
     command = f"python -m tests.model {scenario.name} {preempt} {','.join(map(str, choices)) or '-'}"
     return f"{error}\n  {'; '.join(error.story)}\n  again: {command}"
 
 
 def shrunk(scenario: Scenario, error: Violation, *, preempt: int) -> tuple[list[int], Violation]:
-    """Fewer choices that differ from the first, as long as some law is broken still."""
+    """Drop and zero choices as long as some law is still broken. Returns the schedule and its violation."""
     best = list(error.choices)
     place = len(best)
     while place > 0:

@@ -1,8 +1,8 @@
-"""An event loop that does nothing by itself: handles run when they are told to, and time passes when it is told to.
+"""An event loop that a test drives: `turn` runs handles, and `pass_time` lets time pass.
 
-Invariant: the same calls give the same run. There is no selector, no thread and no clock; `turn` is what asyncio's own loop does
-in one iteration (timers that are due, then everything that was ready when it began), so what can stand between two turns here can
-stand between two iterations there.
+Invariant: the same calls give the same run. There is no selector, no thread and no clock. `turn` does what
+asyncio's own loop does in one iteration: it runs the timers that are due and everything that was ready at the
+beginning. So whatever happens between two turns here could happen between two iterations of a real loop.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from asyncio.events import _set_running_loop
 from collections import deque
 
 SPIN = 2_000
-"""Turns after which a loop that never comes to rest counts as spinning; a run here has some hundreds."""
+"""Turns after which a loop that still has work counts as spinning; a run has some hundreds."""
 
 
 class StepLoop(asyncio.AbstractEventLoop):
-    """Used as a context manager, it is the running loop of this thread. `failures`: what nobody caught."""
+    """A context manager that makes this the running loop of the thread. `failures`: uncaught exceptions."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,15 +35,15 @@ class StepLoop(asyncio.AbstractEventLoop):
     def __exit__(self, *_: object) -> None:
         _set_running_loop(None)
 
-    # --- what a schedule does
+    # --- what a schedule calls
 
     @property
     def busy(self) -> bool:
-        """Whether something can run without time passing."""
+        """Returns True if a handle can run without time passing."""
         return bool(self._ready) or (bool(self._timers) and self._timers[0][0] <= self.now)
 
     def turn(self) -> None:
-        """One iteration."""
+        """Run one iteration."""
         timers, ready = self._timers, self._ready
         while timers and timers[0][0] <= self.now:
             ready.append(heapq.heappop(timers)[2])
@@ -58,10 +58,10 @@ class StepLoop(asyncio.AbstractEventLoop):
             if not self.busy:
                 return
             self.turn()
-        raise AssertionError("expected a loop that comes to rest, got one that spins")
+        raise AssertionError("expected the loop to come to rest, but it spins")
 
     def next_timer(self, horizon: float) -> float | None:
-        """When the next timer is due, if that is within `horizon` seconds."""
+        """Returns when the next timer is due, or None if that is more than `horizon` seconds away."""
         while self._timers and self._timers[0][2].cancelled():
             heapq.heappop(self._timers)
         if self._timers and self._timers[0][0] <= self.now + horizon:
@@ -69,14 +69,14 @@ class StepLoop(asyncio.AbstractEventLoop):
         return None
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, timer by timer."""
+        """Let time pass, and run each timer when it is due."""
         end = self.now + seconds
         while (due := self.next_timer(end - self.now)) is not None:
             self.now = max(self.now, due)
             self.rest()
         self.now = end
 
-    # --- what asyncio needs
+    # --- what asyncio calls
 
     def time(self) -> float:
         return self.now
@@ -104,7 +104,7 @@ class StepLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle) -> None:
-        """It is left where it is, and never run."""
+        """Does nothing: a cancelled timer stays in the heap and is skipped."""
 
     def create_future(self) -> asyncio.Future:
         return asyncio.Future(loop=self)

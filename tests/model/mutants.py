@@ -1,4 +1,4 @@
-"""Ways to break the engine, each a small edit of the real source, and the law that must find it out."""
+"""Mutants: small edits that break the engine's source, each with the law that must then be violated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hub.job.log import Log
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace `old`, which stands exactly once in the source of `owner.name`, by `new`."""
+    """Replace `old`, which occurs exactly once in the source of `owner.name`, by `new`."""
 
     owner: type
     name: str
@@ -33,7 +33,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`edits`, the scenario that must find them out, and words of the law that is broken then."""
+    """`edits`, the scenario that must detect them, and words of the law that they violate there."""
 
     scenario: str
     law: str
@@ -139,7 +139,7 @@ MUTANTS = {
         "fan-out", "once each and in order", Audience, "deliver", "if seat.position == start and", "if"
     ),
     "paused-seat-written": mutant(
-        "slow", "who cannot take it", Audience, "deliver", "and not seat.wire.paused", ""
+        "slow", "written to a paused viewer", Audience, "deliver", "and not seat.wire.paused", ""
     ),
     "end-tells-nobody": mutant(
         "attach",
@@ -217,7 +217,7 @@ MUTANTS = {
 
 @contextmanager
 def applied(name: str) -> Iterator[None]:
-    """The engine with this mutant's edits, until the block is left."""
+    """Apply a mutant's edits to the engine during the block."""
     before = []
     try:
         for edit in MUTANTS[name].edits:

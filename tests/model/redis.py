@@ -1,8 +1,9 @@
-"""The server of tests/unit/scripted.py for several hubs at once, and the connection of one hub to it.
+"""The server of tests/unit/scripted.py for several hubs, and the connection of one hub to it.
 
-What happens on the way is a list of things that have not happened yet: `parked` requests and answers, `commands` that the Pub/Sub
-connection has not sent, `flight` on it towards the hub, in order, confirmations among the messages. A schedule takes one after
-the other; an effect on the server happens at that moment and not when the task that waits for it gets its turn.
+Whatever is under way stands in a list: `parked` has requests and answers, `commands` what the Pub/Sub
+connection has not sent yet, `flight` what it carries to the hub (messages and confirmations, in order). A
+schedule lets one of them arrive at a time. An effect on the server happens at that moment, and not when the
+waiting task gets its turn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.unit.scripted import JOB, ScriptedBroker, law
 
 
 class Server(ScriptedBroker):
-    """The job, its log and its lease; only the server's side of its parent is used."""
+    """The job, its log and its lease. Only the server's half of its parent class is used."""
 
     def __init__(self, time: Callable[[], float]) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class Server(ScriptedBroker):
 
 @dataclass(eq=False)
 class Gate:
-    """Something on its way; `pass_` lets it arrive."""
+    """A request or an answer under way. `pass_` lets it arrive, `fail` loses it."""
 
     name: str
     waiter: asyncio.Future[None]
@@ -54,19 +55,19 @@ CONFIRMATION = object()
 
 
 class Link:
-    """One hub's connection: the Broker protocol, and what may happen to it."""
+    """One hub's connection: implements the Broker protocol, with a method for each thing that may happen."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.parked: list[Gate] = []
         self.commands: deque[str] = deque()
         self.flight: deque[bytes | object] = deque()
-        self.subscribed = False  # as the server has it
+        self.subscribed = False  # on the server's side
         self.down = False
         self.sink = None
-        self.subscriptions = 0  # SUBSCRIBEs the hub asked for
-        self.reads = 0  # of the log, for a feed that begins
-        self.asked = 0  # hash reads under way
+        self.subscriptions = 0  # calls of `subscribe`
+        self.reads = 0  # reads of the log for a feed that starts
+        self.asked = 0  # reads of the hash under way
         self.most_asked = 0
         self._waiting: asyncio.Future[None] | None = None
         server.links.append(self)
@@ -80,7 +81,7 @@ class Link:
             self.flight.append(CONFIRMATION)
 
     def deliver(self) -> None:
-        """The oldest thing in flight reaches the hub, as hub/broker/subscriber.py takes it."""
+        """The oldest thing in flight reaches the hub, which handles it as hub/broker/subscriber.py does."""
         data = self.flight.popleft()
         if data is not CONFIRMATION:
             if self.sink is not None:
@@ -93,20 +94,20 @@ class Link:
             self.sink.missed()
 
     def cut(self) -> None:
-        """The Pub/Sub connection is lost, with all that is on it."""
+        """The Pub/Sub connection is lost, with all commands and messages on it."""
         self.down = True
         self.subscribed = False
         self.flight.clear()
         self.commands.clear()
 
     def mend(self) -> None:
-        """There is a new one; it subscribes to what is wanted now."""
+        """There is a new Pub/Sub connection, which subscribes again if the hub still wants the job."""
         self.down = False
         if self.sink is not None:
             self.commands.append("SUBSCRIBE")
 
     def drop(self) -> bool:
-        """A message vanishes without a sign."""
+        """Lose the oldest message silently. Returns True if there was one."""
         for index, data in enumerate(self.flight):
             if data is not CONFIRMATION:
                 del self.flight[index]

@@ -1,11 +1,11 @@
-"""What is interleaved. `EVERY` is searched to the end, `SEEDED` is too large for that and is played by dice."""
+"""The scenarios. All schedules of those in `EVERY` are played; of those in `SEEDED` only random ones."""
 
 from __future__ import annotations
 
 from tests.model.world import Scenario
 
 EVERY = [
-    # coming in, against the first event, the end, and each other
+    # joins, against the first event, the end, and each other
     Scenario("attach", {"ada": "join", "worker": "event ready"}),
     Scenario("attach-fine", {"ada": "join", "worker": "ready"}, preempt=2),
     Scenario("attach-leave", {"ada": "join leave join", "worker": "ready"}),
@@ -15,7 +15,7 @@ EVERY = [
     Scenario("attach-cut", {"ada": "join", "net": "cut mend", "worker": "event"}),
     Scenario("foreign-attach", {"ada": "join", "worker": "foreign foreign-ready"}, log=False),
     Scenario("hash-end", {"ada": "join", "worker": "hash", "hub": "check"}),
-    # live, and what is lost on the way
+    # live events, and losses under way
     Scenario("cut", {"worker": "event event ready", "net": "cut mend"}, before="ada:join worker:event"),
     Scenario(
         "drop", {"worker": "event event", "net": "drop", "hub": "check"}, before="ada:join worker:event"
@@ -32,7 +32,7 @@ EVERY = [
     Scenario("trim", {"worker": "event event event", "net": "cut trim mend"}, before="ada:join", window=2),
     Scenario("large", {"worker": "large ready", "net": "cut mend"}, before="ada:join"),
     Scenario("lose", {"worker": "event", "net": "lose", "hub": "check"}, before="ada:join worker:event"),
-    # going, lingering, coming back
+    # leave, linger, return
     Scenario(
         "linger", {"ada": "leave join", "clock": "time", "worker": "event"}, before="ada:join", linger=5
     ),
@@ -64,7 +64,7 @@ EVERY = [
         "fan-out", {"worker": "event event"}, before="bob:join ada:join", slow="ada", every=2, preempt=1
     ),
     Scenario("slow", {"worker": "event event ready"}, before="ada:join bob:join", slow="ada", window=2),
-    # a hub that goes away
+    # a hub that ends
     Scenario(
         "drain",
         {"hub": "drain", "clock": "time", "worker": "event event"},

@@ -1,15 +1,18 @@
-"""The interleavings of attach, replay, live, heal, terminal, slow viewers, leave, linger, drain, age and lease.
+"""The interleavings of attach, replay, live, heal, terminal, slow viewers, leave, linger, drain, age and
+lease.
 
-The real Hub, Feed, Intake, Log, Audience, Seat and View (and the position check and the stream age) run on a loop that this
-test turns by hand (loop.py), against a scripted Redis (redis.py). A scenario (scenarios.py) says what may happen; a scheduler
-(explore.py) decides in which order; the laws (world.py, and `check` of tests/unit/scripted.py) say what must hold then.
+The real Hub, Feed, Intake, Log, Audience, Seat and View (and the position check and the stream age) run on a
+loop that the test drives (loop.py), against a scripted Redis (redis.py). A scenario (scenarios.py) lists what
+may happen, a scheduler (explore.py) chooses the order, and the laws (world.py, and `check` of
+tests/unit/scripted.py) say what must hold afterwards.
 
-What is counted: an interleaving is one complete run of one scenario, told apart by the list of choices that made it: which of all
-things that could have happened next did, and, where the scenario says so, between which two turns of the loop. Runs with the same
-list count once. Scenarios in `EVERY` are searched until no schedule is left, about 25,000; those in `SEEDED` are played 1,000
-times each with dice. `test_ten_thousand_interleavings_are_run` holds the number.
+An interleaving is one complete run of one scenario. Its identity is the list of choices that produced it:
+which of the possible things happened next and, if the scenario allows it, between which two turns of the
+loop. Runs with the same list count once. In `EVERY` all schedules are played, about 25,000; each scenario in
+`SEEDED` is played 1,000 times with random choices. `test_ten_thousand_interleavings_are_run` checks the
+number.
 
-A broken law prints the shortest schedule that was found to break it, and the command that plays it again.
+A violation prints the shortest schedule that was found for it, and the command that replays that schedule.
 """
 
 from __future__ import annotations
@@ -30,17 +33,17 @@ SEEDS = 1_000
 
 @dataclass
 class Outcome:
-    """What the runs of one scenario came to."""
+    """The results of all runs of one scenario."""
 
     schedules: set[tuple[int, ...]] = field(default_factory=set)
-    complete: bool = False  # there is no other schedule
+    complete: bool = False  # True if every schedule was played
     violation: str = ""
     seen: Counter[str] = field(default_factory=Counter)
 
 
 @functools.cache
 def outcome(name: str) -> Outcome:
-    """Run a scenario, once for all tests here."""
+    """Run a scenario; the tests share the result."""
     scenario, found = ALL[name], Outcome()
     exhaustive = scenario in EVERY
     preempt = scenario.preempt if exhaustive else MANY
@@ -71,26 +74,28 @@ def _note(seen: Counter[str], one: Run) -> None:
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in EVERY])
 def test_no_schedule_of_a_small_scenario_breaks_a_law(name):
-    """All of them: each event once and in order or a notice with the state, one terminal, the end, nobody waits, nothing is left."""
+    """The laws: each event comes once and in order, or a notice with the state does; there is one terminal,
+    then the end; nobody waits for ever, and nothing is left.
+    """
     found = outcome(name)
     assert not found.violation, found.violation
     assert found.complete
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SEEDED])
-def test_no_schedule_by_dice_of_a_crowd_breaks_a_law(name):
-    """The same laws, with everything at once and steps between any two turns of the loop."""
+def test_no_random_schedule_of_a_large_scenario_breaks_a_law(name):
+    """The same laws hold with many actors, and with steps between any two turns of the loop."""
     found = outcome(name)
     assert not found.violation, found.violation
 
 
 def test_ten_thousand_interleavings_are_run():
-    """The number that is claimed, of different ones."""
+    """The documents claim this number; only different interleavings count."""
     assert sum(len(outcome(name).schedules) for name in ALL) >= 10_000
 
 
 def test_the_interleavings_reach_what_they_are_for():
-    """Heals, gaps, resyncs, ends of every kind, returns and steps in the middle all happen, or the laws prove little."""
+    """Heals, gaps, resyncs, ends of every kind, reconnects and steps between turns all occur."""
     seen = sum((outcome(name).seen for name in ALL), Counter())
     often = ["heals", "gaps", "ended", "between turns", "ENDED", "RESTART", "AGED", "TOO_SLOW"]
     assert min(seen[name] for name in often) > 100, seen
@@ -100,7 +105,7 @@ def test_the_interleavings_reach_what_they_are_for():
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SEEDED])
 def test_a_schedule_plays_the_same_again(name):
-    """From its list of choices, step by step; else the printed command is worth nothing."""
+    """A schedule's list of choices replays it step by step, so the printed command can be trusted."""
     for seed in range(20):
         first = run(ALL[name], Seeded(seed), preempt=MANY)
         again = run(ALL[name], Listed(list(first.choices)), preempt=MANY)

@@ -1,4 +1,4 @@
-"""The interleavings find a broken engine out: each mutant (mutants.py) breaks the law it names, in a schedule of its scenario."""
+"""The interleavings detect a broken engine: each mutant violates the law it names, in its scenario."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.scripted import Violation
 
 
 def broken_laws(scenario: str, *, until: str) -> list[str]:
-    """The laws that schedules break, up to the first whose words contain `until`."""
+    """Returns the laws that schedules violate, up to the first whose words contain `until`."""
     laws: list[str] = []
     choices: list[int] | None = []
     while choices is not None and not any(until in words for words in laws):
@@ -26,7 +26,7 @@ def broken_laws(scenario: str, *, until: str) -> list[str]:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_engine_breaks_a_law(name):
-    """Each way of being wrong is seen, and by the law that is meant for it."""
+    """Each mutant is detected, and by the law that is meant for it."""
     mutant = MUTANTS[name]
     with applied(name):
         laws = broken_laws(mutant.scenario, until=mutant.law)
@@ -34,7 +34,7 @@ def test_a_broken_engine_breaks_a_law(name):
 
 
 def test_a_mutant_leaves_nothing_behind():
-    """What was edited is as it was."""
+    """After the block every edited method is the original again."""
     for name, mutant in MUTANTS.items():
         before = [edit.owner.__dict__[edit.name] for edit in mutant.edits]
         with applied(name):
@@ -43,7 +43,7 @@ def test_a_mutant_leaves_nothing_behind():
 
 
 def test_a_broken_law_is_printed_with_a_schedule_that_breaks_it():
-    """Short, and good for playing it again."""
+    """The printed schedule is short, and replays the violation."""
     scenario = ALL["cut"]
     with applied("deaf-to-reconnects"):
         with pytest.raises(Violation) as caught:
@@ -53,4 +53,4 @@ def test_a_broken_law_is_printed_with_a_schedule_that_breaks_it():
         assert len(choices) <= 5
         with pytest.raises(Violation):
             run(scenario, Listed(choices), preempt=0)
-    run(scenario, Listed(choices), preempt=0)  # the sound engine keeps the laws there
+    run(scenario, Listed(choices), preempt=0)  # the same schedule breaks no law of the original engine

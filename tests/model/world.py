@@ -1,7 +1,8 @@
-"""One small world: a Redis, one or more hubs on it, viewers; and all that may happen next.
+"""A small world: a Redis, one or more hubs on it, and viewers; and all that may happen to them next.
 
-`World.options` lists what may happen now, in a fixed order, the most ordinary first; a scheduler (explore.py) picks. Afterwards `end`
-lets everything through, holds what each viewer was told against the laws, and takes the world down.
+`World.options` lists what may happen now, in a fixed order with the most ordinary first; a scheduler
+(explore.py) chooses. Then `end` lets everything arrive, checks what each viewer received against the laws,
+and takes the world down.
 """
 
 from __future__ import annotations
@@ -35,37 +36,38 @@ from tests.unit import scripted
 from tests.unit.scripted import TERMINAL, Client, Item, Recording, Violation, check, law
 
 NEVER = 1e9
-"""Seconds. The hub's own rounds are not due within a run: a schedule calls what they call, at any moment."""
+"""Seconds. The hub's periodic checks are not due in a run: a schedule does their work at any moment."""
 
 HORIZON = 1e6
-"""Seconds; what is due later is never."""
+"""Seconds. A timer that is due later never fires."""
 
 
 ONE_FORMAT = Recording()
-"""All viewers of a hub are one audience, as on a real transport."""
+"""One format for all viewers, so that the viewers of a hub share one audience, as on a real transport."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is to be interleaved: one line of steps for each actor, taken in order.
+    """What is interleaved: a line of steps for each actor, which are taken in order.
 
-    A step is a word of `World.STEPS`. Actors called `worker` and `net` (`net1` for the second hub) publish and cut; `hub`
-    (`hub1`) drains; others are viewers. `before` happens in order before the first choice.
+    A step is a key of `World.STEPS`. The actor `worker` publishes, `net` (`net1` for the second hub) is the
+    network, `hub` (`hub1`) a hub; any other name is a viewer. The steps in `before` come before the first
+    choice.
     """
 
     name: str
     lines: dict[str, str]
     before: str = ""
     wishes: dict[str, str] = field(default_factory=dict)
-    slow: str = ""  # viewers whose wire is full after a write ...
-    every: int = 1  # ... or, with 2, after the first, the third, ...
+    slow: str = ""  # viewers whose wire is full after every write ...
+    every: int = 1  # ... or, with 2, after every second write
     hubs: int = 1
-    prompt: bool = True  # whether all goes without delay between Redis and the hubs after the first
-    preempt: int = 0  # in the exhaustive search: steps that fall between two turns of the loop
+    prompt: bool = True  # True: only the first hub's traffic with Redis is delayed
+    preempt: int = 0  # in `EVERY`: most steps between two turns of the loop
     window: int = 1000
     linger: float = HORIZON
     drain: float = 0.2
-    log: bool = True  # whether the job has a retained log from the beginning
+    log: bool = True  # True: the job has a retained log from the start
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -80,15 +82,15 @@ class Scenario:
 
 
 class Viewer(Client):
-    """A browser that is thrown out, and comes back with its cursor when the schedule says so."""
+    """A browser that reconnects with its cursor, when the schedule chooses so."""
 
     world: World
     name = ""
     writes = 0
-    backs = 2  # how often it comes back by itself
-    left = True  # it went by itself, or has not come yet
+    backs = 2  # how often it may still reconnect by itself
+    left = True  # it left by itself, or has not joined yet
     leaving = False
-    run: asyncio.Task | None = None  # its visit, until that is over with all that belongs to it
+    run: asyncio.Task | None = None  # its connection, until everything of that has ended
 
     def connect(self, hub: Hub | None = None) -> None:
         self.left = self.leaving = False
@@ -97,13 +99,13 @@ class Viewer(Client):
         self.run.add_done_callback(self._gone)
 
     def go(self) -> None:
-        """The client is gone, at whatever point it was; its wire takes nothing any more."""
+        """The client disconnects, at whatever point it is. Its wire takes nothing any more."""
         self.left = self.leaving = self.paused = True
         self.run.cancel()
 
     @property
     def streams(self) -> bool:
-        """Whether it sits at a stream that has not ended."""
+        """Returns True if it has a seat on a stream that has not ended."""
         return self.run is not None and self.seat is not None and self.reason is None and not self.leaving
 
     def _gone(self, task) -> None:
@@ -114,8 +116,8 @@ class Viewer(Client):
             self.world.broken.append(f"{self.name}: {task.exception()!r}")
 
     def write(self, frames) -> None:
-        law_later(self.world, self.reason is None, "a seat is written to once and not after its end")
-        law_later(self.world, not self.paused, "nothing is written to who cannot take it")
+        law_later(self.world, self.reason is None, "nothing is written to a seat after its end")
+        law_later(self.world, not self.paused, "nothing is written to a paused viewer")
         super().write(frames)
         self.writes += 1
         self.paused = self.often > 0 and (self.writes - 1) % self.world.scenario.every == 0
@@ -131,13 +133,13 @@ class Viewer(Client):
 
 
 def law_later(world: World, condition: object, words: str) -> None:
-    """A law inside a callback of the hub's, which may catch what is raised there."""
+    """Check a law inside a callback of the hub, which may catch a Violation. `judge` raises it later."""
     if not condition:
         world.broken.append(words)
 
 
 class World:
-    """See above."""
+    """One run of a scenario: the Redis, the hubs, the viewers, and the story so far."""
 
     def __init__(self, scenario: Scenario) -> None:
         random.seed(0)  # jitter and shuffles are the same in every run
@@ -150,11 +152,11 @@ class World:
         self.links: list[Link] = []
         self.closed: set[Hub] = set()
         self.passed = 0
-        self.silent = False  # something was lost that only a position check can find
-        self.harmed = False  # there is a reason to tell somebody of a gap or a resync
+        self.silent = False  # True: something was lost that only a position check finds
+        self.harmed = False  # True: a gap or a resync may be sent
 
     def open(self) -> None:
-        """Set everything up, and do what comes before the choices."""
+        """Create everything, and take the steps in `before`."""
         scenario = self.scenario
         self.server = Server(self.loop.time)
         self.server.epoch = 1000 if scenario.log else None
@@ -179,7 +181,7 @@ class World:
         return hub
 
     def open_hub(self) -> Hub:
-        """Where a load balancer sends a viewer: the first hub that is ready, else one that refuses it."""
+        """Returns the hub that a load balancer would choose: the first ready one, else one that refuses."""
         return next((hub for hub in self.hubs if not hub.draining), self.hubs[0])
 
     def _viewer(self, name: str) -> Viewer:
@@ -195,7 +197,7 @@ class World:
     # --- what may happen
 
     def options(self) -> list[tuple[str, Callable[[], None]]]:
-        """What may happen now, most ordinary first."""
+        """Returns what may happen now, the most ordinary first."""
         found: list[tuple[str, Callable[[], None]]] = []
         for number, link in enumerate(self.links[: 1 if self.scenario.prompt else None]):
             found += [
@@ -209,7 +211,7 @@ class World:
             if viewer.streams and viewer.paused:
                 found.append((f"{viewer.name} reads", viewer.resume))
             elif viewer.run is None and not viewer.left and not viewer.done and viewer.backs:
-                found.append((f"{viewer.name} comes back", functools.partial(self._back, viewer)))
+                found.append((f"{viewer.name} reconnects", functools.partial(self._back, viewer)))
         for who, words in self.lines.items():
             if words and self._may(who, words[0]):
                 found.append((f"{who} {words[0]}", functools.partial(self._next, who)))
@@ -240,13 +242,13 @@ class World:
         viewer.connect(hub)
 
     def _hash_only(self, status: str) -> None:
-        """An application that writes its hash and publishes nothing."""
+        """An application writes the job's hash and publishes nothing."""
         if self.server.fields["status"] not in TERMINAL:
             self.server.fields["status"] = status
             self.silent = True
 
     def _foreign(self, status: str) -> None:
-        """A producer of its own, which sets the hash and publishes."""
+        """A foreign producer writes the hash and publishes."""
         if status:
             self.server.fields["status"] = status
         self.server.publish(foreign=True, status=status)
@@ -275,14 +277,14 @@ class World:
         async def run():
             try:
                 await coro
-            except HubError:  # the rounds of the hub log it, and go on
+            except HubError:  # the hub's periodic checks log it and continue
                 return
 
         task = self.loop.create_task(run())
         task.add_done_callback(lambda done: done.cancelled() or done.result())
 
     def _check(self, who: str) -> None:
-        """What the position check does with every feed, at once."""
+        """Do the position check of every feed, now."""
         hub = self._hub(who)
         feeds = list(hub._feeds.values())
         if feeds:
@@ -300,14 +302,14 @@ class World:
             await hub.aclose()
             self.closed.add(hub)
             left = [one.name for one, seat in sat if one.streams and one.seat is seat]
-            law_later(self, not left, f"who sits when a hub closes is sent away before it has: {left}")
+            law_later(self, not left, f"a hub that closes sends its viewers away first; left: {left}")
 
         self._spawn(close())
 
     def _time(self) -> None:
         self.loop.now = max(self.loop.now, self.loop.next_timer(HORIZON / 2) or 0)
 
-    STEPS: dict[str, tuple[Callable[[World, str], object], Callable[[World, str], None]]] = {  # noqa: RUF012
+    STEPS: dict[str, tuple[Callable[[World, str], object], Callable[[World, str], None]]] = {
         # viewers
         "join": (lambda self, who: self.viewers[who].run is None and not self.viewers[who].done, _join),
         "elsewhere": (
@@ -354,14 +356,14 @@ class World:
     # --- the end
 
     def calm(self) -> None:
-        """Everything that is on its way arrives, until nothing is."""
+        """Let everything arrive that is under way, until nothing is."""
         self.loop.rest()
         while (act := next(self._pending(), None)) is not None:
             act()
             self.loop.rest()
 
     def prompt(self) -> bool:
-        """What goes without delay arrives; whether anything did."""
+        """Let undelayed traffic arrive. Returns True if there was any."""
         before = self.passed
         for link in self.links[1:] if self.scenario.prompt else ():
             for act in list(_under_way(link)):
@@ -377,7 +379,7 @@ class World:
                 yield viewer.resume
 
     def settle(self) -> None:
-        """Faults are over, everybody comes back, time passes; then nothing more happens by itself."""
+        """End all faults, let every viewer reconnect and time pass, until nothing more happens by itself."""
         for viewer in self.viewers.values():
             viewer.often = 0.0
         for link in self.links:
@@ -394,13 +396,13 @@ class World:
                 self.add_hub()
             for viewer in away:
                 viewer.connect()
-        raise Violation(f"somebody never gets in: {[one.name for one in away]}")
+        raise Violation(f"these viewers never get in: {[one.name for one in away]}")
 
     def end(self) -> None:
-        """Hold everything against the laws."""
+        """Let everything settle, and check all laws."""
         self.settle()
         if not self.silent:
-            self.judge()  # nothing was lost without a sign, so nobody needs a position check
+            self.judge()  # no loss was silent, so no position check is needed
         for number, hub in enumerate(self.hubs):
             if hub not in self.closed:
                 self._check(f"hub{number}")
@@ -440,22 +442,22 @@ class World:
         law(not left, f"no task is left: {left}")
         for link in self.links:
             law(link.sink is None and not link.parked, "no subscription and no request is left")
-            law(link.subscriptions <= self._feeds_at_most, "one subscription for all who come first")
-            law(link.reads <= self._feeds_at_most, "one read of the log for all who come first")
+            law(link.subscriptions <= self._feeds_at_most, "simultaneous joins share one subscription")
+            law(link.reads <= self._feeds_at_most, "simultaneous joins share one read of the log")
             checks = "check" in " ".join(self.scenario.lines.values())
-            law(link.most_asked <= 1 or checks, "one read of the hash for all who ask at the same time")
+            law(link.most_asked <= 1 or checks, "simultaneous requests share one read of the hash")
         for hub in self.hubs:
             now = hub.statistics()
             law(not now.viewers and not now.jobs, "no viewer and no feed is left")
 
     @property
     def _feeds_at_most(self) -> float:
-        """How often a hub may begin to watch: once, while nobody lets go of the job for good and no start fails."""
+        """How often a hub may start a feed: once, if no linger ends and no start fails."""
         steady = self.scenario.linger == HORIZON and "fail" not in " ".join(self.scenario.lines.values())
         return 1 if steady else float("inf")
 
     def abandon(self) -> None:
-        """After a violation: end every task, whatever it says, so that the next world is not disturbed."""
+        """End every task after a violation, so that the next world is not disturbed."""
         for _ in range(3):
             for task in self.loop.tasks:
                 task.cancel()
@@ -486,7 +488,7 @@ def _short(item: Item) -> str:
 
 
 class _LoudFeed:
-    """The feed's log: a feed that fails is a violation. Others say what they like."""
+    """Replaces the feed's logger: a feed that fails is a violation. Other lines are dropped."""
 
     def __init__(self, broken: list[str]) -> None:
         self.exception = lambda *words: broken.append(f"a feed fails: {words}")
@@ -494,7 +496,7 @@ class _LoudFeed:
 
 @contextmanager
 def on_its_own(scenario: Scenario) -> Iterator[World]:
-    """A world, with the hub's clocks and sizes made small; everything is as it was afterwards."""
+    """A world, in which the hub's sizes are small and its timers off. They are restored afterwards."""
     world = World(scenario)
     epochs = iter(range(10**12, 10**13, 1000))
     patches = [

@@ -1,7 +1,7 @@
-"""A real Chromium, and processes that are started for real.
+"""A real Chromium, and real child processes.
 
-Without a Chromium a browser test is skipped and says so, so that the suite passes on a machine with nothing but Python;
-with CI=true it fails instead, so that the skip cannot hide there.
+Without a Chromium a browser test is skipped with that reason, so that the suite passes on a machine with
+nothing but Python. With CI=true it fails instead, because in CI a skip would go unnoticed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 ARGUMENTS = [
-    "--no-sandbox",  # for root in a container
+    "--no-sandbox",  # else Chromium refuses to run as root, as in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
-    "--disable-background-networking",  # a test talks to its own server and to nobody else
+    "--disable-background-networking",  # a test must connect to its own server only
     "--disable-component-update",
     "--disable-sync",
 ]
 
 
 def find_chromium(playwright: Playwright) -> str | None:
-    """The path of a Chromium: on the PATH, else the one that `playwright install chromium` fetched."""
+    """Returns the path of a Chromium on the PATH, else of playwright's own, if it was installed."""
     own = playwright.chromium.executable_path
     return next(filter(None, map(shutil.which, NAMES)), own if Path(own).exists() else None)
 
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """A running browser."""
+    """A running browser. Skips the test (in CI: fails it) if there is no Chromium."""
     async with async_playwright() as playwright:
         path = find_chromium(playwright)
         if path is None:
@@ -59,7 +59,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(browser: Browser, url: str, **context) -> AsyncIterator[Page]:
-    """A page in a session of its own; afterwards its console must have had no error."""
+    """A page in a session of its own. Fails at the end if its console has shown an error."""
     session = await browser.new_context(**context)
     page = await session.new_page()
     page.set_default_timeout(20_000)
@@ -74,9 +74,9 @@ async def opened(browser: Browser, url: str, **context) -> AsyncIterator[Page]:
 
 @asynccontextmanager
 async def running(*command: str, said: str, **environment: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """Run `python COMMAND`; gives what the group in `said` matched in its output, and all its lines so far.
+    """Run `python COMMAND`. Yields what the group in `said` matched in its output, and its lines so far.
 
-    Afterwards it is interrupted, as by Ctrl-C, and must end by itself.
+    At the end it gets SIGINT, as by Ctrl-C, and must end by itself.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -1,4 +1,4 @@
-"""A hub on a real uvicorn with real sockets, in the test's own loop, so that a test can look inside."""
+"""A hub on a real uvicorn with real sockets, in the test's own event loop, so that a test can inspect it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ USER = "ada"
 
 
 def token(user: str = USER, **claims) -> str:
-    """A good token."""
+    """Returns a valid token of `user`."""
     return jwt.encode({"sub": user, "exp": int(time.time()) + 600, **claims}, SECRET, "HS256")
 
 
 def settings(**values) -> Settings:
-    """Settings for tests: as in production, but for what would make a test wait."""
+    """Returns the defaults, except for what would make a test wait or log too much."""
     return Settings(**{"jwt_secret": SECRET, "drain": 0, "log_level": "warning", **values})
 
 
 @dataclass
 class Live:
-    """A running hub and what a test needs around it."""
+    """A running hub, with clients and publishers for it."""
 
     app: FastAPI
     client: Redis
@@ -79,17 +79,17 @@ class Live:
         return self._connect(f"/api/jobs/{job}/events/ws{query}", user)
 
     def dashboard(self, *, user: str = USER) -> connect:
-        """A dashboard socket."""
+        """A dashboard WebSocket."""
         return self._connect("/api/events/ws", user)
 
     def _connect(self, path: str, user: str) -> connect:
         headers = {"Authorization": f"Bearer {token(user)}"}
         url = f"ws://127.0.0.1:{self.port}{path}"
-        # who leaves in the middle has unread frames before the closing handshake: do not wait the usual 10 s for it
+        # A viewer that leaves early has unread frames: it need not wait the default 10 s for its handshake.
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
 
     async def until(self, condition, *, timeout: float = 10) -> None:
-        """Return when `condition()` is true; looks again each time the loop has done something."""
+        """Return when `condition()` is true; it is checked every 5 ms."""
         async with asyncio.timeout(timeout):
             while not condition():
                 await asyncio.sleep(0.005)
@@ -104,11 +104,12 @@ async def live_hub(
     overridden: bool = False,
     **values,
 ) -> AsyncIterator[Live]:
-    """Run a hub on `client`; afterwards nothing of it may be left.
+    """Run a hub on `client`. Fails at the end if a task, viewer or feed of the hub is left.
 
-    `wire` is "fast" (handed over) or "portable"; by itself the fake Redis goes with the portable one, so that every suite
-    over both kinds of Redis is one over both wires. It also goes with an overridden dependency, so with FastAPI's own routes,
-    and the real one with the short way past them.
+    `wire` is "fast" (the socket is handed over) or "portable". By default the fake Redis gets the portable
+    wire and the real Redis the fast one, so that a suite over both kinds of Redis covers both wires. In the
+    same way the fake Redis covers FastAPI's own routes (its dependency is overridden), and the real Redis
+    covers the direct routes.
     """
     is_fake = isinstance(client, fakeredis.FakeAsyncRedis)
     wire = wire or ("portable" if is_fake else "fast")
@@ -121,7 +122,7 @@ async def live_hub(
         app.dependency_overrides[get_redis] = lambda: client
     sock = listen("127.0.0.1", 0)
     chosen_config = config(app, chosen)
-    if wire == "portable":  # uvicorn's own protocols, which cannot hand over
+    if wire == "portable":  # uvicorn's own protocol classes, which cannot hand over
         chosen_config.http, chosen_config.ws = "httptools", "websockets-sansio"
     server = Server(chosen_config, app.state.push_hub)
     running = asyncio.create_task(server._serve([sock]))
@@ -147,6 +148,6 @@ def _url(client: Redis) -> str:
 
 
 async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:
-    """Every frame until the hub closes the socket."""
+    """Returns every frame until the hub closes the socket."""
     async with asyncio.timeout(timeout):
         return [json.loads(text) async for text in socket]

@@ -1,4 +1,4 @@
-"""Who publishes: ours by the script, foreign ones by a bare PUBLISH, and faults in between."""
+"""Producers: ours use the script, foreign ones a bare PUBLISH; and the faults that can happen to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _numbers = itertools.count(1)
 
 
 def name(prefix: str = "job") -> str:
-    """A job id that no other test has."""
+    """Returns a job id that no other test uses."""
     return f"{prefix}-{next(_numbers)}"
 
 
 async def job(live: Live, *, events: int = 0, user: str = USER, **fields: str) -> str:
-    """A job of ours, with a log of so many events `step` (n = 0, 1, 2...)."""
+    """Create a job of ours whose log has `events` events of type `step` (n = 0, 1, 2...). Returns its id."""
     made = name()
     await live.jobs.create_job(made, user_id=user, **fields)
     await publish(live, made, events)
@@ -30,20 +30,20 @@ async def job(live: Live, *, events: int = 0, user: str = USER, **fields: str) -
 
 
 async def foreign_job(client: Redis, *, status: str = "code", user: str = USER) -> str:
-    """A job that knows nothing of us: a hash and no log."""
+    """Create a foreign producer's job, which has a hash and no log. Returns its id."""
     made = name("foreign")
     await client.hset(f"job:{made}", mapping={"status": status, "user_id": user, "project_id": "p"})
     return made
 
 
 async def publish(live: Live, made: str, number: int, *, start: int = 0, kind: str = "step") -> list[EventId]:
-    """So many events by the script."""
+    """Publish `number` events by the script. Returns their ids."""
     publisher = live.publisher
     return [await publisher.emit(made, kind, {"n": n}) for n in range(start, start + number)]
 
 
 async def shout(client: Redis, made: str, *messages: Any) -> None:
-    """A bare PUBLISH of each, in one go: bytes and text as they are, anything else as JSON."""
+    """PUBLISH each message, in one pipeline: bytes and text as they are, anything else as JSON."""
     async with client.pipeline(transaction=False) as pipe:
         for message in messages:
             data = message if isinstance(message, str | bytes) else json.dumps(message)
@@ -82,16 +82,16 @@ async def forget_epoch(client: Redis, made: str) -> None:
 
 
 def ids(frames: list) -> list[str]:
-    """The ids of events, control frames left out."""
+    """Returns the ids of events, without control frames."""
     return [frame.id for frame in frames if not frame.control]
 
 
 def numbers(frames: list) -> list[int]:
-    """Their `n`."""
+    """Returns the `n` of each `step` among the frames."""
     return [frame.fields["n"] for frame in frames if frame.name == "step"]
 
 
 def contiguous(frames: list) -> bool:
-    """Whether their ids are of one epoch and without holes."""
+    """Returns True if the events' ids are of one epoch and without holes."""
     parsed = [EventId.parse(text) for text in ids(frames)]
     return all(after == before.next for before, after in itertools.pairwise(parsed))

@@ -1,4 +1,4 @@
-"""No test may leave an error or a traceback in the log (docs: "and no traceback was logged")."""
+"""No test may leave an error or a traceback in the log (docs/guarantees.md promises that)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 KNOWN = ("parser failed", "ASGI callable returned without completing handshake.")
-"""Each has a law of its own, so that one defect does not fail every test."""
+"""Errors that a test of their own checks. They are ignored here, or one defect would fail every test."""
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged as an error so far."""
+    """Returns what was logged as an error so far."""
     return [
         record
         for when in ("setup", "call")
@@ -23,7 +23,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """See above."""
+    """Fails the test if anything was logged as an error."""
     yield
     left = [record for record in errors(caplog) if record.getMessage() not in KNOWN]
     assert not left, left

@@ -1,4 +1,4 @@
-"""A strict reader of event streams, written from the WHATWG text alone (section 9.2.6), and a viewer on a raw socket."""
+"""A strict parser of event streams, from WHATWG section 9.2.6 alone, and a viewer on a raw socket."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Message:
-    """One dispatched event; `id` is the last event id buffer at that time."""
+    """One dispatched event. `id` is the value of the last event ID buffer at that time."""
 
     event: str
     data: str
     id: str
-    own_id: str | None = None  # the id that this event itself carries
+    own_id: str | None = None  # the id that this event itself has
 
     @property
     def json(self) -> Any:
@@ -26,7 +26,7 @@ class Message:
 
 @dataclass
 class Parser:
-    """Feed it bytes, it gives messages. Keeps `last_event_id` and `retry` as a browser does."""
+    """Turns bytes into messages. Keeps `last_event_id` and `retry` as a browser does."""
 
     last_event_id: str = ""
     retry: int | None = None
@@ -60,7 +60,7 @@ class Parser:
             else:
                 continue
             line, self._buffer = self._buffer[:index], self._buffer[end:]
-            return line.decode("utf-8")  # strict: the hub must never send anything else
+            return line.decode("utf-8")  # strict: the hub must send nothing else
         return None
 
     def _take(self, line: str) -> Message | None:
@@ -88,7 +88,7 @@ class Parser:
 
 
 def parse(stream: bytes | str) -> list[Message]:
-    """All messages of a whole stream."""
+    """Returns all messages of a complete stream."""
     return Parser().feed(stream.encode() if isinstance(stream, str) else stream)
 
 
@@ -103,7 +103,7 @@ class SseViewer:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.raw = b""  # the decoded body so far
-        self.ended = False  # the server ended the body cleanly
+        self.ended = False  # True once the server has ended the body cleanly
         self._send = dict(headers or {})
         if token:
             self._send["Authorization"] = f"Bearer {token}"
@@ -137,11 +137,11 @@ class SseViewer:
         return self.parser.last_event_id
 
     async def body(self) -> bytes:
-        """The whole body of an answer that is not a stream."""
+        """Returns the body of a response that has a length."""
         return await self.reader.readexactly(int(self.headers.get("content-length", "0")))
 
     async def next(self, timeout: float = 10) -> Message:
-        """The next message; raises EOFError when the server ended the stream."""
+        """Returns the next message. Raises EOFError when the server has ended the stream."""
         while not self._ready:
             chunk = await asyncio.wait_for(self._chunk(), timeout)
             if not chunk:
@@ -151,7 +151,7 @@ class SseViewer:
         return self._ready.pop(0)
 
     async def all(self, timeout: float = 10) -> list[Message]:
-        """Every message until the server ends the stream."""
+        """Returns every message until the server ends the stream."""
         messages = []
         while True:
             try:

@@ -1,6 +1,6 @@
-"""One viewer for both transports: the same interface, the same frames, so that a law is written once.
+"""A viewer with one interface for both transports, so that a test is written once.
 
-Strict on purpose: a frame that a browser's `JSON.parse` or the WHATWG stream parser would refuse fails the test here.
+It is strict: a frame that a browser's `JSON.parse` or the WHATWG stream parser would refuse fails the test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLOSED = {1000: "ended", 1012: "reconnect", 4013: "reconnect"}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One frame. `name` is a control frame's name, an event's type, or "raw" for what is no JSON object."""
+    """One frame. `name`: a control frame's name, an event's type, or "raw" if it is no JSON object."""
 
     id: str | None
     name: str
@@ -34,7 +34,7 @@ class Seen:
 
 
 def strict_json(text: str) -> Any:
-    """As a browser parses it: NaN and Infinity are errors."""
+    """Parses JSON as a browser does: NaN and Infinity raise ValueError."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -43,7 +43,7 @@ def strict_json(text: str) -> Any:
 
 
 class Viewer:
-    """What both transports have in common. `cursor` is where it would resume, `closed` why it ended."""
+    """Common to both transports. `cursor`: the id to resume after; `closed`: the reason of the end."""
 
     status = 0  # of the handshake; 101 for a WebSocket that was accepted
     headers: dict[str, str]
@@ -52,22 +52,22 @@ class Viewer:
     closed = ""  # ended | reconnect | cut | a WebSocket close code; "" while it is open
 
     async def next(self, timeout: float = 10) -> Seen:
-        """The next frame; EOFError when there is none any more."""
+        """Returns the next frame. Raises EOFError after the last one."""
         raise NotImplementedError
 
     async def take(self, number: int) -> list[Seen]:
-        """So many frames."""
+        """Returns the next `number` frames."""
         return [await self.next() for _ in range(number)]
 
     async def until(self, name: str) -> list[Seen]:
-        """Frames up to and with the first of this name."""
+        """Returns the frames up to the first one with this name, inclusive."""
         seen = [await self.next()]
         while seen[-1].name != name:
             seen.append(await self.next())
         return seen
 
     async def all(self) -> list[Seen]:
-        """Frames until the hub ends it."""
+        """Returns all frames until the hub ends the stream."""
         seen = []
         try:
             while True:
@@ -77,7 +77,7 @@ class Viewer:
 
 
 class Sse(Viewer):
-    """Over Server-Sent Events."""
+    """A viewer over Server-Sent Events."""
 
     def __init__(self, viewer: SseViewer) -> None:
         self.viewer = viewer
@@ -97,7 +97,7 @@ class Sse(Viewer):
         await self.viewer.__aexit__(*error)
 
     async def _read_head(self) -> None:
-        """The first bytes, which come at once: a retry and, but for a refusal, the position."""
+        """Check the first bytes, which come at once: the retry hint and, unless refused, the position."""
         chunk = await asyncio.wait_for(self.viewer._chunk(), 10)
         self.viewer.raw += chunk
         self.viewer._ready += self.viewer.parser.feed(chunk)
@@ -130,7 +130,7 @@ def _over_sse(message: Message) -> Seen:
 
 
 class WebSocket(Viewer):
-    """Over WebSocket; also the dashboard socket, with `say`."""
+    """A viewer over WebSocket; also a dashboard socket, with `say`."""
 
     def __init__(self, connecting: connect) -> None:
         self._connecting = connecting
@@ -165,15 +165,15 @@ class WebSocket(Viewer):
         return seen
 
     async def say(self, op: str, **fields: Any) -> None:
-        """One command."""
+        """Send one command."""
         await self.raw(json.dumps({"op": op, **fields}))
 
     async def raw(self, message: str | bytes) -> None:
-        """One message, whatever it is."""
+        """Send one message as it is."""
         await asyncio.wait_for(self.socket.send(message), 10)
 
     async def answer(self, ref: Any) -> Seen:
-        """The frame with this ref; what comes before it must be none of an answer."""
+        """Returns the answer with this ref. Events may come before it, another answer may not."""
         while True:
             seen = await self.next()
             if "ref" in seen.fields:
@@ -183,7 +183,7 @@ class WebSocket(Viewer):
 
 def _over_websocket(text: str) -> Seen:
     fields = strict_json(text)
-    assert isinstance(fields, dict), "one flat JSON object each"
+    assert isinstance(fields, dict), "each frame is one flat JSON object"
     event_id, kind = fields.get("id"), str(fields.get("type", ""))
     if event_id is not None:
         assert text.startswith('{"id":"'), f"id first, got {text[:50]}"
@@ -204,22 +204,22 @@ def view(
     cursor: str | None = None,
     header: str = "",
 ) -> Sse | WebSocket:
-    """A viewer of `job`; `cursor` goes into `?last_event_id=`, `header` into `Last-Event-ID` (SSE only)."""
+    """Returns a viewer of `job`. `cursor` goes into the query, `header` into `Last-Event-ID` (SSE only)."""
     if cursor is not None:
         query += ("&" if query else "?") + urlencode({"last_event_id": cursor})
     if transport == "sse":
         return Sse(live.sse(job, query, user=user, last_event_id=header))
-    assert not header, "a browser's WebSocket has no headers"
+    assert not header, "a browser's WebSocket cannot send headers"
     return WebSocket(live.websocket(job, query, user=user))
 
 
 def dashboard(live: Live, *, user: str = USER) -> WebSocket:
-    """A dashboard socket."""
+    """Returns a viewer on the dashboard socket."""
     return WebSocket(live.dashboard(user=user))
 
 
 def with_headers(live: Live, path: str, headers: dict[str, str]) -> Sse | WebSocket:
-    """A viewer with exactly these headers: SSE for a path that is no WebSocket's."""
+    """Returns a viewer with exactly these headers; over WebSocket if `path` ends in `/ws`, else SSE."""
     if path.partition("?")[0].endswith("/ws"):
         return WebSocket(
             connect(
@@ -233,5 +233,5 @@ def with_headers(live: Live, path: str, headers: dict[str, str]) -> Sse | WebSoc
 
 
 def bearer(user: str = USER) -> dict[str, str]:
-    """The header of a user who is signed in."""
+    """Returns the header that signs `user` in."""
     return {"Authorization": f"Bearer {token(user)}"}

@@ -1,4 +1,4 @@
-"""Peer: what a tutorial shows. FastAPI, and a Redis Pub/Sub connection per viewer. No login, no resume, no heartbeat."""
+"""Peer: the design of tutorials, a Redis Pub/Sub connection per viewer. No login, resume or heartbeat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from fastapi.responses import StreamingResponse
 from serving import REDIS_URL, serve
 
 app = FastAPI()
-# hiredis parses; no limit on connections, as each viewer holds one; no socket timeout, as it would cut a silent stream
+# hiredis parses. Connections are not limited, because each viewer holds one. There is no socket timeout,
+# because that would cut a silent stream.
 client = redis.asyncio.Redis.from_url(REDIS_URL, max_connections=1 << 20, socket_timeout=None)
 
 

@@ -1,6 +1,6 @@
-"""The producer for nchan: HTTP POSTs, pipelined on one kept connection, so that nginx is never waited for per event.
+"""The producer for nchan: HTTP POSTs, pipelined on one connection, so that no event waits for nginx.
 
-`python nchan_source.py PORT PREFIX JOBS SIZE`; orders come on stdin (hub/bench/source.py).
+`python nchan_source.py PORT PREFIX JOBS SIZE`; orders come on stdin (see hub/bench/source.py).
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 // Peer: bare node, no framework. One Redis subscription, a Set of sockets per job.
-// Tuned as far as node goes: every event is framed once and the same Buffer is written to each raw socket (ws.send and
-// response.write would frame it again per viewer); events that arrive together go out as one write per viewer, as the hub
-// does it; perMessageDeflate off; no clientTracking; Nagle off. No heartbeat, no back-pressure, no resume, no login.
-// node node_push.cjs PORT REDIS_URL; watch /sse/JOB or /ws/JOB.
+// Tuned as far as node allows: an event is framed once and the same Buffer is written to each raw socket
+// (ws.send and response.write would frame it again for each viewer); events that arrive together are one
+// write per viewer, as in the hub; perMessageDeflate, clientTracking and Nagle are off. No heartbeat,
+// backpressure, resume or login.
+// Usage: node node_push.cjs PORT REDIS_URL. Viewers watch /sse/JOB or /ws/JOB.
 "use strict";
 const http = require("node:http");
 const { createClient } = require("redis");
 const { WebSocketServer, Sender } = require("ws");
 
 const [port, url] = process.argv.slice(2);
-const rooms = new Map(); // "sse/JOB" or "ws/JOB" -> {sockets, frames waiting for the end of this turn}
+const rooms = new Map(); // "sse/JOB" or "ws/JOB" -> {sockets, frames to be written at the end of this turn}
 
 function room(name) {
   let found = rooms.get(name);
@@ -71,7 +72,7 @@ server.on("upgrade", (request, socket, head) => {
       if (rooms.has(`sse/${job}`)) push(`sse/${job}`, sse(body));
       if (rooms.has(`ws/${job}`)) push(`ws/${job}`, websocket(body));
     },
-    true, // Buffers: no decoding
+    true, // messages are Buffers, which need no decoding
   );
   server.listen({ port: Number(port), host: "127.0.0.1", backlog: 4096 });
 })();

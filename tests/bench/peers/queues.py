@@ -1,6 +1,7 @@
-"""Peer: the usual better design. FastAPI, one subscription, an asyncio.Queue and a StreamingResponse per viewer.
+"""Peer: the usual better design. FastAPI, one subscription, an asyncio.Queue and a StreamingResponse per
+viewer.
 
-The queue hands over text that is encoded once per viewer by Starlette, as it is in most code bases. No login, no heartbeat.
+The queue carries text, which Starlette encodes for each viewer, as in most code. No login, no heartbeat.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the Python peers share: uvicorn as well tuned as it gets, and one Redis subscription for all viewers."""
+"""The common part of the Python peers: a tuned uvicorn, and one Redis subscription for all viewers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi import FastAPI
 REDIS_URL = sys.argv[2]
 
 QUEUE = 1000
-"""Events a viewer may lag; then it loses some, which the benchmark would see."""
+"""Events by which a viewer may lag. Above that it loses some, which the benchmark would report."""
 
 
 class Room:
@@ -51,7 +51,7 @@ class Room:
 
 
 def serve(app: FastAPI) -> None:
-    """`python PEER.py PORT REDIS_URL`: the same uvicorn that the hub has, without its protocol classes."""
+    """`python PEER.py PORT REDIS_URL`: the hub's uvicorn, without the hub's protocol classes."""
     uvicorn.run(
         app,
         port=int(sys.argv[1]),

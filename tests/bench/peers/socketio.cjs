@@ -1,8 +1,8 @@
 // Peer: Socket.IO 4 on ws. One Redis subscription, one room per job.
-// Tuned as its documentation says: WebSocket only, perMessageDeflate and httpCompression off, no client files, the first
-// HTTP request of each client is let go, and the Ping is so rare that it does not come in a run. Events are emitted as
-// objects, which is what its users do; the adapter encodes each once for the whole room. No login.
-// node socketio.cjs PORT REDIS_URL; watch /socket.io/?EIO=4&transport=websocket&job=JOB.
+// Tuned as its documentation says: WebSocket only, perMessageDeflate and httpCompression off, no client
+// files, the first HTTP request of each client is released, and no Ping is due during a run. Events are
+// emitted as objects, as its users do it; the adapter encodes each of them once for the whole room. No login.
+// Usage: node socketio.cjs PORT REDIS_URL. Viewers watch /socket.io/?EIO=4&transport=websocket&job=JOB.
 "use strict";
 const http = require("node:http");
 const { createClient } = require("redis");

@@ -1,4 +1,4 @@
-"""Peer: sse-starlette's EventSourceResponse on the same one subscription and a queue per viewer. No login."""
+"""Peer: sse-starlette's EventSourceResponse, with one subscription and a queue per viewer. No login."""
 
 from __future__ import annotations
 

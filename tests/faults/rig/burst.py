@@ -1,4 +1,4 @@
-"""Events by the hundred: one pipeline instead of a round trip each, for scenarios whose point is their number."""
+"""Publishes hundreds of events in one pipeline, for scenarios that need many of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tests.faults.rig.producer import Worker
 
 
 async def burst(worker: Worker, published: Published, number: int, *, start: int) -> None:
-    """Publish `number` events through the script. Redis must stay: a burst is not tried again."""
+    """Publish `number` events through the script. Redis must stay up: a burst is not retried."""
     known = job_id(published.job)
-    assert known is not None, "our own names are good"
+    assert known is not None, "the test's own job ids are valid"
     bodies = [dumps({"type": "step", "n": start + n, "job_id": known}) for n in range(number)]
     published.tried.update(bodies)
     async with worker.client.pipeline(transaction=False) as pipe:

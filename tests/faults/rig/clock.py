@@ -1,4 +1,4 @@
-"""`push-hub serve` whose wall clock is off by the seconds that stand in a file, which may change at any time."""
+"""`push-hub serve` with a wrong wall clock: a file says by how many seconds, and may change at any time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 OFFSET = "FAKETIME_TIMESTAMP_FILE"
-"""Names the file; the variable is that of libfaketime, which reads the same file."""
+"""The variable that names the file; libfaketime uses the same variable and file."""
 
 _time, _time_ns = time.time, time.time_ns
 
@@ -20,6 +20,6 @@ time.time = lambda: _time() + offset()
 time.time_ns = lambda: _time_ns() + int(offset() * 1e9)
 
 if __name__ == "__main__":
-    from hub.cli import main  # after the clock, so that whatever takes it by name takes this one
+    from hub.cli import main  # after the patch: modules that import the clock by name get this one
 
     main()

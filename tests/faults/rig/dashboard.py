@@ -1,4 +1,4 @@
-"""A viewer of many jobs on one WebSocket, which comes back with a cursor for each of them; every job has its own judge."""
+"""A viewer of many jobs on one WebSocket. It resumes with a cursor per job, and each job has a judge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.support.live import token
 
 
 class DashboardWatcher:
-    """Watches `jobs` until each has ended. `where` gives the URL of the hub to connect to, asked before each connection."""
+    """Watches `jobs` until each has ended. `where` is called before each connection and returns the hub's
+    URL.
+    """
 
     def __init__(self, where: Callable[[], str], jobs: Sequence[Published]) -> None:
         self.verdicts = {job.job: Verdict(job, f"dashboard viewer of {job.job}") for job in jobs}
@@ -31,8 +33,8 @@ class DashboardWatcher:
         self._task = asyncio.create_task(self._run(), name="dashboard viewer")
 
     async def finish(self, timeout: float) -> None:
-        """Wait for the end of all jobs; fails when the invariant did not hold for one of them."""
-        with contextlib.suppress(TimeoutError):  # the judges say who never saw the end
+        """Wait for the end of all jobs. Fails if the invariant did not hold for one of them."""
+        with contextlib.suppress(TimeoutError):  # the judges report a missing end
             await asyncio.wait_for(self._task, timeout)
         problems = []
         for verdict in self.verdicts.values():
@@ -98,7 +100,7 @@ class DashboardWatcher:
 
     async def _take_answer(self, socket: ClientConnection, frame: dict) -> None:
         verdict = self.verdicts[frame["job_id"]]
-        if frame["type"] == "error":  # "resume", or Redis is away
+        if frame["type"] == "error":  # it asks to resume, or Redis is away
             await self._subscribe(socket, verdict)
         elif (position := EventId.parse(frame["position"])) is not None:
             verdict.position(position)

@@ -1,7 +1,7 @@
-"""`push-hub serve` with shorter constants, for tests that wait until one has run out.
+"""`push-hub serve` with shorter time limits, for tests that wait until one is over.
 
-Set like settings: `start_hub(url, program=IMPATIENT, impatient_tcp=3000)` in milliseconds, `impatient_head` in seconds,
-`impatient_portable=1` as in portable.py.
+They are set like settings: `start_hub(url, program=IMPATIENT, impatient_tcp=3000)` in milliseconds,
+`impatient_head` in seconds, `impatient_portable=1` as in portable.py.
 """
 
 from __future__ import annotations

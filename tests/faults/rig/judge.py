@@ -1,7 +1,8 @@
-"""The judge: knows every event that was published, sees every frame a viewer received, and holds the invariant against it.
+"""The judge compares the frames that a viewer received with the events that were published.
 
-For every viewer: the events of its job complete, in order, once each, or a frame (`gap`, `resync`) that says what is missing,
-followed by the current state; the terminal is last, then `end`, then nothing.
+The invariant: a viewer gets all events of its job in order and once each. If some are missing, a frame
+(`gap`, `resync`) says so and the current state follows. The terminal is the last event, then comes `end`,
+then nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ CONTROL = frozenset({"heartbeat", "gap", "resync", "state", "reconnect", "end"})
 
 @dataclass
 class Published:
-    """One job's events, as its producers know them: what was acknowledged with which id, and what was tried at all."""
+    """One job's events, as its producers know them: those acknowledged, with ids, and those attempted."""
 
     job: str
     acknowledged: dict[EventId, str] = field(default_factory=dict)  # id -> body
@@ -27,7 +28,7 @@ class Published:
 
 @dataclass
 class Verdict:
-    """What one viewer got, over all its connections. `problems` is empty when the invariant held."""
+    """What one viewer received over all its connections. `problems` is empty if the invariant held."""
 
     published: Published
     name: str
@@ -44,11 +45,11 @@ class Verdict:
     _pardon: bool = False  # after a notice the next id may be any later one, or of another epoch
 
     def connected(self) -> None:
-        """A new connection; it resumes from `cursor`."""
+        """Note a new connection, which resumes after `cursor`."""
         self.connections += 1
 
     def event(self, event_id: EventId | None, body: str) -> None:
-        """A data event with its id."""
+        """Judge a data event with its id."""
         self.deliveries += 1
         if self._terminal:
             self._problem(f"after the terminal came {event_id} {body[:80]}")
@@ -69,7 +70,7 @@ class Verdict:
         self._pardon = False
 
     def control(self, name: str, fields: dict, event_id: EventId | None) -> None:
-        """A control frame; over SSE a `state` carries its position as id, over WebSocket in `position`."""
+        """Judge a control frame. A `state`'s position is its id over SSE, `position` over WebSocket."""
         match name:
             case "heartbeat":
                 self.heartbeats += 1
@@ -88,16 +89,18 @@ class Verdict:
                 self.ended = fields.get("status", "")
 
     def terminal(self) -> None:
-        """The event that was just told is a terminal one."""
+        """Note that the last event was a terminal one."""
         self._terminal = True
 
     def position(self, event_id: EventId) -> None:
-        """The stream's own first id, which is a cursor and no event."""
+        """Note the first id of a stream, which is a cursor and no event."""
         if self.cursor is None:
             self.cursor = event_id
 
     def finish(self, *, pardoned: bool = False) -> None:
-        """The viewer's job is over: what it never got, and was not told of, is a problem. `pardoned`: notices were due."""
+        """Judge the whole: an event that never came and was not announced is a problem. `pardoned`: notices
+        were due.
+        """
         if not self.ended:
             self._problem("never saw the end")
         if self.notices and not pardoned:

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, which holds a job's lease until it is told to end (SIGTERM): in order, or killed.
+"""A worker process that holds a job's lease until SIGTERM (it gives the lease back) or a kill.
 
 python -m tests.faults.rig.leaseholder REDIS_URL JOB TTL
 """

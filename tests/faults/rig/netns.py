@@ -1,4 +1,4 @@
-"""Two network namespaces and a cable between them, which can be cut. Needs root."""
+"""Two network namespaces with a cable that can be cut. Needs root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def available() -> bool:
-    """Whether this machine and this user can have them."""
+    """Returns True if this user may create namespaces on this machine."""
     return os.geteuid() == 0 and shutil.which("ip") is not None
 
 
@@ -27,7 +27,7 @@ def _ip(*words: str) -> None:
 
 
 class Cable:
-    """Namespaces `hub` and `viewers`; the hub's address on the cable is `address`. A context manager."""
+    """A context manager: the namespaces `hub` and `viewers`. `address` is the hub's address on the cable."""
 
     def __init__(self) -> None:
         self.hub, self.viewers = f"hub{os.getpid()}", f"viewers{os.getpid()}"
@@ -68,14 +68,14 @@ class Cable:
         _ip("-n", self.viewers, "link", "set", "cable", "up")
 
     def viewer_socket(self) -> socket.socket:
-        """A socket at the viewers' end; it stays there wherever it is used."""
+        """Returns a socket in the viewers' namespace. It stays in that namespace wherever it is used."""
         with inside(self.viewers):
             return socket.socket()
 
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """Sockets that this thread makes in the block belong to the namespace. Nothing may be awaited in it."""
+    """Sockets that this thread creates in the block belong to the namespace. The block must not await."""
     with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", name).open() as there:
         _enter(there.fileno())
         try:
@@ -90,7 +90,7 @@ def _enter(file: int) -> None:
 
 
 class FarHub(Hub):
-    """A hub in a namespace; it must reach its Redis by a socket in the file system."""
+    """A hub in a namespace. It must reach its Redis over a Unix socket."""
 
     def __init__(self, namespace: str, redis_url: str, **more) -> None:
         self.namespace = namespace

@@ -1,4 +1,4 @@
-"""A real nginx between viewers and hubs, configured as docs/operations.md has it."""
+"""A real nginx between viewers and hubs, configured as docs/operations.md says."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ http {{
 
 
 class Nginx(Process):
-    """One process, no master, in front of `hubs`. `read_timeout`: seconds it waits for a byte from a hub."""
+    """A single nginx process in front of `hubs`. `read_timeout`: seconds it waits for a byte from a hub."""
 
     def __init__(self, *hubs: Hub, read_timeout: int) -> None:
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""`push-hub serve` with uvicorn's own protocols, which cannot hand a socket over: the portable wire in a real process."""
+"""`push-hub serve` on uvicorn's own protocol classes, which cannot hand over: the portable wire."""
 
 from __future__ import annotations
 

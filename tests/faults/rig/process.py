@@ -1,4 +1,4 @@
-"""Real processes that can be frozen, thawed, killed and started again: Redis, Sentinels and hubs."""
+"""Real processes that a test can freeze, thaw, kill and restart: Redis, Sentinels and hubs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Process:
-    """One child, in a directory of its own, its output in a file that is kept for the question what it said."""
+    """A child process in a directory of its own. Its output is kept in a file."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
@@ -46,7 +46,7 @@ class Process:
 
     @property
     def said(self) -> str:
-        """Everything it has printed, over all its lives."""
+        """Everything it has printed, over all restarts."""
         return self.output.read_text(errors="replace")
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Process:
         self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """At once, frozen or not."""
+        """Kill it, also if it is frozen."""
         self.signal(signal.SIGKILL)
         assert self.child is not None, "started"
         self.child.wait()
@@ -80,7 +80,7 @@ class Process:
         self.signal(signal.SIGTERM)
 
     async def wait(self, timeout: float) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until it ends by itself. Returns its exit code."""
         assert self.child is not None, "started"
         return await asyncio.wait_for(asyncio.to_thread(self.child.wait), timeout)
 
@@ -90,9 +90,9 @@ class Process:
 
 
 class RedisProcess(Process):
-    """A redis-server (or one of its replicas, or a Sentinel) on a port that stays the same over restarts.
+    """A redis-server (or a replica, or a Sentinel) whose port stays the same over restarts.
 
-    `durable`: what it holds survives `kill` (appendonly, every write to disk).
+    `durable`: its data survives `kill` (appendonly, each write is synced to disk).
     """
 
     def __init__(self, *options: str, port: int | None = None, durable: bool = False) -> None:
@@ -113,15 +113,16 @@ class RedisProcess(Process):
             return False
 
     def command_now(self, *words: str | int) -> object:
-        """One command on a connection of its own."""
+        """Run one command on a connection of its own."""
         with redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=1) as client:
             return client.execute_command(*words)
 
 
 class Hub(Process):
-    """`push-hub serve` on a port that stays the same over restarts. `portable`: with uvicorn's own protocols, no hand-over.
+    """`push-hub serve`, whose port stays the same over restarts. `portable`: on uvicorn's own protocol
+    classes.
 
-    `program` is another module to run in its place; `prefix` are words before the command, which must replace themselves by it.
+    `program` is a module to run instead. `prefix` is a command that must replace itself (exec) by the hub.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Hub(Process):
         wait_until(lambda: self.get("/healthz")[0] == 200, "the hub answers")
 
     def get(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
-        """Status and body of a plain GET; status 0 when nobody answers."""
+        """Returns status and body of a GET. The status is 0 if nothing answers."""
         try:
             with urlopen(self.url + path, timeout=timeout) as answer:
                 return answer.status, answer.read().decode()
@@ -164,27 +165,27 @@ class Hub(Process):
         return self.get("/readyz")[0] == 200
 
     def metric(self, name: str) -> float:
-        """One of /metrics, without its `hub_`."""
+        """Returns the value of a metric, named without `hub_`."""
         found = re.search(rf"^hub_{name} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
         assert found is not None, f"expected a metric hub_{name}"
         return float(found[1])
 
     @property
     def files(self) -> int:
-        """Open file descriptors."""
+        """The number of its open file descriptors."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     @property
     def memory(self) -> int:
-        """Resident bytes."""
+        """Its resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found is not None, "Linux says so"
+        assert found is not None, "Linux reports it"
         return int(found[1]) * 1024
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Returns a port that nobody listens on."""
     import socket
 
     with socket.socket() as sock:
@@ -205,7 +206,7 @@ def wait_until(condition, what: str, *, timeout: float = 20) -> None:
 
 
 async def until(condition, what: str, *, timeout: float = 20) -> float:
-    """The same without stopping the loop; the seconds it took."""
+    """The same without blocking the event loop. Returns the seconds it took."""
     began = time.monotonic()
     while not await asyncio.to_thread(condition):
         if time.monotonic() - began > timeout:

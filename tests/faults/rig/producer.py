@@ -1,4 +1,4 @@
-"""Workers: publish through the script, again and again until it is acknowledged, and tell the judge what they know."""
+"""Workers: publish by the script, retry until it is acknowledged, and tell the judge what they know."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.faults.rig.judge import Published
 from tests.support.live import USER
 
 PATIENCE = 60.0
-"""Seconds a worker tries to publish one event."""
+"""Seconds for which a worker retries one event."""
 
 
 class Worker:
-    """The producer of some jobs, on one Redis URL, which keeps `kept` events of each. An async context manager."""
+    """The producer of some jobs on one Redis, which keeps `kept` events per job. An async context manager."""
 
     def __init__(self, url: str, *, kept: int = 1000) -> None:
         self.url = url
         self.publication = Publication(retention=Retention(events=kept))
-        self.over = False  # ends `stream`; cancelling it could be swallowed in the middle of a command
+        self.over = False  # ends `stream`; a cancellation could be swallowed in the middle of a command
 
     async def __aenter__(self) -> Worker:
         self.client = for_publishing(self.url)
@@ -34,16 +34,18 @@ class Worker:
         await close(self.client)
 
     async def job(self, name: str) -> Published:
-        """A new job of ours."""
+        """Create a new job."""
         await JobStateMachine(self.client).create_job(name, user_id=USER)
         return Published(name)
 
     async def emit(self, published: Published, **fields: object) -> EventId:
-        """Publish one event of type `step`, and do not give up while Redis is away: the idempotency key makes that safe."""
+        """Publish one event of type `step`, and retry while Redis is away; the idempotency key makes that
+        safe.
+        """
         return await self._emit(published, "step", fields)
 
     async def end(self, published: Published, status: str = "ready") -> EventId:
-        """The job's last event."""
+        """Publish the job's terminal event."""
         kind = "build.stage.started"
         published.terminal = await self._emit(published, kind, {"stage": status, "status": status})
         return published.terminal
@@ -69,7 +71,7 @@ class Worker:
     async def stream(
         self, published: Published, number: int, *, rate: float, start: int = 0, fill: int = 0
     ) -> None:
-        """`number` events, about `rate` a second, each with its `n` and `fill` bytes of padding; fewer when `over` is set."""
+        """Publish `number` events, about `rate` per second, each with its `n` and `fill` bytes of padding."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         for n in range(number):

@@ -1,4 +1,4 @@
-"""A small chaos TCP proxy: latency, cut, half-open, slices and bandwidth, switched while it runs."""
+"""A small TCP proxy that makes faults: latency, cut, half-open, slices, bandwidth, changed as it runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CHUNK = 1 << 16
 class Proxy:
     """Listens on `port` and forwards to `target` (host, port). Attributes may be changed at any time.
 
-    `latency` seconds each way; `slices` bytes per write at most (0: as they come); `bandwidth` bytes a second and direction
-    (0: all there is); `half_open` swallows what comes and keeps connections open, as a dead middlebox does; `mute` swallows
-    only what the target answers; `refuse` lets nobody in.
+    `latency`: seconds each way. `slices`: most bytes per write (0: no limit). `bandwidth`: bytes per second
+    in each direction (0: no limit). `half_open` drops all bytes and keeps connections open, as a dead
+    middlebox does. `mute` drops only the target's bytes. `refuse` accepts no new connection.
     """
 
     def __init__(self, host: str, port: int, *, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What a run of the scenarios tells whoever started it: how much was judged, and what there is to say (tests/faults/run)."""
+"""What a run of the scenarios reports to tests/faults/run: how many deliveries were judged, and remarks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 from pathlib import Path
 
 PLACE = "PUSH_HUB_FAULTS_REPORT"
-"""Names the file that lines are added to; without it nobody wants to know."""
+"""The variable that names the report's file. Without it nothing is reported."""
 
 
 def count(deliveries: int) -> None:
-    """So many deliveries were judged."""
+    """Report how many deliveries were judged."""
     _add(f"deliveries {deliveries}")
 
 
 def note(words: str) -> None:
-    """A line for people."""
+    """Report a line of text."""
     print(words)
     _add(f"note {words}")
 
 
 def read(text: str) -> tuple[int, list[str]]:
-    """All deliveries, and the lines for people, of such a file."""
+    """Returns the sum of deliveries and the lines of text in a report's file."""
     lines = [line.split(" ", 1) for line in text.splitlines()]
     deliveries = sum(int(rest) for kind, rest in lines if kind == "deliveries")
     return deliveries, [rest for kind, rest in lines if kind == "note"]

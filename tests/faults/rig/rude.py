@@ -1,4 +1,4 @@
-"""Clients on bare sockets: they stop reading, speak too much, ask for half, and leave without a word."""
+"""Rude clients on raw sockets: they stop reading, flood, send half a request, and leave without closing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DASHBOARD = "/api/events/ws"
 
 
 def path_of(job: str, transport: str) -> str:
-    """Where a job is watched."""
+    """Returns the path of a job's stream."""
     return f"/api/jobs/{job}/events/" + ("stream" if transport == "sse" else "ws")
 
 
 def request(path: str, *, user: str = USER, more: tuple[str, ...] = ()) -> bytes:
-    """A GET; a WebSocket's handshake when the path is one's."""
+    """Returns a GET request, or a WebSocket handshake if the path is a WebSocket's."""
     lines = [f"GET {path} HTTP/1.1", "Host: hub", f"Authorization: Bearer {token(user)}", *more]
     if path.partition("?")[0].endswith("/ws"):
         lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
@@ -31,7 +31,7 @@ def request(path: str, *, user: str = USER, more: tuple[str, ...] = ()) -> bytes
 
 
 def frame(opcode: int, data: bytes = b"", *, fin: bool = True, rsv1: bool = False, says: int = -1) -> bytes:
-    """A client's frame, masked with zeros. `says`: the length it announces, when that is not the truth."""
+    """Returns a client's frame with a zero mask. `says`: a wrong length to announce."""
     length = len(data) if says < 0 else says
     first = (fin << 7) | (rsv1 << 6) | opcode
     if length < 126:
@@ -44,7 +44,7 @@ def frame(opcode: int, data: bytes = b"", *, fin: bool = True, rsv1: bool = Fals
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """The hub's frames, as (opcode, payload), after its answer to the handshake; a half one at the end is left out."""
+    """Returns the hub's complete frames after its answer to the handshake, as (opcode, payload)."""
     at = data.find(b"\r\n\r\n") + 4
     found = []
     while len(data) - at >= 2:
@@ -61,22 +61,22 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def close_code(data: bytes) -> int | None:
-    """The code in the hub's Close; None when there is no Close."""
+    """Returns the code in the hub's Close, or None if there is no Close."""
     return next((int.from_bytes(body[:2], "big") for opcode, body in frames(data) if opcode == CLOSE), None)
 
 
 def texts(data: bytes) -> list[bytes]:
-    """The hub's text frames."""
+    """Returns the hub's text frames."""
     return [body for opcode, body in frames(data) if opcode == TEXT]
 
 
 def status(data: bytes) -> int:
-    """Of the hub's answer; 0 when there is none."""
+    """The status of the hub's answer, 0 if there is none."""
     return int(data.split(b" ", 2)[1]) if data.startswith(b"HTTP/") else 0
 
 
 class Rude:
-    """One connection. `small`: a receive buffer of a few KB, so that not reading is soon noticed. `sock`: one made elsewhere."""
+    """One connection. `small`: a receive buffer of a few KB, which is full soon. `sock`: a socket to use."""
 
     def __init__(self, port: int, *, small: bool = False, sock: socket.socket | None = None) -> None:
         self.address = ("127.0.0.1", port)
@@ -99,7 +99,7 @@ class Rude:
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
     async def read_until(self, words: bytes, timeout: float = 20) -> bytes:
-        """What came so far, once `words` are in it."""
+        """Wait until `words` have come. Returns everything so far."""
         async with asyncio.timeout(timeout):
             while words not in self.got:
                 chunk = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16)
@@ -108,7 +108,7 @@ class Rude:
         return self.got
 
     async def read_to_end(self, timeout: float = 20) -> bytes:
-        """Everything, until the hub closes or resets."""
+        """Returns everything until the hub closes or resets."""
         parts = [self.got]
         try:
             async with asyncio.timeout(timeout):
@@ -121,18 +121,20 @@ class Rude:
         return self.got
 
     async def read_close(self, timeout: float = 20) -> int | None:
-        """The code of the hub's Close, once it is there; None when the connection ends without one that could be read."""
+        """Wait for the hub's Close and return its code, or None if the connection ends without a readable
+        one.
+        """
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(timeout):
                 while chunk := await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16):
                     self.got += chunk
-                    # the hub's own words are ASCII, so this byte is a Close, or part of a length
+                    # the hub's text is ASCII, so this byte is a Close or part of a length
                     if b"\x88" in chunk and close_code(self.got) is not None:
                         break
         return close_code(self.got)
 
     async def watch(self, job: str, transport: str, query: str = "") -> Rude:
-        """Ask for a job's stream and see its beginning."""
+        """Ask for a job's stream and wait for its first bytes."""
         await self.connect()
         await self.send(request(path_of(job, transport) + query))
         await self.read_until(b"\r\n\r\n")
@@ -143,7 +145,7 @@ class Rude:
         _present.discard(self)
 
     def reset(self) -> None:
-        """Leave with an RST."""
+        """Close with an RST."""
         if self.sock.fileno() >= 0:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
@@ -154,7 +156,7 @@ _present: set[Rude] = set()
 
 @contextlib.contextmanager
 def company() -> Iterator[None]:
-    """For a test with thousands of these: as many files as may be, and whoever still is there at its end leaves."""
+    """For thousands of clients: raises the limit of open files, and closes those left at the end."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -165,16 +167,18 @@ def company() -> Iterator[None]:
 
 
 def held(port: int) -> int:
-    """Sockets on `port` that the process which listens there still holds."""
+    """Returns how many sockets on `port` the listening process still holds."""
     return len(_connections(port))
 
 
 def unsent(port: int) -> int:
-    """Bytes that the kernel keeps for them: written, and not acknowledged."""
+    """Returns the bytes in the kernel's send buffers of those sockets: written, and not acknowledged."""
     return sum(int(line[4].partition(":")[0], 16) for line in _connections(port))
 
 
 def _connections(port: int) -> list[list[str]]:
-    """Lines of /proc/net/tcp (proc(5)): state 0A listens, and who is nobody's any more has inode 0."""
+    """Lines of /proc/net/tcp (proc(5)). State 0A is a listening socket; one that no process holds has inode
+    0.
+    """
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [line for line in lines if line[1].endswith(f":{port:04X}") and line[3] != "0A" and line[9] != "0"]

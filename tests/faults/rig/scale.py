@@ -1,4 +1,4 @@
-"""How long faults last: short in the usual run, as long as promised when PUSH_HUB_FAULTS_LONG=1."""
+"""How long faults last: short in the usual run, as long as the promises with PUSH_HUB_FAULTS_LONG=1."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ LONG = os.environ.get("PUSH_HUB_FAULTS_LONG") == "1"
 
 
 def seconds(short: float, long: float) -> float:
-    """`short`, or `long` in the long set; the same for counts."""
+    """Returns `short` seconds, or `long` in the long set."""
     return long if LONG else short
 
 
 def number(short: int, long: int) -> int:
-    """The same for counts."""
+    """Returns `short`, or `long` in the long set, for counts."""
     return long if LONG else short

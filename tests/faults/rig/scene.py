@@ -1,4 +1,4 @@
-"""What most scenarios begin with: a worker, its jobs, and viewers of each job on both transports."""
+"""The start of most scenarios: a worker, its jobs, and viewers of each job on both transports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scene:
 
     @property
     def job(self) -> Published:
-        """The only one."""
+        """The only job."""
         (job,) = self.jobs
         return job
 
@@ -41,17 +41,17 @@ class Scene:
         return self.crowd.watchers
 
     async def publish(self, number: int, *, start: int = 0) -> None:
-        """So many events on each job."""
+        """Publish events on each job."""
         for job in self.jobs:
             await self.worker.stream(job, number, rate=5000, start=start)
 
     async def end(self, status: str = "ready") -> None:
-        """The last event of each job."""
+        """Publish the terminal event of each job."""
         for job in self.jobs:
             await self.worker.end(job, status)
 
     async def caught_up(self, timeout: float = 10) -> float:
-        """Return when every viewer has the last event of its job; the seconds it took."""
+        """Wait until every viewer has the last event of its job. Returns the seconds it took."""
         return await until(
             lambda: all(
                 watcher.verdict.cursor == last(watcher.verdict.published) for watcher in self.watchers
@@ -61,7 +61,7 @@ class Scene:
         )
 
     async def noticed(self, notice: str, timeout: float = 10) -> float:
-        """Return when every viewer was given this notice and the state; the seconds it took."""
+        """Wait until every viewer has this notice and the state. Returns the seconds it took."""
         return await until(
             lambda: all(
                 notice in watcher.verdict.notices and not watcher.verdict._owes_state
@@ -92,40 +92,40 @@ async def watched(
 
 
 class Place:
-    """A hub in a process of its own, as the strict viewers of tests/support/viewer.py want it: `view(Place(hub), ...)`."""
+    """Adapts a hub process to the strict viewers of tests/support/viewer.py: `view(Place(hub), ...)`."""
 
     def __init__(self, hub: Hub) -> None:
         self.url = hub.url
         self.port = hub.port
 
     def sse(self, job: str, query: str = "", *, user: str = USER, **more) -> SseViewer:
-        """A viewer over SSE."""
+        """Returns a viewer over SSE."""
         return SseViewer(f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), **more)
 
     def websocket(self, job: str, query: str = "", *, user: str = USER) -> connect:
-        """A viewer over WebSocket."""
+        """Returns a viewer over WebSocket."""
         url = f"ws://127.0.0.1:{self.port}/api/jobs/{job}/events/ws{query}"
         headers = {"Authorization": f"Bearer {token(user)}"}
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
 
 
 def last(published: Published) -> EventId | None:
-    """The id that was acknowledged last."""
+    """Returns the id that was acknowledged last."""
     return next(reversed(published.acknowledged), None)
 
 
 async def connected(hub: Hub, *, timeout: float = 3) -> float:
-    """Return when the hub's subscription is up; the seconds it took. Promised are 2 s after Redis is there."""
+    """Wait until the hub's subscription is up: 2 s after Redis is back are promised. Returns the seconds."""
     return await until(lambda: hub.metric("connected") == 1, "the hub is connected", timeout=timeout)
 
 
 async def disconnected(hub: Hub, *, timeout: float = 12) -> float:
-    """Return when the hub knows that Redis is away. Promised are 8 s, for one that is frozen."""
+    """Wait until the hub knows that Redis is away: 8 s are promised for a frozen one."""
     return await until(lambda: hub.metric("connected") == 0, "the hub notices", timeout=timeout)
 
 
 async def sent_away(hub: Hub, job: str) -> None:
-    """Whoever comes to `job` is told to come back, on both transports and in time, and not that there is no such job."""
+    """A new viewer of `job` is told in time to come back, on both transports; it is not told 404."""
 
     async def come(transport: str) -> str:
         async with asyncio.timeout(10), view(Place(hub), transport, job) as refused:
@@ -136,20 +136,20 @@ async def sent_away(hub: Hub, job: str) -> None:
 
 
 async def together(*waiting) -> None:
-    """Wait for all; the first that fails cancels the others."""
+    """Wait for all. The first that fails cancels the others."""
     async with asyncio.TaskGroup() as group:
         for one in waiting:
             group.create_task(one)
 
 
 def complaints(said: str) -> Counter[str]:
-    """Lines of a hub's log that are warnings or worse, by cause: the logger and the first words."""
+    """Counts the warnings and errors in a hub's log by cause: the logger and the first words."""
     lines = re.findall(r"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) (\S+ \S+ \S+ \S+ \S+)", said, re.MULTILINE)
     return Counter(re.sub(r"\d+", "N", line) for line in lines)
 
 
 def at_most_one_a_second(said: str, seconds: float, *, except_for: Iterable[str] = ()) -> None:
-    """No cause may fill the log, however often it comes."""
+    """Fails if one cause has more than about one line per second."""
     for cause, lines in complaints(said).items():
         if not cause.startswith(tuple(except_for)):
             assert lines <= seconds + 2, f"{lines} lines in {seconds:.1f} s: {cause}"

@@ -13,7 +13,7 @@ SERVICE = "jobs"
 
 
 class Sentinel(Process):
-    """One Sentinel; it alone may decide."""
+    """A Sentinel with a quorum of one."""
 
     def __init__(self, primary: RedisProcess, *, down_after: float = 1.0) -> None:
         self.port = free_port()
@@ -44,11 +44,11 @@ class Sentinel(Process):
 
     @property
     def primary_port(self) -> int:
-        """Where it says that the primary is."""
+        """Returns the address that it gives for the primary."""
         _, port = self.ask("GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(port)
 
 
 def url(*sentinels: int) -> str:
-    """The URL of the primary that the Sentinels on these ports know."""
+    """Returns the URL of the primary that the Sentinels on these ports know."""
     return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in sentinels)}/{SERVICE}/0"

@@ -19,7 +19,9 @@ _UPGRADE = [
 
 
 class Stalled:
-    """`kind`: sse, websocket, or dashboard (which subscribes to `job`). Its receive buffer is as small as it can be."""
+    """`kind`: sse, websocket, or dashboard (which subscribes to `job`). Its receive buffer is the smallest
+    possible.
+    """
 
     def __init__(self, hub: Hub, job: str, kind: str) -> None:
         path = {
@@ -34,17 +36,17 @@ class Stalled:
         self.sock.connect(("127.0.0.1", hub.port))
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
         if kind == "dashboard":
-            self.sock.recv(1)  # it has answered the handshake, and may be spoken to
+            self.sock.recv(1)  # the handshake is answered, so frames may be sent
             self.sock.sendall(masked(json.dumps({"op": "subscribe", "job": job}).encode()))
 
     def close(self) -> None:
-        """Reset."""
+        """Close with an RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
 
 def masked(text: bytes) -> bytes:
-    """A text frame as clients send it, with a mask of zeros."""
+    """Returns a client's text frame with a zero mask."""
     head = bytearray(wire_frame(text)[: -len(text)])
     head[1] |= 0x80
     return bytes(head) + bytes(4) + text

@@ -1,4 +1,4 @@
-"""`push-hub serve` that says at SIGUSR1 how many asyncio tasks it has. `HUB_TELLING_PORTABLE=1` as in portable.py."""
+"""`push-hub serve` that prints its number of asyncio tasks at SIGUSR1. `HUB_TELLING_PORTABLE=1`: portable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TELLING = "tests.faults.rig.telling"
 
 
 async def tasks(hub: Hub) -> int:
-    """How many it has now, once it has been asked."""
+    """Ask the process for its number of tasks, and wait for the answer."""
     before = len(_told(hub))
     hub.signal(signal.SIGUSR1)
     await until(lambda: len(_told(hub)) > before, "the hub counts its tasks")

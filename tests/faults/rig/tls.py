@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files in PEM: who signs, and what the server shows."""
+    """PEM files: the authority's certificate, the server's certificate and its key."""
 
     authority: Path
     certificate: Path
@@ -17,7 +17,7 @@ class Certificates:
 
 
 def certificates(directory: Path) -> Certificates:
-    """New ones in `directory`, good for a day."""
+    """Create both in `directory`. They are valid for a day."""
     directory.mkdir(parents=True, exist_ok=True)
     made = Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key")
     new_key = [

@@ -1,4 +1,4 @@
-"""Jobs that talk while something goes wrong, and end when it is over."""
+"""Jobs that publish while something goes wrong, and end afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.rig.producer import Worker
 
 @asynccontextmanager
 async def traffic(worker: Worker, jobs: Sequence[Published], *, rate: float) -> AsyncIterator[None]:
-    """Each job publishes about `rate` events a second during the block; after it, each has ended."""
+    """Each job publishes about `rate` events per second during the block, and ends after it."""
     over = asyncio.Event()
 
     async def produce(job: Published) -> None:
@@ -32,6 +32,6 @@ async def traffic(worker: Worker, jobs: Sequence[Published], *, rate: float) -> 
 
 
 def saw_everything(verdicts: Sequence[Verdict]) -> None:
-    """No viewer's job has an event that it did not see."""
+    """Fails if a viewer has missed an acknowledged event of its job."""
     for verdict in verdicts:
         assert verdict.deliveries == len(verdict.published.acknowledged), verdict.name

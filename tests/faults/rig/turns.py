@@ -1,4 +1,4 @@
-"""Which hub a viewer goes to: the way a load balancer, or a list of addresses, would have it."""
+"""Chooses the hub for a viewer, as a list of addresses or a load balancer does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.rig.process import Hub
 
 
 def in_turn(*hubs: Hub) -> Callable[[], str]:
-    """The first hub at first, and the next one whenever a connection is over. For one viewer."""
+    """For one viewer: the first hub, and the next one after each connection."""
     tries = 0
 
     def where() -> str:
@@ -21,5 +21,5 @@ def in_turn(*hubs: Hub) -> Callable[[], str]:
 
 
 def at_random(hubs: Sequence[Hub], rng: random.Random) -> Callable[[], str]:
-    """Any of them. For all viewers."""
+    """For all viewers: any of the hubs."""
     return lambda: rng.choice(hubs).url

@@ -1,7 +1,8 @@
-"""Viewers that behave as browsers do: over SSE or WebSocket, reconnecting with their cursor until the job ends.
+"""Viewers that behave as browsers do: over SSE or WebSocket, reconnecting with their cursor until the job
+ends.
 
-What they receive goes straight to their judge (judge.py). Written for speed where it matters: a million deliveries are parsed
-here. The strict reader of event streams is tests/support/sse.py.
+Each frame goes to the viewer's judge (judge.py). Parsing is fast, because a million deliveries are parsed
+here; the strict parser of event streams is tests/support/sse.py.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ RETRY = 0.05
 """Seconds before a reconnect, jittered: shorter than a browser's, so that a test sees more of them."""
 
 SILENCE = 60.0
-"""Seconds without a byte until a viewer complains that it waits for ever."""
+"""Seconds without a byte after which a viewer fails, because it seems to wait for ever."""
 
 
 class Told(NamedTuple):
-    """A `reconnect` frame: when it came (loop time), and what it said. A WebSocket has the reason in its close frame."""
+    """A `reconnect` frame: when it came (loop time) and its content. Over WebSocket the close frame has the
+    reason.
+    """
 
     at: float
     after_ms: int
@@ -37,7 +40,7 @@ class Told(NamedTuple):
 
 
 class Watcher:
-    """One viewer. `where` gives the URL of the hub to connect to, asked before each connection."""
+    """One viewer. `where` is called before each connection and returns the hub's URL."""
 
     def __init__(
         self,
@@ -51,16 +54,16 @@ class Watcher:
         self.transport = transport
         self.verdict = Verdict(published, name or f"{transport} viewer of {published.job}")
         self.attempts = 0
-        self.connected = asyncio.Event()  # at least once
-        self.statuses: list[int] = []  # HTTP answers that were no stream
+        self.connected = asyncio.Event()  # set after the first connection
+        self.statuses: list[int] = []  # statuses of HTTP responses that were no stream
         self.begins: list[float] = []  # when each connection began, in loop time
         self.told: list[Told] = []
         self.closes: list[int] = []  # close codes of its WebSockets; 1006 for one that was cut
         self._where = where
         self._job = published.job
         self._after = after
-        self._over = False  # the end, a 204, or a close code that says so
-        self._left = False  # stopped
+        self._over = False  # True after `end`, a 204, or a final close code
+        self._left = False  # True once `stop` was called
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -73,7 +76,7 @@ class Watcher:
         return self
 
     async def wait(self, timeout: float) -> Verdict:
-        """The verdict, once the job has ended for this viewer (or `timeout` is over, which is a problem)."""
+        """Wait until the job has ended for this viewer, and return the verdict. A timeout is a problem."""
         assert self.task is not None, "started"
         try:
             await asyncio.wait_for(asyncio.shield(self.task), timeout)
@@ -85,7 +88,7 @@ class Watcher:
         return self.verdict
 
     async def stop(self) -> None:
-        self._left = True  # also when the cancellation is swallowed on its way
+        self._left = True  # ends it even if the cancellation is swallowed
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
@@ -128,17 +131,17 @@ class Watcher:
                 self.statuses.append(status)
                 self._over = (
                     status == 204
-                )  # and anything else would end an EventSource for ever: see `statuses`
+                )  # any other status would stop an EventSource for ever: see `statuses`
                 return
             if "content-length" in answer:
-                return  # a polite "come back later"
+                return  # it asks to come back later
             self._connected()
             await self._read_stream(reader)
         finally:
             writer.transport.abort()
 
     async def _read_stream(self, reader: asyncio.StreamReader) -> None:
-        raw, text = b"", b""  # chunks, and what is in them
+        raw, text = b"", b""  # the chunked body, and its decoded content
         while not self._over:
             async with asyncio.timeout(SILENCE):
                 data = await reader.read(1 << 18)
@@ -148,7 +151,7 @@ class Watcher:
             *blocks, text = b"".join([text, *chunks]).split(b"\n\n")
             for block in blocks:
                 self._take_block(block)
-            if b"" in chunks:  # the end of the body; the connection may stay
+            if b"" in chunks:  # the body has ended; the connection may stay open
                 return
 
     def _take_block(self, block: bytes) -> None:
@@ -205,12 +208,14 @@ class Watcher:
 Parsed = tuple[str, EventId | None, str | None, dict | None]
 """A control frame's name, an id, the body of a data event, the fields of a control frame."""
 
-# All viewers of a job get the same bytes, so what they mean is worked out once; each viewer is judged on its own.
+# All viewers of a job get the same bytes, so these are parsed once; each viewer is judged by itself.
 _once = functools.lru_cache(maxsize=1 << 14)
 
 
 def whole_chunks(raw: bytes) -> tuple[list[bytes], bytes]:
-    """The whole chunks at the beginning of `raw` (RFC 9112, 7.1), and the rest of it. An empty chunk is the last."""
+    """Returns the complete chunks at the start of `raw` (RFC 9112, 7.1), and the rest. An empty chunk is the
+    last.
+    """
     pieces, at = [], 0
     while (line := raw.find(b"\r\n", at)) > 0:
         begin = line + 2
@@ -225,7 +230,7 @@ def whole_chunks(raw: bytes) -> tuple[list[bytes], bytes]:
 
 @_once
 def parse_block(block: bytes) -> Parsed:
-    """A block of an event stream. One with an id alone is a position."""
+    """Parses a block of an event stream. A block with only an id is a position."""
     name, body, event_id = "", None, None
     for line in block.decode().split("\n"):
         field, _, value = line.partition(": ")
@@ -242,12 +247,12 @@ def parse_block(block: bytes) -> Parsed:
 
 @_once
 def parse_text(text: str) -> Parsed:
-    """A text frame of a WebSocket."""
+    """Parses a text frame of a WebSocket."""
     frame = json.loads(text)
     if "id" not in frame and frame["type"] in CONTROL:
         return frame["type"], None, None, frame
     event_id = EventId.parse(frame.get("id", ""))
-    # the id stands first, so what follows is the body as its producer wrote it
+    # the id comes first, so the rest is the body as its producer wrote it
     return "", event_id, "{" + text.partition(",")[2] if event_id is not None else text, None
 
 
@@ -255,13 +260,13 @@ is_terminal = functools.lru_cache(maxsize=1 << 14)(terminal_status)
 
 
 class Crowd:
-    """Viewers of several jobs on both transports, and what became of them."""
+    """Viewers of several jobs on both transports, and their verdicts."""
 
     def __init__(self) -> None:
         self.watchers: list[Watcher] = []
 
     def add(self, where: Callable[[], str], published: Published, *, each: int) -> None:
-        """`each` viewers per transport on a job."""
+        """Add `each` viewers per transport on a job."""
         for number in range(each):
             for transport in ("sse", "websocket"):
                 name = f"{transport} viewer {number} of {published.job}"
@@ -273,7 +278,7 @@ class Crowd:
                 await watcher.connected.wait()
 
     async def finish(self, timeout: float, *, pardoned: bool = False) -> list[Verdict]:
-        """Wait for all; fails with the first problems when the invariant did not hold for everybody."""
+        """Wait for all. Fails with the first problems if the invariant did not hold for a viewer."""
         verdicts = await asyncio.gather(*(watcher.wait(timeout) for watcher in self.watchers))
         for verdict in verdicts:
             verdict.finish(pardoned=pardoned)
