@@ -23,10 +23,12 @@ HEADERS = {"Authorization": f"Bearer {token()}"}
 
 
 @asynccontextmanager
-async def served(app: FastAPI, chosen):
+async def served(app: FastAPI, chosen, *, root_path: str = ""):
     """`app` on a real uvicorn; gives its URL."""
     sock = listen("127.0.0.1", 0)
-    server = Server(config(app, chosen), app.state.push_hub)
+    its_config = config(app, chosen)
+    its_config.root_path = root_path
+    server = Server(its_config, app.state.push_hub)
     running = asyncio.create_task(server._serve([sock]))
     while not server.started:
         await asyncio.sleep(0.005)
@@ -55,9 +57,9 @@ async def made(real_redis, job):
 async def test_the_hub_may_stand_below_a_path(redis_server, made, root_path):
     """Also behind a proxy that takes a prefix away."""
     chosen = settings(redis_url=redis_server.url)
-    app = FastAPI(root_path=root_path)
+    app = FastAPI()
     mount(app, chosen, path="/push")
-    async with served(app, chosen) as url:
+    async with served(app, chosen, root_path=root_path) as url:
         stream = SseViewer(f"{url}{root_path}/push/api/jobs/{made}/events/stream?from=start", token())
         async with stream:
             assert (await stream.next()).data is not None
