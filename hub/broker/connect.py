@@ -129,8 +129,11 @@ class PerLoop:
         self._is_given = False
 
     def get(self) -> AsyncRedis:
-        """The running loop's client."""
-        loop = asyncio.get_running_loop()
+        """The running loop's client. Before any loop runs it is the given one, which the first loop will have."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self.given
         client = self._clients.get(loop)
         if client is None:
             client = sibling(self.given) if self._is_given else self.given

@@ -146,7 +146,7 @@ class Subscriber:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
-                logger.warning("the subscription connection to Redis is lost, reconnecting: %s", words)
+                logger.warning("no subscription connection to Redis, reconnecting: %s", words)
             except Exception:
                 logger.exception("the subscription connection failed, reconnecting")
             finally:

@@ -154,7 +154,7 @@ async def test_a_signal_ends_serve_cleanly(redis_server, which):
         Publisher.from_url(redis_server.url) as publisher,
     ):
         job = producers.name("cli")
-        await JobStateMachine(publisher._client).create_job(job, user_id="ada")
+        await JobStateMachine(publisher._clients.get()).create_job(job, user_id="ada")
         async with httpx.AsyncClient(base_url=url, timeout=10) as http:
             headers = {"Authorization": f"Bearer {token()}"}
             async with http.stream("GET", f"/api/jobs/{job}/events/stream", headers=headers) as answer:
@@ -178,7 +178,7 @@ async def test_publish_token_and_watch_work_together(redis_server):
         assert code == 0
         for status, expected in (("ready", 0), ("failed", 1)):
             job = producers.name("cli")
-            await JobStateMachine(publisher._client).create_job(job, user_id="ada")
+            await JobStateMachine(publisher._clients.get()).create_job(job, user_id="ada")
             words = ("watch", job, "--url", url, "--token", key.strip(), "--json")
             async with running(*words, env=env) as watching:
                 code, event_id, _ = await run(
