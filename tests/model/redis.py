@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hub.broker.subscriber import SubscriberStatistics
 from hub.errors import BrokerUnavailable
-from hub.job.record import Job, Snapshot
-from tests.unit.scripted import JOB, TERMINAL, ScriptedBroker, Truth, law
-
-LEASE = 30.0
+from hub.job.record import Snapshot
+from tests.unit.scripted import JOB, ScriptedBroker, law
 
 
 class Server(ScriptedBroker):
@@ -26,35 +24,12 @@ class Server(ScriptedBroker):
     def __init__(self, time: Callable[[], float]) -> None:
         super().__init__()
         self.links: list[Link] = []
-        self.lease: float | None = None
         self.time = time
 
     def _announce(self, data: bytes) -> None:
         for link in self.links:
             if link.subscribed:
                 link.flight.append(data)
-
-    def publish(self, *, status: str = "", size: int = 0, foreign: bool = False) -> Truth | None:
-        """As publish.lua: an end takes the lease along."""
-        one = super().publish(status=status, size=size, foreign=foreign)
-        if one is not None and one.terminal and not foreign:
-            self.lease = None
-        return one
-
-    def renew(self) -> None:
-        """As lease.lua."""
-        if self.fields["status"] not in TERMINAL:
-            self.lease = self.time() + LEASE
-
-    def end_lost(self) -> bool:
-        """As publish.lua with `lapsed`; whether it published."""
-        return (
-            self.lease is not None and self.lease < self.time() and self.publish(status="failed") is not None
-        )
-
-    def job(self) -> Job:
-        lease = None if self.lease is None else self.lease - self.time()
-        return replace(super().job(), lease=lease)
 
 
 @dataclass(eq=False)
@@ -151,7 +126,7 @@ class Link:
     async def jobs(self, jobs):
         # Answered when asked: what happens on the way there might as well have happened before.
         law(jobs == [JOB], "one job here")
-        found = [self.server.job()]
+        found = [self.server.leased_job()]
         self.asked += 1
         self.most_asked = max(self.asked, self.most_asked)
         try:
@@ -171,9 +146,7 @@ class Link:
 
     async def _snapshot(self, name, entries) -> Snapshot:
         found: list[Snapshot] = []
-        await self._gate(
-            f"{name} is read", lambda: found.append(Snapshot(self.server.job(), list(entries())))
-        )
+        await self._gate(f"{name} is read", lambda: found.append(self.server.snapshot(list(entries()))))
         await self._gate(f"{name} comes")
         return found[0]
 

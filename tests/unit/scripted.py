@@ -1,6 +1,7 @@
 """A Redis in memory whose every await point is a gate, and clients that remember all they were told.
 
-`ScriptedBroker` implements the Broker protocol for one job. Each call parks twice: on its way to the server and on its
+`ScriptedBroker` implements the Broker protocol for one job; tests/contract/test_broker.py holds it and the real one to the same
+laws. Each call parks twice: on its way to the server and on its
 way back; the schedule opens gates in any order. Messages on the channel are in flight until the schedule delivers them.
 """
 
@@ -11,7 +12,8 @@ import contextlib
 import json
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from hub.broker.subscriber import SubscriberStatistics
 from hub.engine.hub import Hub
@@ -25,6 +27,7 @@ from hub.job.record import Entry, Job, Snapshot
 JOB = JobId("a")
 USER = UserId("ada")
 TERMINAL = {"ready", "failed"}
+LEASE = 30.0
 
 
 class Violation(AssertionError):
@@ -45,17 +48,26 @@ class Truth:
     terminal: bool = False
     oversize: bool = False
     erased: bool = False  # by a rollback: Redis itself does not know it any more
+    before: tuple[str | None, float | None] = (None, None)  # status and lease, for a rollback
 
 
 class ScriptedBroker:
     """The job, its log, its channel; and gates."""
 
     def __init__(self) -> None:
-        self.fields: dict[str, str] = {"user_id": USER, "status": "code"}
+        self.fields: dict[str, str] = {
+            "user_id": USER,
+            "status": "code",
+        }  # without what is ours; empty: no hash
         self.epoch: int | None = None
         self.position: EventId | None = None
+        self.lease: float | None = None  # until when, by `time`
         self.log: list[Entry] = []
+        self.last: EventId | None = (
+            None  # of the stream, which remembers it when the entry is gone; None: no stream
+        )
         self.clock = 1000
+        self.time: Callable[[], float] = lambda: 0.0
         self.truth: list[Truth] = []
         self.parked: list[asyncio.Future[None]] = []
         self.open = True  # gates let everything through
@@ -86,47 +98,96 @@ class ScriptedBroker:
             one = Truth(g, None, terminal, size > 0)
             self._announce(text)
         else:
-            if self.fields["status"] in TERMINAL:
+            if self.fields.get("status") in TERMINAL:
                 return None
-            if not self.log and (self.epoch is None or self.position is not None):
-                self.clock += 1
-                self.epoch = self.clock
-            last = self.log[-1].id if self.log else None
-            event_id = EventId(self.epoch, last.seq + 1 if last and last.epoch == self.epoch else 0)
-            one = Truth(g, event_id, terminal, size > 0)
+            self._choose_epoch()
+            same = self.last is not None and self.last.epoch == self.epoch
+            event_id = EventId(self.epoch, self.last.seq + 1 if same else 0)
+            one = Truth(g, event_id, terminal, size > 0, before=(self.fields.get("status"), self.lease))
             self.log.append(Entry(event_id, text))
-            self.position = event_id
+            self.position = self.last = event_id
             if status:
                 self.fields["status"] = status
+            if terminal:
+                self.lease = None
             self._announce(b'{"id":"%b",' % str(event_id).encode() + text[1:])
         self.truth.append(one)
         return one
+
+    def _choose_epoch(self) -> None:
+        """As publish.lua does it: a log that is gone, or that is another job's, ends an epoch."""
+        epoch, before = self.epoch, self.epoch or 0
+        if self.last is None:
+            if self.position is not None:
+                epoch = None
+        elif epoch is None or self.position is None:
+            theirs = self.log[-1].id.epoch if self.log else 0
+            self.delete_log()
+            if theirs >= before:
+                epoch, before = None, theirs
+        if epoch is None:
+            self.clock += 1
+            epoch = max(self.clock, before + 1)
+        self.epoch = epoch
+
+    def renew(self) -> None:
+        """As lease.lua."""
+        if self.fields["status"] not in TERMINAL:
+            self.lease = self.time() + LEASE
+
+    def end_lost(self) -> bool:
+        """As publish.lua with `lapsed`; True if it published."""
+        return (
+            self.lease is not None and self.lease < self.time() and self.publish(status="failed") is not None
+        )
 
     def trim(self, keep: int) -> None:
         del self.log[: max(0, len(self.log) - keep)]
 
     def delete_log(self) -> None:
         self.log.clear()
+        self.last = None
+
+    def delete_job(self) -> None:
+        """The hash, and with it what is ours in it; the log stays."""
+        self.fields = {}
+        self.epoch = self.position = self.lease = None
 
     def lose_numbers(self) -> None:
-        self.log.clear()
+        self.delete_log()
         self.epoch = self.position = None
 
     def roll_back(self, number: int) -> None:
-        """The last writes are gone, as after a failover."""
-        gone = {entry.id for entry in self.log[-number:]}
+        """The last writes are gone, as after a failover; of a log that has more of them."""
+        gone = {entry.id: None for entry in self.log[-number:]}
         del self.log[-number:]
-        self.position = self.log[-1].id
-        for one in self.truth:
-            if one.id in gone:
-                one.erased = True
+        self.position = self.last = self.log[-1].id
+        undone = [one for one in self.truth if one.id in gone]
+        status, self.lease = undone[0].before
+        if status is not None:
+            self.fields["status"] = status
+        for one in undone:
+            one.erased = True
 
     def _announce(self, data: bytes) -> None:
         if self.subscribed and not self.down:
             self.flight.append(data)
 
-    def job(self) -> Job:
-        return Job(JOB, self.fields["status"], USER, self.epoch, self.position, dict(self.fields))
+    def job(self) -> Job | None:
+        if not self.fields and self.epoch is None:
+            return None
+        status, user = self.fields.get("status", ""), UserId(self.fields.get("user_id", ""))
+        return Job(JOB, status, user, self.epoch, self.position, dict(self.fields))
+
+    def leased_job(self) -> Job | None:
+        """The job, and for how long its lease holds: a snapshot does not say that."""
+        job = self.job()
+        return job if self.lease is None or job is None else replace(job, lease=self.lease - self.time())
+
+    def snapshot(self, entries: list[Entry]) -> Snapshot:
+        """The job and those entries that are of its epoch: others are of an earlier job of this name."""
+        job = self.job()
+        return Snapshot(job, [entry for entry in entries if job is not None and entry.id.epoch == job.epoch])
 
     # --- the network
 
@@ -163,36 +224,41 @@ class ScriptedBroker:
 
     async def _ask(self, answer):
         await self._gate()
-        if self.rng.random() < self.failing:
-            raise BrokerUnavailable("expected an answer, got none")
+        self._answer_or_fail()
         value = answer()
         await self._gate()
         return value
 
+    def _answer_or_fail(self) -> None:
+        if self.rng.random() < self.failing:
+            raise BrokerUnavailable("expected an answer, got none")
+
     # --- Broker
 
     async def jobs(self, jobs):
-        return await self._ask(lambda: [self.job() if job == JOB else None for job in jobs])
+        return await self._ask(lambda: [self.leased_job() if job == JOB else None for job in jobs])
 
     async def latest(self, job, *, limit):
-        return await self._ask(lambda: self._snapshot(self.log[-limit:]))
+        return await self._ask(lambda: self._snapshot(job, self.log[-limit:]))
 
     async def since(self, job, after, *, limit):
-        return await self._ask(lambda: self._snapshot([one for one in self.log if one.id > after][:limit]))
+        return await self._ask(
+            lambda: self._snapshot(job, [one for one in self.log if one.id > after][:limit])
+        )
 
-    def _snapshot(self, entries):
+    def _snapshot(self, job, entries):
         self.snapshots += 1
-        return Snapshot(self.job(), list(entries))
+        return self.snapshot(entries) if job == JOB else Snapshot(None, [])
 
     async def subscribe(self, job, sink):
         self.sink = sink
         self.subscriptions += 1
         try:
             await self._gate()
+            self._answer_or_fail()
             while self.down:
                 await self._gate()
-            if self.rng.random() < self.failing:
-                raise BrokerUnavailable("expected a confirmation, got none")
+                self._answer_or_fail()
             self.subscribed = self.confirmed = True
             await self._gate()
         except BaseException:
@@ -207,14 +273,14 @@ class ScriptedBroker:
         self.flight.clear()
 
     async def declare_lost(self, job):
-        raise AssertionError("no job here has a lease")
+        return await self._ask(lambda: job == JOB and self.end_lost())
 
     async def aclose(self):
         return
 
     def statistics(self):
         return SubscriberStatistics(
-            connected=not self.down, channels=self.sink is not None, messages=0, reconnects=0
+            connected=not self.down, channels=int(self.sink is not None), messages=0, reconnects=0
         )
 
 
