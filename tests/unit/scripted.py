@@ -1,7 +1,7 @@
 """A Redis in memory whose every await point is a gate, and clients that remember all they were told.
 
-`ScriptedBroker` implements the Broker protocol for one job; tests/contract/test_broker.py holds it and the real one to the same
-laws. Each call parks twice: on its way to the server and on its
+`ScriptedBroker` implements the Broker protocol for one job; tests/contract/test_broker.py holds it and the real one
+to the same laws. Each call parks twice: on its way to the server and on its
 way back; the schedule opens gates in any order. Messages on the channel are in flight until the schedule delivers them.
 """
 
