@@ -59,8 +59,9 @@ def start_hub(real_redis: Redis):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_loop_by_chance() -> None:
-    """looptime's plugin asks for the current loop before every plain test; until somebody has set one, asking makes one.
+    """Tell asyncio once that there is no current loop, so that looptime's plugin creates none.
 
-    Nobody would close it, and Python 3.12 warns of it; both are errors here.
+    The plugin asks for the current loop; until one has been set, asking creates one. Nobody would close that loop,
+    and Python 3.12 warns about it; both are errors here.
     """
     asyncio.set_event_loop(None)

@@ -6,10 +6,10 @@ Invariant: text that passes `is_too_deep` is read by every supported Python, how
 from __future__ import annotations
 
 MAX_DEPTH = 64
-"""Levels of arrays and objects, the outermost included; events have 2 to 5; Rust's serde_json stops at 128."""
+"""Levels of arrays and objects, the outermost included. Events have 2 to 5, and serde_json stops at 128."""
 
 TOO_DEEP = f"expected at most {MAX_DEPTH} levels of arrays and objects, got more"
-"""For whoever wrote it, in every answer alike."""
+"""The message to whoever wrote such text: a worker, a client or the command line."""
 
 _OPEN = ord("[")
 _SAME_KIND = bytes.maketrans(b"{}", b"[]")

@@ -1,7 +1,7 @@
-"""The broker's contract (hub/broker/seam.py), held by the real one on a real Redis and by the scripted one of the unit tests.
+"""The broker's contract (hub/broker/seam.py): one suite for `RedisBroker` and `ScriptedBroker`.
 
-Each law is about what a hub can see: the five calls, and what a sink is given. A `Place` is the other side: the worker, the
-application and what may happen to a server.
+Each law is about what a hub can see: the answers to its calls, and what a sink is given. A `Place` is the other
+side: the worker, the application and what may happen to a server.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ear:
 
 
 class Place(Protocol):
-    """The other side of a broker: one job called `JOB`, owned by `USER`, in status `code`, with epoch `EPOCH` and no event."""
+    """The other side of a broker. Its job `JOB` is owned by `USER`: status `code`, epoch `EPOCH`, no event."""
 
     broker: Broker
 
@@ -101,7 +101,7 @@ class Place(Protocol):
         """Return when whatever was published before has reached its sink."""
 
     async def cut(self) -> None:
-        """The Pub/Sub connection is lost with all that is on it, and something is published before the next one."""
+        """Lose the Pub/Sub connection with all that is on it, and publish before there is a new one."""
 
     async def take_away(self) -> None:
         """The server answers nobody any more."""
@@ -513,7 +513,7 @@ async def test_a_bare_message_is_retained_nowhere(place):
 
 
 async def test_subscribe_returns_once_messages_flow(place):
-    """What is published after it is heard, in order: the body of the log behind the id, and bare messages without one."""
+    """Later events are heard in order: ours with the log's id and body, bare messages without an id."""
     await place.publish()
     ear = await listening(place)
     ids = [await place.publish("deps"), await place.publish()]
@@ -559,7 +559,7 @@ async def test_unsubscribing_what_is_not_subscribed_is_nothing(place):
 
 
 async def test_a_second_sink_takes_the_place_of_the_first(place):
-    """A feed that ends while the next one of its job begins; the first leaves late and takes nothing along."""
+    """A feed ends while the next feed of its job begins: the first leaves late and takes nothing along."""
     old, new = await listening(place), await listening(place)
     place.broker.unsubscribe(JOB, old)
     event_id = await place.publish()
@@ -635,7 +635,7 @@ async def test_a_lease_that_holds_is_positive_and_declares_nothing(place):
 
 
 async def test_a_job_whose_lease_lapsed_fails_once(place):
-    """One hub publishes its end, the others get False; it is an event like any other, and takes the lease along."""
+    """One hub publishes the end, the others get False; the end is a normal event and removes the lease."""
     ear = await listening(place)
     await place.publish()
     await place.hold_lease()
@@ -668,7 +668,7 @@ async def test_a_job_that_ended_is_not_lost(place):
         lambda broker: broker.since(JOB, FIRST, limit=1),
         lambda broker: broker.subscribe(JOB, Ear()),
     ],
-    ids=["jobs", "latest", "since", "subscribe"],
+    ids=["jobs", "latest", "since", "subscribe"],  # declare_lost: see below
 )
 async def test_every_call_is_unavailable_in_one_way(place, ask):
     """BrokerUnavailable, and no error of a client library; a subscription that failed is none."""

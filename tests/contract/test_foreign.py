@@ -260,7 +260,7 @@ async def test_a_number_too_large_for_a_float_breaks_no_parser(redis, watch, for
 
 
 async def test_nesting_has_one_limit_and_never_ends_a_stream(redis, watch, foreign, transport):
-    """Up to 64 levels a message is an event, deeper it is text like what is no JSON; also with an id that has to give way."""
+    """Up to 64 levels a message is an event, deeper ones are text; also with an id that has to give way."""
     depths = [62, 63, 64, 65, 500, *range(990, 1001), 20_000]
     arrays = ["[" * (depth - 1) + "]" * (depth - 1) for depth in depths]
     messages = [f'{{"id":"a","type":"x","a":{text}}}' for text in arrays]

@@ -1,7 +1,7 @@
 """A Redis in memory whose every await point is a gate, and clients that remember all they were told.
 
-`ScriptedBroker` implements the Broker protocol for one job; tests/contract/test_broker.py holds it and the real one to the same
-laws. Each call parks twice: on its way to the server and on its
+`ScriptedBroker` implements the Broker protocol for one job; tests/contract/test_broker.py holds it and the real one
+to the same laws. Each call parks twice: on its way to the server and on its
 way back; the schedule opens gates in any order. Messages on the channel are in flight until the schedule delivers them.
 """
 
@@ -224,11 +224,14 @@ class ScriptedBroker:
 
     async def _ask(self, answer):
         await self._gate()
-        if self.rng.random() < self.failing:
-            raise BrokerUnavailable("expected an answer, got none")
+        self._answer_or_fail()
         value = answer()
         await self._gate()
         return value
+
+    def _answer_or_fail(self) -> None:
+        if self.rng.random() < self.failing:
+            raise BrokerUnavailable("expected an answer, got none")
 
     # --- Broker
 
@@ -252,10 +255,10 @@ class ScriptedBroker:
         self.subscriptions += 1
         try:
             await self._gate()
+            self._answer_or_fail()
             while self.down:
                 await self._gate()
-            if self.rng.random() < self.failing:
-                raise BrokerUnavailable("expected a confirmation, got none")
+                self._answer_or_fail()
             self.subscribed = self.confirmed = True
             await self._gate()
         except BaseException:

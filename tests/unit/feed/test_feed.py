@@ -18,7 +18,7 @@ from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
 from hub.job.cursor import Wish
 from hub.settings import Settings
-from tests.unit.scripted import JOB, USER, Client, ScriptedBroker, Violation, check, law
+from tests.unit.scripted import JOB, TERMINAL, USER, Client, ScriptedBroker, Violation, check, law
 
 KINDS = ("numbered", "foreign", "mixed", "rollback", "epochs")
 SEEDS = 650
@@ -96,7 +96,10 @@ class Schedule:
 
     async def damage(self) -> None:
         broker = self.broker
-        if self.kind == "rollback" and len(broker.log) > 3:
+        over = (
+            broker.fields["status"] in TERMINAL
+        )  # an end that is rolled back ends nothing, and no law is about that
+        if self.kind == "rollback" and len(broker.log) > 3 and not over:
             broker.disconnect()
             broker.roll_back(self.rng.randrange(1, 3))
             await self.quiet()  # before the next event: see test_a_rollback_that_is_overtaken_is_noticed
@@ -281,7 +284,7 @@ class SubscribesAfterTheRead(ScriptedBroker):
 
     async def since(self, job, after, *, limit):
         await self._gate()
-        return self._snapshot([])
+        return self._snapshot(job, [])
 
 
 async def no_look(self, *args):
@@ -305,12 +308,14 @@ async def test_a_broken_intake_fails_the_schedules(name, monkeypatch):
     """The checker sees each way of being wrong."""
     monkeypatch.setattr(*MUTANTS[name])
     failed = 0
-    for seed in range(100):
+    for seed in range(SEEDS):  # some need a rare schedule; the sound engine fails none of these
         try:
             await Schedule(seed).play()
         except Violation:
             failed += 1
-    assert failed > 2  # some need a rare schedule; the sound engine fails none
+        if failed > 2:
+            return
+    raise AssertionError(f"expected three seeds to fail, got {failed}")
 
 
 async def end_between_read_and_answer(broker: ScriptedBroker) -> None:

@@ -155,7 +155,7 @@ def arrays(levels: int) -> bytes:
 
 
 async def test_a_token_may_be_nested_as_deep_as_an_event():
-    """64 levels in header and claims, the object itself among them, and not one more, whatever Python could read."""
+    """64 levels in header and claims, the object itself included, and not one more on any Python."""
     header, good = b'{"alg":"HS256","x":', GOOD_CLAIMS[:-1] + b',"x":'
     assert await hs256().verify(signed(header + arrays(63) + b"}", good + arrays(63) + b"}")) == User("ada")
     assert await hs256().verify(signed(header + arrays(64) + b"}", GOOD_CLAIMS)) is None
