@@ -12,6 +12,7 @@ from hub.errors import BrokerUnavailable
 from hub.job.event import JobId, UserId
 from hub.job.record import Job
 from hub.settings import Settings
+from hub.totals import Totals
 
 pytestmark = pytest.mark.looptime(start=1000)
 PERIOD = 100.0
@@ -61,7 +62,7 @@ def job(name: str, lease: float | None = None) -> Job:
 
 
 def checking(broker: Broker, *feeds: Feed) -> PositionCheck:
-    return PositionCheck(broker, Settings(position_check=PERIOD), lambda: list(feeds))
+    return PositionCheck(broker, Settings(position_check=PERIOD), lambda: list(feeds), Totals())
 
 
 async def run(check: PositionCheck, seconds: float) -> None:
@@ -109,7 +110,7 @@ async def test_jobs_are_read_together_when_they_are_due():
     assert due.compared == [(job("a"), pytest.approx(1001))]
     assert also.compared == [(None, pytest.approx(1001))]
     assert later.compared == [(job("c"), pytest.approx(1003))]
-    assert check.found == 1
+    assert check._totals.checks_found == 1
     assert due.due >= 1001 + 0.8 * PERIOD  # planned again
     assert also.due == pytest.approx(1001 + PERIOD)
 
@@ -131,7 +132,7 @@ async def test_nothing_due_is_no_read():
 async def test_a_short_period_is_looked_at_four_times():
     """Or a check of each half second would come once a second."""
     broker = Broker()
-    check = PositionCheck(broker, Settings(position_check=2.0), lambda: [Feed("a")])
+    check = PositionCheck(broker, Settings(position_check=2.0), lambda: [Feed("a")], Totals())
     await run(check, 10.1)
     assert len(broker.asked) == 20
 
@@ -153,7 +154,7 @@ async def test_the_job_of_a_worker_whose_lease_is_over_is_ended(lease, is_lost):
     check = checking(broker, Feed("a"))
     await run(check, 1.5)
     assert broker.declared == (["a"] if is_lost else [])
-    assert check.lost == is_lost
+    assert check._totals.workers_lost == is_lost
 
 
 async def test_a_lease_that_was_renewed_meanwhile_is_no_lost_worker():
@@ -161,7 +162,7 @@ async def test_a_lease_that_was_renewed_meanwhile_is_no_lost_worker():
     broker = Broker(job("a", -1.0), loses=False)
     check = checking(broker, Feed("a"))
     await run(check, 1.5)
-    assert (broker.declared, check.lost) == (["a"], 0)
+    assert (broker.declared, check._totals.workers_lost) == (["a"], 0)
 
 
 async def test_a_job_that_cannot_be_ended_is_tried_again_after_a_period():
@@ -171,5 +172,5 @@ async def test_a_job_that_cannot_be_ended_is_tried_again_after_a_period():
     broker.refusal = BrokerUnavailable("expected a right to publish")
     check = checking(broker, *feeds)
     await run(check, 5)
-    assert (broker.declared, check.lost) == (["a", "b"], 0)
+    assert (broker.declared, check._totals.workers_lost) == (["a", "b"], 0)
     assert [feed.due for feed in feeds] == [pytest.approx(1001 + PERIOD)] * 2

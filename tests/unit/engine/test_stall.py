@@ -9,6 +9,7 @@ import pytest
 
 from hub.engine import stall as module
 from hub.engine.stall import LIMIT, PERIOD, StallWatch
+from hub.totals import Totals
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ async def test_a_loop_that_is_late_by_more_than_the_limit_is_counted(monkeypatch
 
     loop = SimpleNamespace(time=lambda: clock[0])
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(get_running_loop=lambda: loop, sleep=sleep))
-    watch = StallWatch()
+    watch = StallWatch(Totals())
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
-    assert watch.stalls == stalls
+    assert watch._totals.stalls == stalls

@@ -9,6 +9,7 @@ import pytest
 from hub.feed import inbox as module
 from hub.feed.inbox import Inbox, Mark
 from hub.job.event import EventId
+from hub.totals import Totals
 
 FOREIGN = b'{"type":"x"}'
 LAST = EventId(5, 6)
@@ -19,7 +20,7 @@ def message(seq: int, epoch: int = 5) -> bytes:
 
 
 def holding(*what: bytes | Mark) -> Inbox:
-    inbox = Inbox()
+    inbox = Inbox(Totals())
     for one in what:
         {
             Mark.LOOK: inbox.doubt,
@@ -30,16 +31,16 @@ def holding(*what: bytes | Mark) -> Inbox:
 
 
 def content(inbox: Inbox) -> list[bytes | Mark]:
-    return [inbox.take() for _ in range(len(inbox))]
+    return [inbox.pop() for _ in range(len(inbox))]
 
 
 def test_a_message_beyond_the_bound_drops_all_and_leaves_a_mark(monkeypatch):
     """The bound itself fits. Nothing is lost without a mark, which stands where the messages stood."""
     monkeypatch.setattr(module, "LIMIT", 3)
     inbox = holding(message(0), message(1), message(2))
-    assert (len(inbox), inbox.received, inbox.taken) == (3, 3, 0)
+    assert (len(inbox), inbox.received, inbox.popped) == (3, 3, 0)
     inbox.receive(message(3))
-    assert (inbox.received, inbox.taken) == (4, 3)
+    assert (inbox.received, inbox.popped) == (4, 3)
     assert content(inbox) == [Mark.LOST, message(3)]
 
 
@@ -52,12 +53,12 @@ def test_a_mark_stands_once_where_it_stands():
 def test_messages_are_counted_and_marks_are_not():
     """One that was put back is not taken."""
     inbox = holding(FOREIGN, Mark.LOOK, FOREIGN)
-    assert inbox.first == inbox.take() == FOREIGN
-    mark = inbox.take()
-    assert (inbox.received, inbox.taken) == (2, 1)
+    assert inbox.first == inbox.pop() == FOREIGN
+    mark = inbox.pop()
+    assert (inbox.received, inbox.popped) == (2, 1)
     inbox.put_back(mark)
     inbox.put_back(FOREIGN)
-    assert (inbox.taken, len(inbox)) == (0, 3)
+    assert (inbox.popped, len(inbox)) == (0, 3)
     assert content(inbox) == [FOREIGN, Mark.LOOK, FOREIGN]
 
 
@@ -93,5 +94,5 @@ def test_messages_of_a_numbering_that_is_over_are_dropped():
     """They count as taken; what has no number, and the marks, stay in their order."""
     inbox = holding(message(1), FOREIGN, Mark.LOOK, message(2), message(3))
     inbox.drop_numbered()
-    assert (inbox.received, inbox.taken) == (4, 3)
+    assert (inbox.received, inbox.popped) == (4, 3)
     assert content(inbox) == [FOREIGN, Mark.LOOK]

@@ -23,7 +23,7 @@ def numbering(newest: int | None = 6) -> Numbering:
     one = Numbering()
     one.shared = True
     if newest is not None:
-        one.take(Event(at(newest), '{"a":1}', {}))
+        one.remember(Event(at(newest), '{"a":1}', {}))
     return one
 
 
@@ -70,22 +70,22 @@ def test_a_job_without_a_shared_log_is_read_from_its_beginning():
 )
 def test_a_log_that_goes_on_is_no_restart(found, entries):
     """The newest event is the same, or was trimmed."""
-    assert numbering().restart(found, entries, at(6)) is None
+    assert numbering().restarted(found, entries, at(6)) is None
 
 
 def test_a_newest_event_that_is_another_one_is_a_rollback():
     """Redis lost its last write, and the next event took the number: it is delivered again from there."""
-    assert numbering().restart(job(), [entry(6, b"other")], at(6)) == ("rolled back", at(5))
+    assert numbering().restarted(job(), [entry(6, b"other")], at(6)) == ("rolled back", at(5))
 
 
 def test_a_position_before_the_last_event_is_a_rollback():
     """Redis lost its last writes, and nothing followed yet."""
-    assert numbering().restart(job(at(4)), [], at(6)) == ("rolled back", at(4))
+    assert numbering().restarted(job(at(4)), [], at(6)) == ("rolled back", at(4))
 
 
 def test_another_epoch_is_a_restart():
     """It goes on with the first event of the new log."""
-    assert numbering().restart(job(EventId(9, 0), epoch=9), [], at(6)) == (
+    assert numbering().restarted(job(EventId(9, 0), epoch=9), [], at(6)) == (
         "restarted",
         EventId(9, 0).previous,
     )
@@ -96,7 +96,7 @@ def test_late_messages_of_a_numbering_that_is_over_are_known(reason, is_over):
     """A rollback stays in its epoch, and its numbers are given again."""
     one = numbering()
     assert not one.is_over(at(7))
-    one.begin_anew(reason, at(6))
+    one.restart(reason, at(6))
     assert one.newest is None
     assert one.is_over(at(7)) is is_over
     assert one.is_over(EventId(E + 1, 0)) is False
