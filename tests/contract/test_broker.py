@@ -1,7 +1,7 @@
 """The broker's contract (hub/broker/seam.py): one suite for `RedisBroker` and `ScriptedBroker`.
 
-Each law is about what a hub can see: the answers to its calls, and what a sink is given. A `Place` is the other
-side: the worker, the application and what may happen to a server.
+Each law is about what a hub can see: the answers to its calls, and what a sink is given. A `Place` is the
+other side: the worker, the application and what may happen to a server.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ear:
 
 
 class Place(Protocol):
-    """The other side of a broker. Its job `JOB` is owned by `USER`: status `code`, epoch `EPOCH`, no event."""
+    """The other side of a broker. `JOB` is owned by `USER`, in status `code` and epoch `EPOCH`, no event."""
 
     broker: Broker
 
