@@ -106,7 +106,7 @@ class RedisBroker:
             found = self._job(job, fields, meta)
             entries = [_entry(row) for row in _readable(rows) or []]
             # Entries of another epoch are an earlier job's of this name, and not for this one's viewers.
-            entries = [entry for entry in entries if found is not None and entry.id.epoch == found.epoch]
+            entries = [entry for entry in entries if _has(found, entry)]
         if command == "XREVRANGE":
             entries.reverse()
         return Snapshot(found, entries)
@@ -164,6 +164,13 @@ def _readable(reply: Any) -> Any:
     if isinstance(reply, Exception):
         raise reply
     return reply
+
+
+def _has(job: Job | None, entry: Entry) -> bool:
+    """Returns False for an entry of an earlier epoch, and of a job whose hash was deleted: it is nobody's to see."""
+    if job is None or entry.id.epoch != job.epoch:
+        return False
+    return job.exists or not job.log_owner
 
 
 def _owner(value: bytes | str | None) -> str:

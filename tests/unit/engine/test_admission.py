@@ -87,5 +87,5 @@ def test_who_came_in_is_counted_since_the_start():
     places.enter_socket("a")
     with pytest.raises(Overloaded):
         places.enter("a", "1")
-    now = places.statistics()
+    now = places._totals
     assert (now.opened, now.refused, now.viewers) == (2, 1, 0)

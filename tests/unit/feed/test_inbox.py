@@ -62,11 +62,12 @@ def test_messages_are_counted_and_marks_are_not():
     assert content(inbox) == [FOREIGN, Mark.LOOK, FOREIGN]
 
 
-@pytest.mark.parametrize("what", [FOREIGN, *Mark], ids=str)
+@pytest.mark.parametrize("what", [FOREIGN, Mark.LOOK, Mark.LOST, Mark.OVER], ids=str)
 async def test_whatever_comes_wakes_who_waits(what):
-    """Once: the next wait is for what comes next."""
+    """Whatever is in it ends a wait; an empty one makes it wait for what comes next."""
     inbox = holding(what)
     await asyncio.wait_for(inbox.wait(), 1)
+    inbox.pop()
     waiting = asyncio.create_task(inbox.wait())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from hub.fanout.blocked import Blocked
 from hub.serve import server as module
 from hub.serve.server import Server
+from hub.totals import Totals
 
 pytestmark = pytest.mark.looptime
 DRAIN = 5.0
@@ -34,7 +35,7 @@ class Context:
     """A hub with nobody to move away, and the sockets that are blocked at the end."""
 
     def __init__(self) -> None:
-        self.blocked = Blocked(60)
+        self.blocked = Blocked(60, Totals())
         self.closed = False
         statistics = SimpleNamespace(moved=0)
         hub = SimpleNamespace(
