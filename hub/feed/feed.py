@@ -98,7 +98,9 @@ class Feed:
         if not self.log.closed or job.epoch != self.job.epoch:
             return self.log.closed
         newest = self._window.numbering.newest
-        goes_on = newest is not None and job.position is not None and job.position > newest
+        if newest is not None and (job.position is None or job.position < newest):
+            return False  # it was read before this feed's last event
+        goes_on = newest is not None and job.position != newest
         return not job.over and (goes_on or job.ended is not None or job.status != self.job.status)
 
     def note(self, job: Job) -> None:
