@@ -78,6 +78,7 @@ class Hub:
             raise
 
     async def _view(self, user: UserId, job: JobId, wish: Wish, wait: float) -> View:
+        self.check_open()
         found = await (self._reads.wait_for(user, job, wait) if wait else self._reads.read_of(user, job))
         self.check_open()
         self.admission.enter(user, job)
