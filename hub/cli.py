@@ -81,6 +81,10 @@ def serve(
             "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, the URL of a key set)"
         )
     Address.parse(settings.redis_url)  # raises for a bad URL; a Redis that is away is waited for
+    if Address.parse(settings.redis_url).database:
+        err.print(
+            "push-hub: HUB_REDIS_URL names a database other than 0; channels are shared by all databases"
+        )
     application = create_app(settings)  # with several workers too: a bad setting is reported here, once
     sockets = [listen(host, port, shared=workers > 1)]
     address, actual = sockets[0].getsockname()[:2]
@@ -166,7 +170,10 @@ def publish(
     with SyncPublisher.from_url(
         settings.redis_url, publication=Publication.of(settings), strict=True
     ) as publisher:
-        out.print(str(publisher.emit(job, kind, dict(map(_field, fields or [])), once=once)), highlight=False)
+        out.print(
+            str(publisher.emit(job, kind, dict(_field(kind, text) for text in fields or []), once=once)),
+            highlight=False,
+        )
 
 
 @app.command()
@@ -263,12 +270,17 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _field(text: str) -> tuple[str, Any]:
+def _field(kind: str, text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a field of an event; text stays text where the type says so (`stage=1`)."""
+    from hub.job.catalogue import has_text
+
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"expected KEY=VALUE, got {text!r}")
     if is_too_deep(value):
         raise InvalidEvent(TOO_DEEP)
+    if has_text(kind, name):
+        return name, value
     try:
         return name, json.loads(value)
     except ValueError:

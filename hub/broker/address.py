@@ -37,6 +37,12 @@ class Address:
     sentinel_password: str | None = field(default=None, repr=False)
     url: str = field(default="", repr=False, compare=False)
 
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+        options = self.options if self.service else parse_url(self.url)
+        return int(options.get("db") or 0)
+
     @classmethod
     def parse(cls, url: str) -> Address:
         """Read a URL. Raises InvalidSettings; its text does not contain the password."""

@@ -52,6 +52,10 @@ class Window:
         """
         self.state.job = job
         self.numbering.shared = job.epoch is not None
+        if unknown := sorted(job.terminal - self._settings.terminal_statuses):
+            logger.warning(
+                "job %s: its publisher ends jobs with %s, this hub's settings do not", self.id, unknown
+            )
         if job.ended is not None and not job.over:
             entries = ()
         last = job.position if not entries else entries[0].id.previous

@@ -84,6 +84,13 @@ def register(model: type[T]) -> type[T]:
     return model
 
 
+def has_text(kind: str, name: str) -> bool:
+    """Returns True if the field `name` of the type `kind` is text in the catalogue."""
+    model = CATALOGUE.get(kind)
+    field = model.model_fields.get(name) if model is not None else None
+    return field is not None and field.annotation in (str, str | None)
+
+
 def event_parts(kind: str | TypedEvent, fields: object) -> tuple[str, dict[Any, Any]]:
     """The type and the fields of what a producer gave: a typed event, or a type and a mapping, model or dataclass.
 

@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import random
+import sys
 import threading
 import uuid
 import warnings
@@ -358,3 +359,16 @@ def test_a_type_that_is_taken_is_refused():
         made = pydantic.create_model("Made", __base__=TypedEvent, type=(str, taken))
         with pytest.raises(HubError):
             catalogue.register(made)
+
+
+async def test_text_of_the_command_line_stays_text_where_the_type_says_so(redis_server, job):
+    """`stage=1` is a stage called 1; `n=1` of a type of one's own is a number."""
+    for kind, fields in (("build.stage.started", ["stage=1"]), ("step", ["n=1", "words=one"])):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "hub", "publish", job, kind, *fields, "--redis-url", redis_server.url,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 0, errors
+    started, step = bodies(redis_server, job)
+    assert (started["stage"], step["n"], step["words"]) == ("1", 1, "one")
