@@ -27,7 +27,8 @@ PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_
 
 
 class _Files(PydanticBaseSettingsSource):
-    """`HUB_JWT_SECRET_FILE=/run/secrets/jwt` reads the value of `HUB_JWT_SECRET` from a file, and so for every setting."""
+    """`HUB_JWT_SECRET_FILE=/run/secrets/jwt` reads the value of `HUB_JWT_SECRET` from a file, and so for
+    every setting."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """The content of the field's file, None if no variable names one. Raises InvalidSettings."""

@@ -27,7 +27,8 @@ _OF_POOLS = ("max_connections", "timeout")
 class Address:
     """Where the primary is.
 
-    `url` is a single server's, as redis-py reads it. `options` are redis-py's arguments for a connection to the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
+    `url` is a single server's, as redis-py reads it. `options` are redis-py's arguments for a connection to
+    the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
     """
 
     service: str = ""
@@ -98,7 +99,8 @@ def _known(url: str) -> str:
 
 
 def _check_options(url: str) -> None:
-    """Make a connection without connecting it: redis-py refuses an option only then. Raises ValueError, TypeError."""
+    """Make a connection without connecting it: redis-py refuses an option only then. Raises ValueError,
+    TypeError."""
     options: dict[str, Any] = dict(parse_url(url))
     kind = options.pop("connection_class", Connection)
     kind(**{name: value for name, value in options.items() if name not in _OF_POOLS})

@@ -52,7 +52,8 @@ def for_requests(url: str) -> AsyncRedis:
     place = Address.parse(url)
     if place.service:
         return primary(place, options)
-    # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest waits.
+    # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest
+    # waits.
     pool = BlockingConnectionPool.from_url(place.url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
     return AsyncRedis.from_pool(pool)
 
@@ -119,8 +120,8 @@ def place_of(client: AsyncRedis) -> Hashable:
 class PerLoop:
     """A client for whichever loop runs: connections belong to the loop that made them.
 
-    A worker may call `asyncio.run` for each of its tasks. The first loop gets the `given` client, every other one a
-    sibling, which is gone with its loop.
+    A worker may call `asyncio.run` for each of its tasks. The first loop gets the `given` client, every other
+    one a sibling, which is gone with its loop.
     """
 
     def __init__(self, given: AsyncRedis) -> None:
@@ -129,7 +130,8 @@ class PerLoop:
         self._is_given = False
 
     def get(self) -> AsyncRedis:
-        """The running loop's client. Before any loop runs it is the given one, which the first loop will have."""
+        """The running loop's client. Before any loop runs it is the given one, which the first loop will
+        have."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

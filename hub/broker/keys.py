@@ -1,8 +1,8 @@
 """Names of keys and channels, from one template.
 
-Invariant: a key of the hub's own has braces around the application's key, and a job's id cannot have braces. So no job's
-id names one of ours, and no key of ours is an application's. On a cluster the braces put our keys into the slot of the
-application's (Redis cluster specification, hash tags).
+Invariant: a key of the hub's own has braces around the application's key, and a job's id cannot have braces.
+So no job's id names one of ours, and no key of ours is an application's. On a cluster the braces put our keys
+into the slot of the application's (Redis cluster specification, hash tags).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _TEMPLATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`template` is the job's hash with `{id}` for the job's id; it may have a hash tag (`app:{{id}}`, `{app}:{id}`).
+    """`template` is the job's hash with `{id}` for the job's id; it may have a hash tag (`app:{{id}}`,
+    `{app}:{id}`).
 
     Raises InvalidSettings without an `{id}`, and for braces that are no hash tag.
     """

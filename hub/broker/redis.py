@@ -112,7 +112,8 @@ class RedisBroker:
         return Snapshot(found, entries)
 
     def _ask(self, pipe: Any, job: JobId) -> None:
-        """Two reads: the hash by name, for it is the application's and may hold megabytes, and all of the hub's own."""
+        """Two reads: the hash by name, for it is the application's and may hold megabytes, and all of the
+        hub's own."""
         pipe.hmget(self.keys.job(job), self._names)
         pipe.hgetall(self.keys.meta(job))
 
@@ -167,14 +168,16 @@ def _readable(reply: Any) -> Any:
 
 
 def _has(job: Job | None, entry: Entry) -> bool:
-    """Returns False for an entry of an earlier epoch, and of a job whose hash was deleted: it is nobody's to see."""
+    """Returns False for an entry of an earlier epoch, and of a job whose hash was deleted: it is nobody's to
+    see."""
     if job is None or entry.id.epoch != job.epoch:
         return False
     return job.exists or not job.log_owner
 
 
 def _owner(value: bytes | str | None) -> str:
-    """The owner in a hash, "" for none. Bytes that are not UTF-8 are nobody: replaced, they would equal another name."""
+    """The owner in a hash, "" for none. Bytes that are not UTF-8 are nobody: replaced, they would equal
+    another name."""
     try:
         return value.decode() if isinstance(value, bytes) else value or ""
     except UnicodeDecodeError:

@@ -1,8 +1,9 @@
 """Makes the Lua scripts' arguments and interprets their answers. No I/O; async and blocking publishers share
 it.
 
-The rules themselves are the .lua files beside this one. Every write carries an idempotency key, made up here when the
-caller has none: redis-py repeats a write whose answer was lost, and without the key one event would become two.
+The rules themselves are the .lua files beside this one. Every write carries an idempotency key, made up here
+when the caller has none: redis-py repeats a write whose answer was lost, and without the key one event would
+become two.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Publication:
 
 
 def interpret(job: JobId, reply: Iterable[bytes | str]) -> tuple[EventId, bool]:
-    """The last id in publish.lua's answer, and False if the job has no owner. Raises JobEnded after a terminal."""
+    """The last id in publish.lua's answer, and False if the job has no owner. Raises JobEnded after a
+    terminal."""
     verdict, value, owned = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
@@ -140,7 +142,8 @@ def interpret_job(job: JobId, reply: Iterable[bytes | str]) -> None:
 
 
 def interpret_lease(job: JobId, reply: Iterable[bytes | str]) -> str:
-    """Until when the lease holds, for the next `prepare_lease`. Raises JobEnded and JobNotFound, as lease.lua answers."""
+    """Until when the lease holds, for the next `prepare_lease`. Raises JobEnded and JobNotFound, as lease.lua
+    answers."""
     verdict, value, _ = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")

@@ -1,1 +1,2 @@
-"""The process: which jobs are watched, by whom, and how that begins and ends. Imports `feed` and the rows below it."""
+"""The process: which jobs are watched, by whom, and how that begins and ends. Imports `feed` and the rows
+below it."""

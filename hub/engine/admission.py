@@ -23,7 +23,8 @@ MAX_WAITS = 20
 
 
 class Admission:
-    """The places of one process: viewers (a stream, or a job on a dashboard), counted in `totals`, and `sockets`."""
+    """The places of one process: viewers (a stream, or a job on a dashboard), counted in `totals`, and
+    `sockets`."""
 
     def __init__(self, settings: Settings, totals: Totals) -> None:
         self.sockets = 0  # of dashboards

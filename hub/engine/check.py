@@ -1,8 +1,8 @@
 """The position check: holds every watched job's hash against its feed, and its lease against the clock.
 
-It finds what Pub/Sub silently dropped, also a terminal event, within `HUB_POSITION_CHECK` seconds, and a worker that
-died with a lease. One pipeline reads all jobs that are due; with the jitter a thousand jobs cost Redis forty reads a
-second.
+It finds what Pub/Sub silently dropped, also a terminal event, within `HUB_POSITION_CHECK` seconds, and a
+worker that died with a lease. One pipeline reads all jobs that are due; with the jitter a thousand jobs cost
+Redis forty reads a second.
 """
 
 from __future__ import annotations

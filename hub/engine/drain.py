@@ -1,4 +1,5 @@
-"""The drain: a process that ends moves its viewers away, evenly over a window, so that they do not all come back at once.
+"""The drain: a process that ends moves its viewers away, evenly over a window, so that they do not all come
+back at once.
 
 Invariant: every seat is told once, also one that is taken after the window.
 """
@@ -42,7 +43,8 @@ class Drain:
         while True:
             if seats := self._untold():
                 steps = max(1, int((end - loop.time()) / STEP))
-                # Jobs that have ended come first: their viewers need no other hub, and there is time to tell them so.
+                # Jobs that have ended come first: their viewers need no other hub, and there is time to tell
+                # them so.
                 ended = [seat for seat in seats if seat.audience.log.closed]
                 lot = max(1, len(seats) // steps)
                 self._tell(ended[:lot] or random.sample(seats, lot))

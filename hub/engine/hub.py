@@ -1,7 +1,7 @@
 """The hub of one process: which jobs are watched, by whom, and how that begins and ends.
 
-Invariant: every watched job has one feed with one subscription, however many viewers it has and on whatever transport.
-A feed ends `linger` seconds after its last viewer left; nothing of it is left then.
+Invariant: every watched job has one feed with one subscription, however many viewers it has and on whatever
+transport. A feed ends `linger` seconds after its last viewer left; nothing of it is left then.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Hub:
     async def view(self, user: UserId, job: JobId, wish: Wish, *, wait: float = 0) -> View:
         """A new viewer; the caller closes it. Authorises first: each time, for a job may change hands.
 
-        A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises JobNotFound, Overloaded,
-        BrokerUnavailable. Cancel-safe: nothing stays held.
+        A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises
+        JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
         try:
             return await self._view(user, job, wish, wait)
@@ -96,7 +96,8 @@ class Hub:
         return view
 
     async def read_past(self, view: View) -> list[Frame]:
-        """The viewer's next frames from before the window, a full write at most; [] once they meet the window.
+        """The viewer's next frames from before the window, a full write at most; [] once they meet the
+        window.
 
         The viewer takes its seat then, without an await between. Raises BrokerUnavailable.
         """
@@ -146,7 +147,8 @@ class Hub:
             self._end(feed)
 
     def _notice(self, job: JobId, found: Job | None) -> None:
-        """The job was read for a viewer: its feed learns of it if it changed hands, was deleted or was begun again."""
+        """The job was read for a viewer: its feed learns of it if it changed hands, was deleted or was begun
+        again."""
         feed = self._feeds.get(job)
         if feed is None or not feed.ready or feed.log.closed:
             return

@@ -1,7 +1,7 @@
 """How long a viewer on its way in waits for Redis.
 
-Invariant: every wait ends, by an answer, after `LIMIT` seconds, or when the hub drains. A viewer that still waited when
-the server stops would get a 500, after which an EventSource does not reconnect.
+Invariant: every wait ends, by an answer, after `LIMIT` seconds, or when the hub drains. A viewer that still
+waited when the server stops would get a 500, after which an EventSource does not reconnect.
 """
 
 from __future__ import annotations

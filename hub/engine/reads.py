@@ -1,7 +1,9 @@
-"""Reads of job hashes for viewers that come in: each join is judged by what Redis says, and a storm costs little.
+"""Reads of job hashes for viewers that come in: each join is judged by what Redis says, and a storm costs
+little.
 
-Invariant: a viewer is refused only by a read that began after it came. It is let in by one that is at most a second old,
-and older than its own arrival only where more than `READS` viewers of the job came within that second.
+Invariant: a viewer is refused only by a read that began after it came. It is let in by one that is at most a
+second old, and older than its own arrival only where more than `READS` viewers of the job came within that
+second.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class JobReads:
         return list(self._reading.values())
 
     async def read_of(self, user: UserId, job: JobId) -> Job:
-        """The job, if it is `user`'s. Raises BrokerUnavailable, and JobNotFound for a job that is not, exactly as if it
-        did not exist.
+        """The job, if it is `user`'s. Raises BrokerUnavailable, and JobNotFound for a job that is not,
+        exactly as if it did not exist.
         """
         recent = self._recent_of(job)
         if recent.number >= READS and recent.found is not None and recent.found.user_id == user:
@@ -72,8 +74,8 @@ class JobReads:
         return found
 
     async def wait_for(self, user: UserId, job: JobId, seconds: float) -> Job:
-        """The same, for a job that may come within `seconds`. A job of another user is waited for as long as one that
-        does not exist. Raises also Overloaded.
+        """The same, for a job that may come within `seconds`. A job of another user is waited for as long as
+        one that does not exist. Raises also Overloaded.
         """
         end = self._loop.time() + seconds
         self._admission.enter_wait(user)

@@ -1,7 +1,7 @@
 """Notices when the event loop stood still: a blocking call, a machine without CPU, a process that was frozen.
 
-Everything in the process waits meanwhile, so a stall is the first thing to look for when heartbeats come late. It is
-measured by the monotonic clock: a wall clock that jumps is no stall.
+Everything in the process waits meanwhile, so a stall is the first thing to look for when heartbeats come
+late. It is measured by the monotonic clock: a wall clock that jumps is no stall.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ PERIOD = 0.25
 """Seconds between looks."""
 
 LIMIT = 0.5
-"""Seconds of lateness that are worth a line: viewers do not notice less, and a slice of a fan-out is a hundredth."""
+"""Seconds of lateness that are worth a line: viewers do not notice less, and a slice of a fan-out is a
+hundredth."""
 
 
 class StallWatch:

@@ -1,7 +1,7 @@
 """One viewer's way in: hold the feed, decide where to begin, read what the window no longer has, take a seat.
 
-Invariant: between the end of the past and the seat there is no await, so no event can fall between them. A `View` is a
-context manager that gives back what it holds, however the viewer leaves.
+Invariant: between the end of the past and the seat there is no await, so no event can fall between them. A
+`View` is a context manager that gives back what it holds, however the viewer leaves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from hub.job.record import Entry, Job, Snapshot
 P = TypeVar("P")
 
 FIRST_PAGE = 50
-"""Entries of a viewer's first read of the past: an event may be a megabyte, and each viewer has its own copy."""
+"""Entries of a viewer's first read of the past: an event may be a megabyte, and each viewer has its own copy.
+"""
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
@@ -153,7 +154,8 @@ class View:
         )
 
     async def _wait_for_window(self, begin: Beginning) -> Beginning:
-        """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else `resync`."""
+        """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else
+        `resync`."""
         while begin.ahead is not None:
             snapshot = await self._broker.since(self.job_id, begin.ahead.previous, limit=1)
             begin = self._beginning()  # it may have come meanwhile
@@ -204,7 +206,8 @@ class View:
         self._page = deque(entries)
 
     def _past_frames(self, after: EventId) -> list[Frame]:
-        """Frames of the page that was read; a gap up to the window if the log has no more of what is before it."""
+        """Frames of the page that was read; a gap up to the window if the log has no more of what is before
+        it."""
         frames: list[Frame] = []
         size = 0
         origin = self.log.origin

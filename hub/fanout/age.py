@@ -1,4 +1,5 @@
-"""Streams end by age and resume, so that after a deploy behind a load balancer old processes empty by themselves.
+"""Streams end by age and resume, so that after a deploy behind a load balancer old processes empty by
+themselves.
 
 80 to 100 % of `HUB_STREAM_AGE`, different for each viewer, so that those who came at once do not go at once.
 """

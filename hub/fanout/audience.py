@@ -1,9 +1,10 @@
-"""Viewers: a `Seat` is a position in one log on one `Wire`; an `Audience` is all seats that get the same bytes.
+"""Viewers: a `Seat` is a position in one log on one `Wire`; an `Audience` is all seats that get the same
+bytes.
 
-Invariant: `seat.position` decides everything. Equal to a batch's start: it gets the batch. Ahead: it already has
-it. Behind: it is catching up from the log, in chunks, while its wire takes them. So there is no queue per viewer,
-and a viewer that does not read costs one int. Only the feed's task and the wire's own resume move a position,
-always without an await between look and change.
+Invariant: `seat.position` decides everything. Equal to a batch's start: it gets the batch. Ahead: it already
+has it. Behind: it is catching up from the log, in chunks, while its wire takes them. So there is no queue per
+viewer, and a viewer that does not read costs one int. Only the feed's task and the wire's own resume move a
+position, always without an await between look and change.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from hub.totals import Totals
 P = TypeVar("P")
 
 CHUNK = 64 * 1024
-"""Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays bounded."""
+"""Bytes of bodies per catch-up write, and per live batch: a full write buffer (64 KiB), so memory stays
+bounded."""
 
 SLICE = 150
-"""Seats written before the loop gets a turn: about 1.5 ms of writes. A timer fires after two or three turns, so this
-bounds the delay of everything else to about 5 ms with 15,000 viewers on a job (tests/bench/stall.py; 16 ms with 500)."""
+"""Seats written before the loop gets a turn: about 1.5 ms of writes. A timer fires after two or three turns,
+so this bounds the delay of everything else to about 5 ms with 15,000 viewers on a job (tests/bench/stall.py;
+16 ms with 500)."""
 
 _LEFT = -1
 
 
 class Seat(Generic[P]):
-    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py). `told`: it was sent
-    away, and only the wire's goodbye is missing.
+    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py). `told`:
+    it was sent away, and only the wire's goodbye is missing.
     """
 
     __slots__ = ("audience", "position", "told", "until", "wire")
@@ -68,8 +71,8 @@ class Seat(Generic[P]):
         return self.position == _LEFT
 
     def send_away(self, reason: Reason) -> bool:
-        """End the stream, once. Returns True if the viewer is to resume elsewhere; one that has everything of a job
-        that has ended is told the end instead.
+        """End the stream, once. Returns True if the viewer is to resume elsewhere; one that has everything of
+        a job that has ended is told the end instead.
         """
         if self.told or self.left:
             return False
@@ -96,7 +99,8 @@ class Audience(Generic[P]):
         self.log = log
         self.format = fmt
         self.types = types
-        # A dictionary keeps the order in which seats came, which is the order in which they lie in memory; a set does not.
+        # A dictionary keeps the order in which seats came, which is the order in which they lie in memory; a
+        # set does not.
         self.seats: dict[Seat[P], None] = {}
         self.last_write = now  # loop time; the transport's heartbeat reads it
         self.totals = totals

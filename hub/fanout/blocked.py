@@ -1,7 +1,8 @@
 """Sockets that take no bytes, or were closed and are not gone: reset when their time is over.
 
-Invariant: a viewer that takes nothing costs one write buffer and one entry here, for `HUB_SEND_TIMEOUT` seconds at
-most. A viewer that takes a little at a time is slow and stays; its position in the log tells when it is too far behind.
+Invariant: a viewer that takes nothing costs one write buffer and one entry here, for `HUB_SEND_TIMEOUT`
+seconds at most. A viewer that takes a little at a time is slow and stays; its position in the log tells when
+it is too far behind.
 """
 
 from __future__ import annotations

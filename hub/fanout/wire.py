@@ -32,9 +32,9 @@ class Reason(enum.Enum):
 class Wire(Protocol[P_contra]):
     """One connection. `write` takes one payload and never blocks; after it `paused` may be true.
 
-    While `paused`, nothing is written. When the wire can take more it calls `catch_up` on its seat. `beat` writes a
-    heartbeat, and may count that it wants an answer. `finish` says that nothing follows; the wire then closes with its
-    last words.
+    While `paused`, nothing is written. When the wire can take more it calls `catch_up` on its seat. `beat`
+    writes a heartbeat, and may count that it wants an answer. `finish` says that nothing follows; the wire
+    then closes with its last words.
     """
 
     @property

@@ -1,1 +1,2 @@
-"""One watched job: its messages and its retained log become frames in order. Imports `broker`, `fanout` and `job`."""
+"""One watched job: its messages and its retained log become frames in order. Imports `broker`, `fanout` and
+`job`."""

@@ -1,8 +1,8 @@
 """One watched job: its window, its audiences, and the one task that feeds them all.
 
-The order of an attach is why no viewer misses an event or waits for ever: SUBSCRIBE is confirmed, then hash and log
-are read, then messages are handled. What happened before the read is in the log or the hash; what happened after the
-confirmation is in the inbox; what is in both has the same id and is delivered once.
+The order of an attach is why no viewer misses an event or waits for ever: SUBSCRIBE is confirmed, then hash
+and log are read, then messages are handled. What happened before the read is in the log or the hash; what
+happened after the confirmation is in the inbox; what is in both has the same id and is delivered once.
 
 Invariant: only this task appends to the log and writes to audiences.
 """
@@ -92,7 +92,8 @@ class Feed:
         return self._holds > 0
 
     def is_outdated(self, job: Job) -> bool:
-        """Returns True if `job`, as just read, is not what this feed can show: another owner's, or begun again."""
+        """Returns True if `job`, as just read, is not what this feed can show: another owner's, or begun
+        again."""
         if self._window.is_anothers(job):
             return True
         if not self.log.closed or job.epoch != self.job.epoch:
@@ -167,7 +168,8 @@ class Feed:
             del self._audiences[audience.format, audience.types]
 
     def retained_frames(self, entry: Entry) -> list[Frame]:
-        """A retained event from before the window, for one viewer; a gap and the state if it is over the limit."""
+        """A retained event from before the window, for one viewer; a gap and the state if it is over the
+        limit."""
         if len(entry.body) > self._settings.max_event_bytes:
             return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
         event = Event.from_body(entry.id, entry.body)
@@ -176,8 +178,8 @@ class Feed:
     async def aclose(self) -> None:
         """End the task and the subscription. Called once."""
         await end_tasks(self._task)
-        # Feed and task hold each other. Apart they are freed at once: a window may be a megabyte, and the garbage
-        # collector, which the server has made slow, would come after a thousand of them.
+        # Feed and task hold each other. Apart they are freed at once: a window may be a megabyte, and the
+        # garbage collector, which the server has made slow, would come after a thousand of them.
         del self._task
         self._inbox.clear()
         self._totals.window_bytes -= self.log.size
@@ -209,7 +211,8 @@ class Feed:
                 seat.wire.finish(reason)
 
     async def _begin(self, *, has_ended: bool) -> bool:
-        """Subscribe, then fill the window. Returns True if both worked. A job that has ended publishes nothing."""
+        """Subscribe, then fill the window. Returns True if both worked. A job that has ended publishes
+        nothing."""
         try:
             if not has_ended:
                 await self._broker.subscribe(self.id, self._inbox)

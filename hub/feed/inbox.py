@@ -13,7 +13,8 @@ from hub.job.event import EventId
 from hub.totals import Totals
 
 LIMIT = 10_000
-"""Messages that may wait for the feed's task, a burst of a second. Beyond it all are dropped and the log is read."""
+"""Messages that may wait for the feed's task, a burst of a second. Beyond it all are dropped and the log is
+read."""
 
 
 class Mark(enum.Enum):
@@ -26,7 +27,8 @@ class Mark(enum.Enum):
 
 
 class Inbox:
-    """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or dropped."""
+    """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or
+    dropped."""
 
     __slots__ = ("_items", "_totals", "_wake", "popped", "received")
 

@@ -1,7 +1,7 @@
 """A job's messages and its retained log, merged into batches of frames in order.
 
-Invariant: what both the channel and the log bring has the same id and is delivered once; a message that does not
-follow the last event waits until the log was read for it.
+Invariant: what both the channel and the log bring has the same id and is delivered once; a message that does
+not follow the last event waits until the log was read for it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ PAGE = 500
 """Entries per read of the retained log: about 100 KB of small events."""
 
 SETTLE = 0.25
-"""Seconds between a hash that says the job has ended and the end frame, if no event brings the end. A producer writes
-the hash and publishes the event on two connections, so the event may arrive later."""
+"""Seconds between a hash that says the job has ended and the end frame, if no event brings the end. A
+producer writes the hash and publishes the event on two connections, so the event may arrive later."""
 
 RETRY = 0.5
 """Seconds, jittered, between tries to read the log while Redis is away."""
 
 
 class Intake:
-    """The batches of one job: `async for frames in intake` ends when the log is closed. A batch is in the log when it
-    is returned. `compare` and `end_soon` never wait and may be called from outside the feed's task.
+    """The batches of one job: `async for frames in intake` ends when the log is closed. A batch is in the log
+    when it is returned. `compare` and `end_soon` never wait and may be called from outside the feed's task.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Intake:
         self.window.numbering.trust(snapshot.job, self.window.last)
 
     def compare(self, job: Job | None) -> bool:
-        """Hold what the position check read against the window. Returns True if the log is read because of it."""
+        """Hold what the position check read against the window. Returns True if the log is read because of
+        it."""
         if self.window.log.closed or self._page or self.inbox:  # what waits may be the difference
             return False
         if self.window.differs(job):
@@ -73,7 +74,8 @@ class Intake:
         return False
 
     def end_soon(self) -> None:
-        """If the hash says that the job has ended, close the log after `SETTLE` seconds, unless an event does."""
+        """If the hash says that the job has ended, close the log after `SETTLE` seconds, unless an event
+        does."""
         if self.window.has_ended and not self._ends:
             self._ends = True
             asyncio.get_running_loop().call_later(SETTLE, self._end)
@@ -86,7 +88,8 @@ class Intake:
         return self
 
     async def __anext__(self) -> list[Frame]:
-        """The next batch; it fits one write. Waits for messages, and for a Redis that is away. Raises JobNotFound."""
+        """The next batch; it fits one write. Waits for messages, and for a Redis that is away. Raises
+        JobNotFound."""
         while not self.window.log.closed:
             if frames := await self._step():
                 return self.window.append(frames)
@@ -148,7 +151,8 @@ class Intake:
         return frames
 
     def _is_unclear(self, event_id: EventId, last: EventId) -> bool:
-        """Returns True if the log must be read first: there is a hole, or the id may be of a log not known yet."""
+        """Returns True if the log must be read first: there is a hole, or the id may be of a log not known
+        yet."""
         return event_id > last.next if self.window.owns(event_id, last) else self.inbox.popped >= self._looked
 
     def _heal(self, data: bytes) -> list[Frame]:
@@ -180,7 +184,8 @@ class Intake:
     # --- the retained log
 
     async def _look(self, mark: Mark) -> list[Frame]:
-        """Read a page of hash and log. While a page brings something, `mark` goes back into the inbox for the next."""
+        """Read a page of hash and log. While a page brings something, `mark` goes back into the inbox for the
+        next."""
         window = self.window
         if mark is Mark.LOST and window.may_lose:
             mark = Mark.LOST_BARE
@@ -209,7 +214,8 @@ class Intake:
         return frames + self._end_look(mark)
 
     def _turn_page(self, entries: list[Entry], mark: Mark) -> bool:
-        """Keep the entries that come before everything in the inbox. Returns True if the look goes on after them."""
+        """Keep the entries that come before everything in the inbox. Returns True if the look goes on after
+        them."""
         # What follows a waiting event in the log also follows it in the inbox, among messages without an id.
         last = self.window.last
         waiting = self.inbox.first_after(last)

@@ -13,7 +13,8 @@ from hub.job.record import Entry, Job
 
 
 class Numbering:
-    """`shared`: ids come from the retained log, the same in every process; otherwise they are this feed's own."""
+    """`shared`: ids come from the retained log, the same in every process; otherwise they are this feed's
+    own."""
 
     __slots__ = ("_digest", "_newest", "_over", "shared")
 
@@ -63,7 +64,8 @@ class Numbering:
         return event_id is not None and event_id.epoch in self._over
 
     def read_after(self, last: EventId) -> EventId:
-        """The id after which the log is read. The newest event is read again, to see that the log still has it."""
+        """The id after which the log is read. The newest event is read again, to see that the log still has
+        it."""
         if not self.shared:
             return FINAL
         return last.previous if self._newest is not None and self._newest.id == last else last
@@ -92,7 +94,8 @@ class Numbering:
             self._over.append(last.next.epoch)
 
     def _rewritten(self, entries: list[Entry], last: EventId) -> bool:
-        """Returns True if the newest event's id is another event's now: Redis lost its last writes, and others followed."""
+        """Returns True if the newest event's id is another event's now: Redis lost its last writes, and
+        others followed."""
         newest = self._newest
         if not entries or newest is None or newest.id != last or entries[0].id != last:
             return False

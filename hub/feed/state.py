@@ -1,6 +1,8 @@
-"""A job's current state, for a viewer that cannot have every event: status, public fields, last event of each type.
+"""A job's current state, for a viewer that cannot have every event: status, public fields, last event of each
+type.
 
-Invariant: the state is as new as the last frame made from it. The feed keeps it, so that a join makes no trip to Redis.
+Invariant: the state is as new as the last frame made from it. The feed keeps it, so that a join makes no trip
+to Redis.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class State:
             self._last[kind] = event.body
 
     def forget(self, job: Job | None) -> None:
-        """The log was lost, and with it what was remembered from it. `job` is the hash, if there still is one."""
+        """The log was lost, and with it what was remembered from it. `job` is the hash, if there still is
+        one."""
         self._last.clear()
         if job is not None:
             self.job = job

@@ -1,7 +1,7 @@
 """A job's log with what is needed to make its frames: the state, the numbering, the limits. No I/O.
 
-Invariant: an event in the log follows the last one, or a `gap` or `resync` frame with the current state stands between
-them.
+Invariant: an event in the log follows the last one, or a `gap` or `resync` frame with the current state
+stands between them.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ class Window:
         return self._has_bare or not self.numbering.shared
 
     def open(self, job: Job, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Begin the numbering: the job's own, before the first of `entries`, or this feed's where there is no log.
+        """Begin the numbering: the job's own, before the first of `entries`, or this feed's where there is no
+        log.
 
-        Returns the entries that viewers are to see: none of an attempt that is over, in a job that runs again.
+        Returns the entries that viewers are to see: none of an attempt that is over, in a job that runs
+        again.
         """
         self.state.job = job
         self.numbering.shared = job.epoch is not None
@@ -101,7 +103,8 @@ class Window:
     def is_deleted(self, job: Job | None) -> bool:
         """Returns True if the application has deleted the job's hash.
 
-        If ours is gone as well, Redis may have lost both: that is `lost` first, and a deletion when it stays so.
+        If ours is gone as well, Redis may have lost both: that is `lost` first, and a deletion when it stays
+        so.
         """
         if job is None:
             return not self.numbering.shared
@@ -194,7 +197,8 @@ class Window:
         return frames
 
     def restart(self, job: Job | None, reason: str, last: EventId, kept: Sequence[Entry] = ()) -> list[Frame]:
-        """A new numbering goes on after `last`: the frames that say so. `kept` was delivered before and is still true."""
+        """A new numbering goes on after `last`: the frames that say so. `kept` was delivered before and is
+        still true."""
         self._totals.resyncs += 1
         logger.warning("job %s: its log began anew (%s), its viewers are told", self.id, reason)
         self.numbering.restart(reason, self.last)

@@ -74,7 +74,8 @@ T = TypeVar("T", bound=TypedEvent)
 
 
 def register(model: type[T]) -> type[T]:
-    """Add an application's own event to the catalogue; also a decorator. Raises InvalidEvent for a type that is taken."""
+    """Add an application's own event to the catalogue; also a decorator. Raises InvalidEvent for a type that
+    is taken."""
     kind = model.model_fields["type"].default
     if not isinstance(kind, str) or not kind:
         raise InvalidEvent(f"expected a default for type in {model.__name__}, got none")
@@ -92,7 +93,8 @@ def has_text(kind: str, name: str) -> bool:
 
 
 def event_parts(kind: str | TypedEvent, fields: object) -> tuple[str, dict[Any, Any]]:
-    """The type and the fields of what a producer gave: a typed event, or a type and a mapping, model or dataclass.
+    """The type and the fields of what a producer gave: a typed event, or a type and a mapping, model or
+    dataclass.
 
     Raises InvalidEvent.
     """
@@ -116,8 +118,9 @@ def encode(
 ) -> str:
     """The body of a new event as JSON text.
 
-    `fields` of a type in the catalogue are checked by its model, others travel as they are. Without `strict`, values
-    that JSON does not have are converted (see `plain`). Raises InvalidEvent (EventTooLarge over `limit` bytes).
+    `fields` of a type in the catalogue are checked by its model, others travel as they are. Without `strict`,
+    values that JSON does not have are converted (see `plain`). Raises InvalidEvent (EventTooLarge over
+    `limit` bytes).
     """
     if not kind or "id" in fields:
         raise InvalidEvent("expected a type, and no field named id (the hub numbers events)")
@@ -136,9 +139,9 @@ def encode(
 def plain(kind: str, fields: dict[Any, Any]) -> dict[str, Any]:
     """`fields` as JSON has them. What JSON has already stays as it is; the rest follows pydantic's rules.
 
-    Dates and times become ISO 8601, `Decimal`, `UUID` and `Path` text, enums their value, sets and tuples lists, bytes
-    base64, models and dataclasses objects; NaN and infinity become null, anything else its `str()`. A negative `duration`
-    of a completed stage becomes 0: clocks step back. Raises InvalidEvent.
+    Dates and times become ISO 8601, `Decimal`, `UUID` and `Path` text, enums their value, sets and tuples
+    lists, bytes base64, models and dataclasses objects; NaN and infinity become null, anything else its
+    `str()`. A negative `duration` of a completed stage becomes 0: clocks step back. Raises InvalidEvent.
     """
     try:
         dumps(fields)

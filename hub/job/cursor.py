@@ -70,8 +70,9 @@ class Beginning:
 def beginning(
     wish: Wish, log: Log, *, retained: bool, ended: EventId | None = None, attempt: int = 1
 ) -> Beginning:
-    """Decide. `retained`: events from before the window may be in a log that all processes share. `ended`: the id of
-    the job's terminal event, which the log may not have any more. `attempt`: how often the job was begun.
+    """Decide. `retained`: events from before the window may be in a log that all processes share. `ended`:
+    the id of the job's terminal event, which the log may not have any more. `attempt`: how often the job was
+    begun.
     """
     if wish.cursor is not None:
         seen = EventId.parse(wish.cursor)

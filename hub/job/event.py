@@ -184,7 +184,8 @@ def _parse_object(text: str) -> dict[str, Any] | None:
 
 
 def checked_job_id(text: str | int | UUID) -> JobId:
-    """`text` as a job id; a number or a UUID as its text. Raises InvalidEvent, which tells a producer what is wrong."""
+    """`text` as a job id; a number or a UUID as its text. Raises InvalidEvent, which tells a producer what is
+    wrong."""
     is_id = isinstance(text, str | int | UUID) and not isinstance(text, bool)
     known = job_id(str(text)) if is_id else None
     if known is None:

@@ -12,11 +12,11 @@ from hub.job.event import TERMINAL, EventId, JobId, UserId
 class Job:
     """A job as Redis has it: the named fields of the application's hash, and the hub's own hash.
 
-    `exists` is False if only the hub's is left. Of the hub's: `epoch` is when the log began (ms since 1970), `position`
-    its last id, `ended` the id of the terminal event, `log_owner` whose events it has ("" if nobody's), `attempt` the
-    number of times the job was begun, `digest` a checksum over all events of the log, `lease` the seconds from the read
-    for which the worker promised to renew it (by Redis's clock, negative when that is over). `terminal`: the statuses
-    that end it.
+    `exists` is False if only the hub's is left. Of the hub's: `epoch` is when the log began (ms since 1970),
+    `position` its last id, `ended` the id of the terminal event, `log_owner` whose events it has ("" if
+    nobody's), `attempt` the number of times the job was begun, `digest` a checksum over all events of the
+    log, `lease` the seconds from the read for which the worker promised to renew it (by Redis's clock,
+    negative when that is over). `terminal`: the statuses that end it.
     """
 
     id: JobId

@@ -1,7 +1,8 @@
 """Events of a worker that emits many small ones: collected, and published together.
 
-Invariant: events go out in the order in which they were added, and all that were added have been tried when the block is
-left in order. `add` never waits; at `LIMIT` events that could not be published yet the oldest are dropped and counted.
+Invariant: events go out in the order in which they were added, and all that were added have been tried when
+the block is left in order. `add` never waits; at `LIMIT` events that could not be published yet the oldest
+are dropped and counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The blocking publisher: for Celery, RQ, Django or a script. Its methods are those of `Publisher`, without await."""
+"""The blocking publisher: for Celery, RQ, Django or a script. Its methods are those of `Publisher`, without
+await."""
 
 from __future__ import annotations
 

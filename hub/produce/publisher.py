@@ -46,9 +46,10 @@ from hub.produce.publishing import FAILURES, Job, Kind, Publishing, last_fields,
 class Publisher(Publishing):
     """Publish from async code. `Publisher.from_url(url)` owns its connection; `Publisher(client)` uses yours.
 
-    Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about 20 s
-    for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published or not.
-    May be shared by several event loops, one after the other or at once: each gets connections of its own.
+    Every method returns the event's id (`epoch-seq`), or None when it was not published. Waits at most about
+    20 s for a Redis that stalls (5 s a try, three retries); cancelling is safe, the event is then published
+    or not. May be shared by several event loops, one after the other or at once: each gets connections of its
+    own.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class Publisher(Publishing):
     async def emit(
         self, job: Job, kind: Kind, fields: object = None, *, once: str | None = None
     ) -> EventId | None:
-        """Publish an event of type `kind` with `fields` (a mapping, model or dataclass; a `status` sets the job's).
+        """Publish an event of type `kind` with `fields` (a mapping, model or dataclass; a `status` sets the
+        job's).
 
-        `kind` may be a typed event, which has its fields with it. `once` is an idempotency key: a second call with it
-        returns the first id and publishes nothing (for a day). Without strict, values that JSON does not have are
-        converted (docs/protocol.md). Raises InvalidEvent; with strict also BrokerUnavailable, and JobEnded after a
-        terminal event.
+        `kind` may be a typed event, which has its fields with it. `once` is an idempotency key: a second call
+        with it returns the first id and publishes nothing (for a day). Without strict, values that JSON does
+        not have are converted (docs/protocol.md). Raises InvalidEvent; with strict also BrokerUnavailable,
+        and JobEnded after a terminal event.
         """
         ids = await self._emit(job, [(kind, fields)], name_of(kind), once)
         return ids[-1] if ids else None
@@ -96,17 +98,19 @@ class Publisher(Publishing):
     async def emit_many(
         self, job: Job, events: Iterable[Kind | tuple[str, object]], *, once: str | None = None
     ) -> list[EventId]:
-        """Publish several events in one step: all or none, with contiguous ids, which are returned ([] for none).
+        """Publish several events in one step: all or none, with contiguous ids, which are returned ([] for
+        none).
 
-        Each is a typed event or a pair of type and fields. A terminal one must be the last. Raises like `emit`.
+        Each is a typed event or a pair of type and fields. A terminal one must be the last. Raises like
+        `emit`.
         """
         return await self._emit(job, map(pair_of, events), "a batch", once)
 
     def batch(self, job: Job, *, every: float = 0.05, size: int = 100) -> Batch:
         """Collect events and publish them `every` so many seconds, or `size` at a time:
 
-        `async with publish.batch(job) as batch: batch.add("token", {"text": "..."})`. What is left goes out at the end
-        of the block. `add` never waits; publishing never raises into the block but InvalidEvent.
+        `async with publish.batch(job) as batch: batch.add("token", {"text": "..."})`. What is left goes out
+        at the end of the block. `add` never waits; publishing never raises into the block but InvalidEvent.
         """
         return Batch(functools.partial(self.emit_many, job), every=every, size=size)
 
@@ -158,10 +162,11 @@ class Publisher(Publishing):
         return await self.emit(job, StageStarted.kind(), last_fields("failed", narration) | fields)
 
     async def restart(self, job: Job, *, status: str = "queued") -> int | None:
-        """Begin the job's next attempt: its events begin anew, and whoever comes back gets `resync` and then these.
+        """Begin the job's next attempt: its events begin anew, and whoever comes back gets `resync` and then
+        these.
 
-        Returns the number of the attempt (2 for the first restart), None when Redis is away. Raises InvalidEvent for a
-        terminal `status`, JobNotFound; with strict BrokerUnavailable.
+        Returns the number of the attempt (2 for the first restart), None when Redis is away. Raises
+        InvalidEvent for a terminal `status`, JobNotFound; with strict BrokerUnavailable.
         """
         known, keys, args = self._prepare_restart(job, status)
         try:
@@ -171,7 +176,8 @@ class Publisher(Publishing):
             return None
 
     async def watched(self, job: Job) -> int | None:
-        """How many hub processes watch the job now, so that a worker can leave out a costly snapshot. None without Redis."""
+        """How many hub processes watch the job now, so that a worker can leave out a costly snapshot. None
+        without Redis."""
         channel = self._publication.keys.events(checked_job_id(job))
         try:
             ((_, number),) = await self._clients.get().pubsub_numsub(channel)
@@ -181,7 +187,8 @@ class Publisher(Publishing):
         return int(number)
 
     def lease(self, job: Job, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
-        """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with publish.lease(job):`.
+        """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with
+        publish.lease(job):`.
 
         A task renews the lease every `ttl / 3` seconds. If the worker dies, viewers get one `failed` with
         `reason` `producer_lost` about `ttl` seconds later. Leaving the block releases the lease; leaving it

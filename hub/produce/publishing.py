@@ -52,7 +52,8 @@ class Publishing:
     def _prepare(
         self, job: Job, events: Iterable[tuple[Kind, object]], once: str | None
     ) -> tuple[JobId, list[tuple[str, str]], list[str], list[str | int]]:
-        """The job, the events as bodies with their statuses, KEYS and ARGV of the script. Raises InvalidEvent."""
+        """The job, the events as bodies with their statuses, KEYS and ARGV of the script. Raises
+        InvalidEvent."""
         known = checked_job_id(job)
         try:
             made = [self._encode(known, kind, fields) for kind, fields in events]

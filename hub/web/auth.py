@@ -220,9 +220,9 @@ class Authenticator:
 def _require_plain_json(token: str) -> None:
     """Raises ValueError unless header and claims are UTF-8 without NUL and nested as deep as an event may be.
 
-    PyJWT's parser stops at the interpreter's limit, which differs between versions. The parser also reads UTF-16
-    and UTF-32, where the count would miss brackets. JSON in either has a NUL among its first four bytes, or a mark
-    that is no UTF-8; RFC 7519 demands UTF-8.
+    PyJWT's parser stops at the interpreter's limit, which differs between versions. The parser also reads
+    UTF-16 and UTF-32, where the count would miss brackets. JSON in either has a NUL among its first four
+    bytes, or a mark that is no UTF-8; RFC 7519 demands UTF-8.
     """
     signed, _, _ = token.rpartition(".")
     for part in signed.split(".", 1):

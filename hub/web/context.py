@@ -178,7 +178,8 @@ async def get_service(
 
 
 async def close_dependencies(scope: Scope) -> None:
-    """End the `yield` dependencies of a request before its stream begins: a database session is not held for hours.
+    """End the `yield` dependencies of a request before its stream begins: a database session is not held for
+    hours.
 
     FastAPI ends them when the response is sent (https://fastapi.tiangolo.com/tutorial/dependencies/).
     """

@@ -1,4 +1,5 @@
-"""Prometheus metrics of one process, or of several that put their totals on a `Board`, whichever of them is scraped."""
+"""Prometheus metrics of one process, or of several that put their totals on a `Board`, whichever of them is
+scraped."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from hub.totals import FIELDS, Totals, is_counter
 
 
 class Board:
-    """The totals of several processes in memory they share: one row for each, and one for processes that are gone.
+    """The totals of several processes in memory they share: one row for each, and one for processes that are
+    gone.
 
-    It is made before the workers are. A counter never falls: what a dead worker had counted stays in the last row.
+    It is made before the workers are. A counter never falls: what a dead worker had counted stays in the last
+    row.
     """
 
     _ROW = struct.Struct(f"{len(FIELDS)}d")
