@@ -7,10 +7,11 @@ iterator ends after the frame `end`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -31,15 +32,21 @@ _FINAL = {1000, 4404}
 """Close codes after which a retry is useless: the job has ended, or is no longer this user's."""
 
 
-async def watch(url: str, job: str, token: str, *, after: str | None = None) -> AsyncIterator[dict[str, Any]]:
+Token = str | Callable[[], str | Awaitable[str]]
+"""A token, or what gives one: it is called before each connection, so that a session may outlive its tokens."""
+
+
+async def watch(
+    url: str, job: str, token: Token, *, after: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
     """Yields every frame of `job`, in the form that docs/protocol.md gives for WebSocket.
 
     `url` is the hub's (http or https). `after` is the id of an event to resume after. Retries while the hub
     cannot be reached. Raises JobNotFound if this token's user has no such job. Cancel-safe.
     """
     delay = BACKOFF[0]
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     while True:
+        headers = await _headers(token)
         try:
             async with connect(
                 _address(url, job, after), additional_headers=headers, max_size=None
@@ -50,7 +57,7 @@ async def watch(url: str, job: str, token: str, *, after: str | None = None) -> 
                         frame = json.loads(await socket.recv())
                     after = _cursor(frame) or after
                     yield frame
-                    if frame["type"] == "end":
+                    if frame.get("type") == "end" and "id" not in frame:
                         return
         except InvalidStatus as error:
             if error.response.status_code == JobNotFound.status:
@@ -66,9 +73,15 @@ async def watch(url: str, job: str, token: str, *, after: str | None = None) -> 
         delay = min(delay * 2, BACKOFF[1])
 
 
+async def _headers(token: Token) -> dict[str, str]:
+    given = token() if callable(token) else token
+    text = await given if inspect.isawaitable(given) else given
+    return {"Authorization": f"Bearer {text}"} if text else {}
+
+
 def _cursor(frame: dict[str, Any]) -> str | None:
     """Returns the id to resume after: an event's own, or a `state`'s position, which replaces lost events."""
-    return frame.get("id") or (frame.get("position") if frame["type"] == "state" else None)
+    return frame.get("id") or (frame.get("position") if frame.get("type") == "state" else None)
 
 
 def _address(url: str, job: str, after: str | None) -> str:

@@ -42,16 +42,16 @@ async def _watch(url: str, job: str, token: str, console: Console, *, as_json: b
         if as_json:
             sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
             sys.stdout.flush()  # a reader of the pipe gets each frame when it comes
-        elif frame["type"] != "heartbeat":
+        elif frame.get("type") != "heartbeat":
             console.print(line(frame))
-        if frame["type"] == "end":
+        if frame.get("type") == "end":
             return str(frame.get("status", ""))
     return ""
 
 
 def line(frame: dict[str, Any]) -> Text:
     """Returns one frame as a line: time, type, fields. Control characters are escaped, so they cannot act."""
-    kind = str(frame["type"])
+    kind = str(frame.get("type", ""))
     style = {"ready": "bold green", "failed": "bold red"}.get(
         str(frame.get("status")), _STYLES.get(kind, "white")
     )

@@ -144,7 +144,7 @@ class Event:
         """Read a body without an id. Never raises: `fields` is None unless `data` is a JSON object of at most
         `MAX_DEPTH` levels.
         """
-        text = data.decode("utf-8", "replace")
+        text = data.decode("utf-8", "replace").removeprefix("\ufeff")  # a BOM is no JSON, and says nothing
         return cls(event_id, text, _parse_object(text))
 
 

@@ -187,7 +187,7 @@ def _wait(connection: HTTPConnection) -> float:
 
 def _wish(connection: HTTPConnection) -> Wish:
     query = connection.query_params
-    cursor = connection.headers.get("last-event-id") or query.get("last_event_id")
+    cursor = connection.headers.get("last-event-id") or query.get("last_event_id") or query.get("lastEventId")
     return Wish.parse(cursor=cursor, origin=query.get("from"), types=query.get("types"))
 
 

@@ -1,0 +1,74 @@
+"""Messages of producers that never heard of us, and clients that spell things their own way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hub import watch
+from tests.support import producers
+from tests.support.live import token
+from tests.support.viewer import view
+
+READY = {"type": "build.stage.started", "status": "ready"}
+BARE = ['{"progress":10}', "5", '"x"', "[]", "1" * 5000, "{}", "null", "true"]
+
+
+async def test_whatever_a_bare_producer_sends_is_delivered(start_hub, real_redis, job, transport):
+    """A BOM is skipped, so that the status behind it is seen."""
+    async with start_hub() as live:
+        await real_redis.hset(f"job:{job}", mapping={"user_id": "ada", "status": "code"})
+        async with view(live, transport, job) as viewer:
+            await producers.shout(real_redis, job, *BARE, b'\xef\xbb\xbf{"type":"bom","status":"ready"}')
+            seen = await viewer.all()
+            assert len(seen) == len(BARE) + 2
+            assert seen[-1].fields == {"status": "ready"}
+
+
+async def test_watch_goes_on_whatever_comes(start_hub, real_redis, job):
+    """An event without a type, numbers, text; it ends at the end, and at no event that is called so."""
+    async with start_hub() as live:
+        await real_redis.hset(f"job:{job}", mapping={"user_id": "ada", "status": "code"})
+
+        async def frames() -> list:
+            return [frame async for frame in watch(live.url, job, token())]
+
+        watching = asyncio.create_task(frames())
+        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
+        await producers.shout(real_redis, job, *BARE, {"type": "end"}, READY)
+        seen = await asyncio.wait_for(watching, 10)
+    assert len(seen) == len(BARE) + 3
+    assert seen[-1] == {"type": "end", "status": "ready"}
+
+
+async def test_a_token_is_asked_for_before_each_connection(start_hub, job):
+    """One that expired while the hub was away is not "no such job"."""
+    given = []
+
+    async def fresh() -> str:
+        given.append(token())
+        return given[-1]
+
+    async with start_hub() as live:
+        await live.jobs.create_job(job, user_id="ada")
+        watching = watch(live.url, job, fresh)
+        next_frame = asyncio.create_task(anext(watching))
+        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
+        for audience in list(live.hub._audiences()):
+            for seat in list(audience.seats):
+                seat.wire.abort()
+        await live.until(lambda: len(given) == 2)
+        await live.publisher.emit(job, "step", {"n": 1})
+        assert (await asyncio.wait_for(next_frame, 10))["n"] == 1
+        await watching.aclose()
+
+
+@pytest.mark.parametrize("name", ["last_event_id", "lastEventId"])
+async def test_a_cursor_may_be_spelled_as_libraries_do(start_hub, job, transport, name):
+    """`?lastEventId=` after a restart resumes."""
+    async with start_hub() as live:
+        await live.jobs.create_job(job, user_id="ada")
+        ids = await producers.publish(live, job, 3)
+        async with view(live, transport, job, f"?{name}={ids[0]}") as viewer:
+            assert producers.numbers(await viewer.take(2)) == [1, 2]
