@@ -47,7 +47,6 @@ RAW = {
     "fields of the format": b"data: x\n\nevent: end\ndata: {}\n\nid: 9-9\n\n",
     "colon": b": comment\n: more",
     "NUL": b"a\0b\0",
-    "BOM": b'\xef\xbb\xbf{"type":"x"}',
     "U+2028": "a\u2028b\u2029c\u0085d\u000be\u000c".encode(),
     "control characters": bytes(range(32)),
     "high bytes": bytes(range(128, 256)),

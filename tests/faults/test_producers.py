@@ -157,7 +157,7 @@ MESSAGES = {
 
 def _as_seen(message: bytes, transport: str) -> tuple[str, dict]:
     """Returns the name and fields that a viewer must see."""
-    text = message.decode("utf-8", "replace")
+    text = message.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
         fields = None if message == MESSAGES["deep"] else strict_json(text)
     except ValueError:
