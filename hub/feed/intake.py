@@ -206,22 +206,28 @@ class Intake:
             self.inbox.put_back(mark)
             return await self._restart(job, *restart)
         window.state.job = job
-        if self._turn_page(snapshot.entries, mark):
+        if self._turn_page(snapshot, mark):
             return []
         frames = self._trimmed_frames(job)
         if not self._page and not frames:
             window.numbering.trust(job, window.last)
         return frames + self._end_look(mark)
 
-    def _turn_page(self, entries: list[Entry], mark: Mark) -> bool:
+    def _turn_page(self, snapshot: Snapshot, mark: Mark) -> bool:
         """Keep the entries that come before everything in the inbox. Returns True if the look goes on after
         them."""
         # What follows a waiting event in the log also follows it in the inbox, among messages without an id.
         last = self.window.last
         waiting = self.inbox.first_after(last)
-        news = [entry for entry in entries if entry.id > last and (waiting is None or entry.id < waiting)]
+        news = [
+            entry for entry in snapshot.entries if entry.id > last and (waiting is None or entry.id < waiting)
+        ]
         self._page.extend(news)
-        if not news or (mark is Mark.LOOK and news[-1].id.next == waiting):
+        if not news:
+            return False
+        position = snapshot.job.position if snapshot.job is not None else None
+        reaches_end = news[-1].id.next == waiting or (waiting is None and news[-1].id == position)
+        if reaches_end and not self._may_be_gap(mark):
             return False
         self.inbox.put_back(mark)
         return True
@@ -238,10 +244,14 @@ class Intake:
         if self.window.has_ended and self.window.has_all and not self._page:
             return self.window.final_frames()
         self.end_soon()
-        if mark is not Mark.LOST_BARE and not (mark is Mark.LOST and self.window.may_lose):
+        if not self._may_be_gap(mark):
             return []
         # Where ids are this feed's own the gap uses one up, so that a cursor from before it is told as well.
         return self.window.gap("redis", None, None if self.window.numbering.shared else self.window.last.next)
+
+    def _may_be_gap(self, mark: Mark) -> bool:
+        """Returns True if the look for `mark` ends with a gap: messages were lost that may be in no log."""
+        return mark is Mark.LOST_BARE or (mark is Mark.LOST and self.window.may_lose)
 
     async def _restart(self, job: Job, reason: str, last: EventId) -> list[Frame]:
         kept: list[Entry] = []

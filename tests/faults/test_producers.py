@@ -243,13 +243,13 @@ INVALID: dict[str, Callable[[], tuple[str, dict]]] = {
 
 
 async def test_our_own_publisher_refuses_what_cannot_travel_and_the_next_event_flows(start_redis, start_hub):
-    """The publisher raises InvalidEvent or EventTooLarge, also when it is not strict; viewers get nothing."""
+    """The strict publisher raises InvalidEvent or EventTooLarge, and viewers get nothing."""
     server = start_redis()
     hub = start_hub(server.url)
     async with watched(hub, server.url) as scene:
-        publisher = Publisher(scene.worker.client)
+        publisher = Publisher(scene.worker.client, strict=True)
         with redis.Redis(port=server.port) as client:
-            blocking = SyncPublisher(client)
+            blocking = SyncPublisher(client, strict=True)
             for n, (what, make) in enumerate(INVALID.items()):
                 kind, fields = make()
                 with pytest.raises(InvalidEvent):
@@ -384,7 +384,7 @@ async def _holder(processes: list[Process], server, job: str, ttl: float = LEASE
 def _lost(published: Published) -> str:
     """The event that ends a lost worker's job. The judge is told to expect it."""
     _, args = Publication().prepare_lost(JobId(published.job))
-    body = str(args[0])
+    body = str(args[-2])
     published.tried.add(body)
     assert json.loads(body)["reason"] == "producer_lost"
     return body

@@ -413,7 +413,7 @@ async def test_a_hub_starts_without_redis_and_is_ready_when_it_comes(start_redis
 async def test_rights_that_are_revoked_close_nobody_and_let_nobody_in(start_redis, start_hub, revoke):
     """Streams stay, new viewers are told to retry (never 404), the log says why; later the gap is filled."""
     server = start_redis()
-    rights = ("on", ">secret-of-the-hub", "~job:*", "&job:*", "&push-hub:control", "+@all")
+    rights = ("on", ">secret-of-the-hub", "~job:*", "~push-hub:*", "&job:*", "&push-hub:control", "+@all")
     server.command_now("ACL", "SETUSER", "hub", *rights)
     hub = start_hub(f"redis://hub:secret-of-the-hub@127.0.0.1:{server.port}/0", heartbeat=0.5)
     await connected(hub)

@@ -69,7 +69,7 @@ MUTANTS = {
         "told of a loss where there is none",
         Intake,
         "_look",
-        "if self._turn_page(snapshot.entries, mark):",
+        "if self._turn_page(snapshot, mark):",
         "if False:",
     ),
     "deaf-to-reconnects": mutant(
