@@ -450,7 +450,7 @@ async def test_a_hub_without_files_lives_on_and_lets_in_again(start_redis, start
     """With 256 files the cap is lowered and logged; too many connections block nothing once they are gone."""
     redis = start_redis()
     hub = start_hub(redis.url, prefix=("prlimit", "--nofile=256:256"))
-    assert "open files are enough for 56" in hub.said
+    assert "the limit of open files allows 56" in hub.said
     crowd = Crowd()
     async with Worker(redis.url) as worker:
         published = await worker.job("j")
