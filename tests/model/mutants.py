@@ -167,7 +167,7 @@ MUTANTS = {
     ),
     "linger-ends-a-held-feed": mutant("linger", "reached nobody", Hub, "_feed", "timer.cancel()", "pass"),
     "feed-per-viewer": mutant(
-        "first-viewers", "one subscription", Hub, "_feed", "feed is None or feed.failed", "True"
+        "first-viewers", "one subscription", Hub, "_feed", "feed = self._feeds.get(job.id)", "feed = None"
     ),
     "hash-read-per-viewer": mutant(
         "first-viewers",
@@ -193,15 +193,15 @@ MUTANTS = {
         "says whether the end was told",
         Seat,
         "send_away",
-        "Reason.ENDED if over else reason",
-        "Reason.ENDED",
+        "_last_reason(log) if over else reason",
+        "_last_reason(log)",
     ),
     "aged-though-it-ended": mutant(
         "age-slow",
         "says whether the end was told",
         Seat,
         "send_away",
-        "Reason.ENDED if over else reason",
+        "_last_reason(log) if over else reason",
         "reason",
     ),
     "check-never-asks-for-the-lease": mutant(
