@@ -19,7 +19,9 @@ from hub.serve.server import Server, config, listen
 from tests.support.live import settings, token
 from tests.support.sse import SseViewer
 
-HEADERS = {"Authorization": f"Bearer {token()}"}
+
+def headers() -> dict[str, str]:
+    return {"Authorization": f"Bearer {token()}"}
 
 
 @asynccontextmanager
@@ -63,7 +65,7 @@ async def test_the_hub_may_stand_below_a_path(redis_server, made, root_path):
         stream = SseViewer(f"{url}/push/api/jobs/{made}/events/stream?from=start", token())
         async with stream:
             assert (await stream.next()).data is not None
-        async with httpx.AsyncClient(headers=HEADERS) as client:
+        async with httpx.AsyncClient(headers=headers()) as client:
             assert (await client.get(f"{url}/push/api/jobs/{made}")).status_code == 200
             assert (await client.get(f"{url}/api/jobs/{made}")).status_code == 404
 
@@ -107,7 +109,7 @@ async def test_get_redis_may_be_overridden_as_people_do(redis_server, real_redis
                 assert (await stream.next()).data is not None
         assert len(context.services) == 1
         before = len(await real_redis.client_list())
-        async with httpx.AsyncClient(headers=HEADERS) as client:
+        async with httpx.AsyncClient(headers=headers()) as client:
             for _ in range(20):
                 assert (await client.get(f"{url}/api/jobs/{made}")).status_code == 200
         assert len(await real_redis.client_list()) <= before + 1
@@ -207,7 +209,7 @@ def test_a_test_client_may_come_again(redis_server):
 
     asyncio.run(make())
     for _ in range(2):
-        with TestClient(app, headers=HEADERS) as client:
+        with TestClient(app, headers=headers()) as client:
             for _ in range(3):
                 assert client.get(f"/api/jobs/{made}").status_code == 200
 
@@ -227,7 +229,7 @@ def test_an_asgi_transport_needs_no_lifespan(redis_server):
             if not await client.exists(f"job:{made}"):
                 await JobStateMachine(client).create_job(made, user_id="ada")
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://hub", headers=HEADERS) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://hub", headers=headers()) as client:
             status = (await client.get(f"/api/jobs/{made}")).status_code
         await context.aclose()
         return status

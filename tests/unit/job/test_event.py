@@ -228,7 +228,6 @@ def test_an_impossible_id_costs_no_event(number):
         b'{"a":NaN}',
         b'{"a":Infinity}',
         b'{"a":-Infinity}',
-        b'\xef\xbb\xbf{"a":1}',
         b'{"a":"\n"}',
         b'{"a":1,}',
         b"\0",
@@ -236,7 +235,7 @@ def test_an_impossible_id_costs_no_event(number):
         b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
     ],
-    ids=range(20),
+    ids=range(19),
 )
 def test_what_is_no_json_object_is_raw_and_never_raises(data):
     """JSON is read as strictly as browsers read it; any other message is text."""

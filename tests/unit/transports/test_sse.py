@@ -57,9 +57,12 @@ def lines(text: str) -> str:
     ids=repr,
 )
 def test_every_body_survives_and_forges_nothing(body):
-    """Any body is one message with the hub's id and no name, and does not change the next message."""
+    """Any body is one message with the hub's id and no name, and does not change the next message.
+
+    A byte order mark in front of it is dropped.
+    """
     one, after = parse(encode(frame(body)) + encode(frame("{}", ID.next)))
-    assert (one.data, one.event, one.id) == (lines(body), "message", str(ID))
+    assert (one.data, one.event, one.id) == (lines(body.removeprefix("\ufeff")), "message", str(ID))
     assert (after.data, after.event, after.id) == ("{}", "message", str(ID.next))
 
 
