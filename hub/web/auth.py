@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,10 +49,15 @@ MIN_REFRESH = 30.0
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in person. `email` is empty when the token has none."""
+    """A signed-in person. `email` is empty when the token has none.
+
+    `issued` and `expires` are the token's `iat` and `exp` in seconds since 1970: 0 and infinity if there is none.
+    """
 
     user_id: str
     email: str = ""
+    issued: float = field(default=0.0, compare=False)
+    expires: float = field(default=math.inf, compare=False)
 
     @property
     def id(self) -> UserId:
@@ -195,7 +201,12 @@ class Authenticator:
         if not subject or (parties and claims.get("azp") not in parties):
             return None
         subject.encode()  # raises ValueError for a lone surrogate: such an id could match no job's
-        return User(subject, email if isinstance(email, str) else "")
+        return User(
+            subject,
+            email if isinstance(email, str) else "",
+            issued=float(claims.get("iat", 0)),
+            expires=float(claims["exp"]),
+        )
 
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
         """Returns the claims, {} if the token's key is unknown. Raises PyJWTError for an invalid token."""

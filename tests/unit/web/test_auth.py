@@ -519,3 +519,9 @@ def test_a_token_is_not_remembered_beyond_its_exp():
     verified.put(later, auth_module.User("ada"), expires=time.time() + 2 * auth_module.VERIFIED + 60)
     assert verified.get(soon) is None
     assert verified.get(later) is not None
+
+
+async def test_a_user_says_when_its_token_was_issued_and_expires():
+    """In seconds since 1970."""
+    user = await hs256().verify(hs(iat=1_700_000_000, exp=4_000_000_000))
+    assert (user.issued, user.expires) == (1_700_000_000, 4_000_000_000)
