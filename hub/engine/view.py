@@ -171,7 +171,7 @@ class View:
     def _set_beginning(self, begin: Beginning) -> None:
         log = self.log
         first_of_all = EventId(log.origin.next.epoch, 0)
-        from_start = self.wish.cursor is None and self.wish.origin == "start"
+        from_start = self.wish.cursor is None and self.wish.from_ == "start"
         if from_start and begin.after is None and log.origin >= first_of_all:
             self.preamble = self._gap(first_of_all, log.origin)  # from the start, which no log has any more
         if begin.resync is not None:

@@ -200,7 +200,7 @@ class Window:
         """A new numbering goes on after `last`: the frames that say so. `kept` was delivered before and is
         still true."""
         self._totals.resyncs += 1
-        logger.warning("job %s: its log began anew (%s), its viewers are told", self.id, reason)
+        logger.warning("job %s: its log started again (%s), its viewers are told", self.id, reason)
         self.numbering.restart(reason, self.last)
         self.log.forget()
         self.log.renumber(last)

@@ -20,24 +20,24 @@ _FROM_LAST = re.compile(r"-([1-9][0-9]{0,5})", re.ASCII)
 class Wish:
     """What a viewer asks for.
 
-    `cursor` is the id of the last event it has, as the client wrote it. `origin` applies only without a
+    `cursor` is the id of the last event it has, as the client wrote it. `from_` applies only without a
     cursor: the job's "start", "live" (new events only), or the number of last events to send. `types` are the
     event types to send; None means all.
     """
 
     cursor: str | None = None
-    origin: Literal["start", "live"] | int = "start"
+    from_: Literal["start", "live"] | int = "start"
     types: frozenset[str] | None = None
 
     @classmethod
-    def parse(cls, *, cursor: str | None = None, origin: str | None = None, types: str | None = None) -> Wish:
+    def parse(cls, *, cursor: str | None = None, from_: str | None = None, types: str | None = None) -> Wish:
         """Read query parameters; `types` is a comma-separated list.
 
         An unknown `from` means "start": a viewer can ignore events it did not want, but cannot guess those it
         missed.
         """
         wanted = frozenset(name for name in map(str.strip, (types or "").split(",")) if name)
-        return cls(cursor=cursor or None, origin=_parse_from(origin), types=wanted or None)
+        return cls(cursor=cursor or None, from_=_parse_from(from_), types=wanted or None)
 
 
 def _parse_from(text: str | None) -> Literal["start", "live"] | int:
@@ -79,12 +79,12 @@ def beginning(
         if attempt > 1 and seen is not None and FINAL.epoch < seen.epoch < _epoch(log):
             return _from_attempt(log)
         return _resume(seen, log, retained=retained, ended=ended)
-    if wish.origin == "live":
+    if wish.from_ == "live":
         return live(log)
-    if wish.origin == "start":
+    if wish.from_ == "start":
         missing = log.origin.seq + 1
     else:
-        position, missing = log.position_of_last(wish.origin)
+        position, missing = log.position_of_last(wish.from_)
         if not missing:
             return Beginning(position)
     first = EventId(log.origin.next.epoch, 0)

@@ -162,8 +162,9 @@ class Publisher(Publishing):
         return await self.emit(job, StageStarted.kind(), last_fields("failed", narration) | fields)
 
     async def restart(self, job: Job, *, status: str = "queued") -> int | None:
-        """Begin the job's next attempt: its events begin anew, and whoever comes back gets `resync` and then
-        these.
+        """Begin the job's next attempt.
+
+        Its events are numbered from the start. A returning viewer gets `resync`, then these events.
 
         Returns the number of the attempt (2 for the first restart), None when Redis is away. Raises
         InvalidEvent for a terminal `status`, JobNotFound; with strict BrokerUnavailable.

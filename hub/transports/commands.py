@@ -86,7 +86,7 @@ def _wish(value: dict[str, Any], ref: Any) -> Wish:
         raise Malformed("malformed", "expected after and from to be strings, got something else", ref)
     if types is not None and not (isinstance(types, list) and all(isinstance(name, str) for name in types)):
         raise Malformed("malformed", "expected types to be a list of strings, got something else", ref)
-    return Wish.parse(cursor=after, origin=start, types=",".join(types or []))
+    return Wish.parse(cursor=after, from_=start, types=",".join(types or []))
 
 
 def spend(due: float, now: float) -> float | None:

@@ -94,7 +94,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """The older status stream: the current status first, then every new event, until the job ends."""
     try:
-        view = await service.hub.view(who(user), known(job_id), Wish(origin="live"))
+        view = await service.hub.view(who(user), known(job_id), Wish(from_="live"))
     except HubError as error:
         return _stream_refused(service, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
@@ -128,7 +128,7 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
 async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
     """A job's current state: status, position, public fields, the last event of each type."""
-    view = await _view(service, user, job_id, Wish(origin="live"))
+    view = await _view(service, user, job_id, Wish(from_="live"))
     with view:
         return Response(view.state_text(), media_type="application/json")
 
@@ -188,7 +188,7 @@ def _wait(connection: HTTPConnection) -> float:
 def _wish(connection: HTTPConnection) -> Wish:
     query = connection.query_params
     cursor = connection.headers.get("last-event-id") or query.get("last_event_id") or query.get("lastEventId")
-    return Wish.parse(cursor=cursor, origin=query.get("from"), types=query.get("types"))
+    return Wish.parse(cursor=cursor, from_=query.get("from"), types=query.get("types"))
 
 
 async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:

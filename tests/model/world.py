@@ -187,7 +187,7 @@ class World:
     def _viewer(self, name: str) -> Viewer:
         viewer = Viewer(
             self.hubs[0],
-            Wish.parse(origin=self.scenario.wishes.get(name)),
+            Wish.parse(from_=self.scenario.wishes.get(name)),
             float(name in self.scenario.slow.split()),
             random.Random(0),
         )

@@ -407,7 +407,7 @@ def check(client: Client, broker: ScriptedBroker, *, ended: bool, local: bool) -
     _check_notices(client.items)
     _check_end(client.items)
     count = [one for one in truth if (one.id is not None) != local]
-    _check_order(client, count, front=client.wish.origin == "start" and not local)
+    _check_order(client, count, front=client.wish.from_ == "start" and not local)
     if not local:
         for session in _sessions(client.items):
             _check_foreign(session, truth)
@@ -418,7 +418,7 @@ def check(client: Client, broker: ScriptedBroker, *, ended: bool, local: bool) -
     else:
         retained = {entry.id for entry in broker.log}
         expected = [one for one in count if not one.erased and (one.g >= client.joined or one.id in retained)]
-        if not expected or (client.wish.origin != "start" and not events):
+        if not expected or (client.wish.from_ != "start" and not events):
             return
         counted = {one.g for one in count}
         last = max(
@@ -433,7 +433,7 @@ def check(client: Client, broker: ScriptedBroker, *, ended: bool, local: bool) -
 def _is_new(client: Client, one: Truth) -> bool:
     """A client that asked for what comes, and came after it."""
     return (
-        client.wish.origin != "start"
+        client.wish.from_ != "start"
         and client.cursor is not None
         and one.id is not None
         and one.id <= client.cursor

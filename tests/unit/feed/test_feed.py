@@ -117,7 +117,7 @@ class Schedule:
         if len(self.clients) < 6:
             origin = self.rng.choice(["start", "start", "live", 2])
             often = 0.0 if self.calm else self.rng.choice([0.0, 0.3, 0.9])
-            client = Client(self.hub, Wish(origin=origin), often, self.rng, joined=len(self.broker.truth))
+            client = Client(self.hub, Wish(from_=origin), often, self.rng, joined=len(self.broker.truth))
             self.clients.append(client)
             client.connect()
 

@@ -190,13 +190,13 @@ def test_from_start_is_the_window_when_nothing_is_retained():
 
 def test_from_live_is_the_end():
     """The viewer gets no past events."""
-    assert beginning(Wish(origin="live"), running(), retained=True) == Beginning(10)
+    assert beginning(Wish(from_="live"), running(), retained=True) == Beginning(10)
 
 
 def test_from_live_on_an_ended_job_is_the_terminal_and_the_end():
     """An ended job has no live events, so the viewer gets the terminal one."""
     log = ended()
-    begin = beginning(Wish(origin="live"), log, retained=True)
+    begin = beginning(Wish(from_="live"), log, retained=True)
     assert [one.id for one in log.slice(begin.position, 1 << 20)] == [at(9), None]
 
 
@@ -204,31 +204,31 @@ def test_from_start_on_a_job_without_events_is_its_end():
     """In an empty window every `from` means position 0."""
     log = Log(origin=at(0).previous)
     for origin in ("start", "live", 20):
-        assert beginning(Wish(origin=origin), log, retained=True) == Beginning(0)
+        assert beginning(Wish(from_=origin), log, retained=True) == Beginning(0)
 
 
 @pytest.mark.parametrize("number", [1, 3, 10])
 def test_from_minus_n_is_the_last_n(number):
     """All n events are in the window."""
-    assert beginning(Wish(origin=number), running(), retained=True) == Beginning(10 - number)
+    assert beginning(Wish(from_=number), running(), retained=True) == Beginning(10 - number)
 
 
 def test_from_minus_n_is_everything_when_there_are_fewer():
     """A number larger than the log means all events."""
-    assert beginning(Wish(origin=50), running(), retained=True) == Beginning(0)
+    assert beginning(Wish(from_=50), running(), retained=True) == Beginning(0)
 
 
 def test_from_minus_n_reads_what_left_the_window():
     """Of the last ten events five are in the window; the other five are read from the retained log."""
     log = running(0, 20, count=5)  # the window holds 16 to 20
-    assert beginning(Wish(origin=10), log, retained=True) == Beginning(log.start, after=at(10))
-    assert beginning(Wish(origin=10), log, retained=False) == Beginning(log.start)
+    assert beginning(Wish(from_=10), log, retained=True) == Beginning(log.start, after=at(10))
+    assert beginning(Wish(from_=10), log, retained=False) == Beginning(log.start)
 
 
 def test_from_minus_n_beyond_the_first_event_is_from_start():
     """The read begins at the first event, not at a negative number."""
     log = running(0, 20, count=5)
-    assert beginning(Wish(origin=500), log, retained=True).after == at(0).previous
+    assert beginning(Wish(from_=500), log, retained=True).after == at(0).previous
 
 
 @pytest.mark.parametrize("number", range(1, 12))
@@ -236,7 +236,7 @@ def test_from_minus_n_counts_events_and_not_control_frames(number):
     """`end` and `gap` in the window are not counted as events."""
     log = running(0, 17, count=6)
     log.append([Frame.control("gap", {}), frame(18), frame(19, terminal=True), Frame.control("end", {})])
-    begin = beginning(Wish(origin=number), log, retained=True)
+    begin = beginning(Wish(from_=number), log, retained=True)
     first = begin.after.next.seq if begin.after else log.slice(begin.position, 1)[0].id
     wanted = 20 - number
     assert first == wanted or first == at(wanted)
@@ -266,7 +266,7 @@ def test_from_minus_n_counts_events_and_not_control_frames(number):
 )
 def test_an_unknown_from_is_start(text, origin):
     """A viewer can ignore events that it did not want, but cannot guess those that it missed."""
-    assert Wish.parse(origin=text).origin == origin
+    assert Wish.parse(from_=text).from_ == origin
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_types_are_separated_by_commas(text, types):
 
 def test_an_empty_cursor_is_none():
     """`?last_event_id=` without a value is no cursor, so `from` applies."""
-    assert Wish.parse(cursor="", origin="live") == Wish(origin="live")
+    assert Wish.parse(cursor="", from_="live") == Wish(from_="live")
 
 
 def test_a_cursor_is_kept_as_it_was_sent():
@@ -297,4 +297,4 @@ def test_a_cursor_is_kept_as_it_was_sent():
 
 def test_a_cursor_wins_over_from():
     """EventSource sends the URL's `from` again when it resumes with a cursor."""
-    assert beginning(Wish(cursor=str(at(3)), origin="live"), running(), retained=True) == Beginning(4)
+    assert beginning(Wish(cursor=str(at(3)), from_="live"), running(), retained=True) == Beginning(4)

@@ -22,8 +22,8 @@ from hub.transports.commands import BURST, RATE, Command, Malformed, parse, spen
         ('{"op":"subscribe","job":"a","after":"1-2"}', Command("subscribe", None, "a", Wish(cursor="1-2"))),
         ('{"op":"subscribe","job":"a","after":""}', Command("subscribe", None, "a", Wish())),
         ('{"op":"subscribe","job":"a","after":null}', Command("subscribe", None, "a", Wish())),
-        ('{"op":"subscribe","job":"a","from":"live"}', Command("subscribe", None, "a", Wish(origin="live"))),
-        ('{"op":"subscribe","job":"a","from":"-20"}', Command("subscribe", None, "a", Wish(origin=20))),
+        ('{"op":"subscribe","job":"a","from":"live"}', Command("subscribe", None, "a", Wish(from_="live"))),
+        ('{"op":"subscribe","job":"a","from":"-20"}', Command("subscribe", None, "a", Wish(from_=20))),
         (
             '{"op":"subscribe","job":"a","types":["x","y"]}',
             Command("subscribe", None, "a", Wish(types=frozenset({"x", "y"}))),
