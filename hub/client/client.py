@@ -26,7 +26,10 @@ BACKOFF = (0.2, 5.0)
 """Seconds before the first and the slowest retry. The delay doubles in between, and is jittered."""
 
 SILENCE = 40.0
-"""Seconds without a frame after which the connection counts as dead: two heartbeats of 15 s, and slack."""
+"""Seconds without a frame after which a connection counts as dead that has not said how often it beats."""
+
+SLACK = 10.0
+"""Seconds beyond two announced heartbeats after which a connection counts as dead."""
 
 _FINAL = {1000, 4404}
 """Close codes after which a retry is useless: the job has ended, or is no longer this user's."""
@@ -51,10 +54,13 @@ async def watch(
             async with connect(
                 _address(url, job, after), additional_headers=headers, max_size=None
             ) as socket:
-                delay = BACKOFF[0]
+                silence = SILENCE
                 while True:
-                    async with asyncio.timeout(SILENCE):
+                    async with asyncio.timeout(silence):
                         frame = json.loads(await socket.recv())
+                    delay = BACKOFF[0]  # not at the handshake: a full hub closes right after it
+                    if frame.get("type") == "hello" and "id" not in frame:
+                        silence = 2 * frame["heartbeat_ms"] / 1000 + SLACK
                     after = _cursor(frame) or after
                     yield frame
                     if frame.get("type") == "end" and "id" not in frame:

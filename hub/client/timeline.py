@@ -42,7 +42,7 @@ async def _watch(url: str, job: str, token: str, console: Console, *, as_json: b
         if as_json:
             sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
             sys.stdout.flush()  # a reader of the pipe gets each frame when it comes
-        elif frame.get("type") != "heartbeat":
+        elif frame.get("type") not in ("hello", "heartbeat"):
             console.print(line(frame))
         if frame.get("type") == "end":
             return str(frame.get("status", ""))

@@ -26,6 +26,15 @@ from hub.quiet import quiet_log
 
 logger = quiet_log("hub.publisher")
 
+LARGE = 32 * 1024
+"""Bytes that every client takes with its default settings. Some WebSocket libraries refuse more, and Go's
+`bufio.Scanner` stops at 64 KiB; such a client meets the same event again after each reconnect."""
+
+MAX_WARNED = 100
+"""Types that a process warns of once: a producer may make up more."""
+
+_warned_types: set[str] = set()
+
 Job = str | int | UUID
 """A job's id; a number or a UUID stands for its text."""
 
@@ -73,6 +82,8 @@ class Publishing:
         name, given = event_parts(kind, fields)
         given = {key: value for key, value in given.items() if value is not None}
         body = encode(job, name, given, limit=self._publication.limit, strict=self._strict)
+        if len(body) > LARGE or (len(body) > LARGE // 4 and len(body.encode()) > LARGE):
+            _warn_of_size(name, len(body.encode()))
         status = given.get("status")
         return body, status if isinstance(status, str) else ""
 
@@ -109,6 +120,17 @@ class Publishing:
                 raise error
             raise BrokerUnavailable(f"{what} of job {job} was not published: {words(error)}") from error
         logger.warning("%s of job %s was not published: %s", what, job, words(error))
+
+
+def _warn_of_size(kind: str, size: int) -> None:
+    if kind not in _warned_types and len(_warned_types) < MAX_WARNED:
+        _warned_types.add(kind)
+        logger.warning(
+            "an event of type %s has %d bytes; some clients take at most %d",
+            kind,
+            size,
+            LARGE,
+        )
 
 
 def name_of(kind: Kind) -> str:

@@ -55,18 +55,18 @@ class DashboardSockets:
         transport.dashboards = self
 
     async def serve(self, websocket: WebSocket, user: UserId) -> None:
-        """Serve a socket until it ends. It watches no job until the client subscribes."""
+        """Accept a socket and serve it until it ends. It watches no job until the client subscribes.
+
+        Raises Overloaded before the accept.
+        """
         hub = self.transport.hub
-        await websocket.accept()
-        try:
-            hub.check_open()
-            hub.admission.enter_socket(user)
-        except Overloaded:
-            await websocket.close(Reason.OVERLOADED.close_code, Reason.OVERLOADED.words)
-            return
+        hub.check_open()
+        hub.admission.enter_socket(user)
         session = _Session(self.transport, websocket, user, until=hub.age.end())
         self._sessions[session] = hub.loop.time()
         try:
+            await websocket.accept()
+            session.write([message(self.transport.hello_text())])
             await session.serve()
         finally:
             del self._sessions[session]
@@ -172,7 +172,9 @@ class _Session(AsgiWire):
     async def _start_lane(self, lane: Lane, ref: Any) -> None:
         job, view = lane.job, lane.view
         fmt = AsgiDashboard(job)
-        self._say(answer_text("subscribed", ref, job_id=job, position=str(view.seen)))
+        self._say(
+            answer_text("subscribed", ref, job_id=job, position=str(view.seen), attempt=view.job.attempt)
+        )
         self.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
         try:
             while frames := await self._hub.read_past(view):

@@ -63,10 +63,12 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self._connections = detached.connections
         self._side = side
 
-    def start(self) -> None:
-        """Become the transport's protocol, and write what the log has."""
+    def start(self, first: bytes = b"") -> None:
+        """Become the transport's protocol; write `first`, and what the log has."""
         self._connections.add(self)  # uvicorn counts these protocols, and calls shutdown() on each at SIGTERM
         self.transport.set_protocol(self)
+        if first:
+            self.write(first)
         self._view.settle()
         self.seat.catch_up()
 

@@ -38,10 +38,13 @@ class WebSocketWire(SocketWire[SpeakingSide]):
     viewer has none.
     """
 
-    __slots__ = ("_due", "_fragments", "_parser", "_rest", "_silent")
+    __slots__ = ("_due", "_fragments", "_late", "_parser", "_rest", "_silent")
 
-    def __init__(self, detached: Detached, view: View, fmt: Format[bytes], side: SpeakingSide) -> None:
+    def __init__(
+        self, detached: Detached, view: View, fmt: Format[bytes], side: SpeakingSide, *, late: float = 0.0
+    ) -> None:
         super().__init__(detached, view, fmt, side)
+        self._late = late  # seconds until the close of a job that was over on arrival
         self._parser: Parser | None = None
         self._fragments: list[bytes] | None = None  # of the incomplete message, if there is one
         self._rest = b""  # read but not parsed; bound: one read, or MAX_BYTES and a header
@@ -55,6 +58,14 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             return
         self._silent += 1
         self.write(payload)
+
+    def finish(self, reason: Reason) -> None:
+        """Write the last bytes and close; later, if the job was over on arrival (see `ARRIVED_LATE`)."""
+        late, self._late = self._late, 0.0
+        if late and reason is Reason.ENDED:
+            asyncio.get_running_loop().call_later(late, super().finish, reason)
+        else:
+            super().finish(reason)
 
     def data_received(self, data: bytes) -> None:
         """Read bytes from the client: mostly Pongs, sometimes a command."""

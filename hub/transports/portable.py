@@ -38,6 +38,7 @@ class AsgiWire:
         "_cut",
         "_flushed",
         "_last_words",
+        "_late",
         "_pending",
         "_send",
         "_sending",
@@ -56,6 +57,7 @@ class AsgiWire:
         *,
         last_words: Callable[[Reason], Messages],
         cut: Callable[[], None] | None = None,
+        late: float = 0.0,
     ) -> None:
         self.catch_up: Callable[[], None] = _nothing  # the seat's: writes what the log has for this viewer
         self.reason: Reason | None = None
@@ -66,6 +68,7 @@ class AsgiWire:
         self._cut = cut
         self._task: asyncio.Task[Any] | None = None  # the task that sends
         self._last_words = last_words
+        self._late = late  # seconds until the close of a job that was over on arrival
         self._pending: Messages = []
         self._sending = False
         self._sent = 0  # number of times that all waiting messages were sent
@@ -125,6 +128,10 @@ class AsgiWire:
         listener.add_done_callback(self._listener_ended)
         try:
             await self._run()
+            if self.reason is Reason.ENDED and self._late:
+                await asyncio.wait([listener], timeout=self._late)
+            if self.reason is not Reason.LEFT:
+                await self._send_all(self._last_words(self.reason or Reason.LEFT))
         except (OSError, WebSocketDisconnect):
             # The client is gone: uvicorn raises OSError, starlette WebSocketDisconnect.
             self.reason = Reason.LEFT
@@ -161,8 +168,6 @@ class AsgiWire:
             else:
                 self._wake.clear()
                 await self._wake.wait()
-        if self.reason is not Reason.LEFT:
-            await self._send_all(self._last_words(self.reason))
 
     def abort(self) -> None:
         """Break off the send that waits for a client that takes no bytes."""

@@ -8,7 +8,6 @@ resumed too.
 from __future__ import annotations
 
 import json
-import random
 import re
 
 from starlette.responses import Response
@@ -22,10 +21,11 @@ from hub.job.frame import Frame
 from hub.transports.fast import SseWire
 from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
+from hub.transports.hello import hello, retry_ms
 from hub.transports.portable import AsgiWire, Message, Messages
 
 HEADERS = {
-    "Content-Type": "text/event-stream",
+    "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
     "Connection": "keep-alive",
     "X-Accel-Buffering": "no",  # otherwise nginx buffers events
@@ -37,6 +37,9 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADE
 # one.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
+# Clients that split with `str.splitlines` end a line at these too. JSON can escape them.
+_ODD_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
 HEARTBEAT = Frame.control("heartbeat", {})
 
 
@@ -46,6 +49,8 @@ def encode(frame: Frame) -> bytes:
     if frame.name is not None:
         head += f"event: {frame.name}\n"
     body = frame.body
+    if not body.isascii() and frame.event.fields is not None:
+        body = body.translate(_ODD_ENDS)
     if "\n" in body or "\r" in body:
         body = _LINE_END.sub("\ndata: ", body)
     return f"{head}data: {body}\n\n".encode()
@@ -89,8 +94,8 @@ class SseTransport:
         self.heartbeat = Heartbeat("sse", self._beat, heartbeat=self.settings.heartbeat)
 
     def retry_ms(self) -> int:
-        """Milliseconds until a browser reconnects, jittered so that not all reconnect at once."""
-        return int(self.settings.retry * random.uniform(0.8, 1.2) * 1000)
+        """See `hello.retry_ms`."""
+        return retry_ms(self.settings)
 
     def last_words(self, reason: Reason) -> bytes:
         """The bytes that end a stream: a `reconnect` frame, unless the job has ended or is not found."""
@@ -166,10 +171,18 @@ class EventStream(Response):
         return False
 
     def _head(self) -> bytes:
-        head = f"retry: {self._transport.retry_ms()}\nid: {self._view.seen}\n\n".encode()
+        """The first bytes. A job that is over, and the older stream, begin with data: `retry` is a part of it."""
+        transport, view = self._transport, self._view
+        retry = transport.retry_ms()
         if self._prologue is not None:
-            head += f"data: {self._prologue}\n\n".encode()
-        return head + b"".join(encode(frame) for frame in self._view.preamble)
+            head = f"retry: {retry}\nid: {view.seen}\ndata: {self._prologue}\n\n"
+        elif view.log.closed:
+            head = f"retry: {retry}\n"
+        else:
+            place = "" if view.preamble else f"id: {view.seen}\n"
+            fields = json.dumps(hello(transport.settings, retry, view), separators=(",", ":"))
+            head = f"retry: {retry}\n{place}event: hello\ndata: {fields}\n\n"
+        return head.encode() + b"".join(encode(frame) for frame in view.preamble)
 
     def _last_words(self, reason: Reason) -> Messages:
         return [

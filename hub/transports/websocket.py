@@ -25,6 +25,7 @@ from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
 from hub.transports.fast_websocket import WebSocketWire
 from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
+from hub.transports.hello import ARRIVED_LATE, hello, retry_ms
 from hub.transports.portable import AsgiWire, Message, Messages
 
 HEARTBEAT = Frame.control("heartbeat", {})
@@ -143,9 +144,13 @@ class WebSocketTransport:
     async def _serve(self, websocket: WebSocket, view: View) -> bool:
         handoff = Handoff.of(websocket.scope)
         cut = None if handoff is None else handoff.cut
-        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, cut=cut)
+        late = ARRIVED_LATE if view.log.closed else 0.0
+        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, cut=cut, late=late)
+        opening = self._opening(view)
         try:
-            await wire.send_now(ASGI_WEBSOCKET.join([encode(frame) for frame in view.preamble]))
+            if handoff is None or view.begin.after is not None:
+                await wire.send_now(ASGI_WEBSOCKET.join(opening))
+                opening = []
             while frames := await self.hub.read_past(view):
                 parts = [encode(frame) for frame in frames if frame.passes(view.wish.types)]
                 await wire.send_now(ASGI_WEBSOCKET.join(parts))
@@ -155,11 +160,22 @@ class WebSocketTransport:
             return False
         else:
             if handoff is not None and (detached := handoff.detach(None)) is not None:
-                WebSocketWire(detached, view, RAW_WEBSOCKET, self).start()
+                first = b"".join(wire_frame(data) for data in opening)
+                WebSocketWire(detached, view, RAW_WEBSOCKET, self, late=late).start(first)
                 return True
+            wire.write(ASGI_WEBSOCKET.join(opening))
             wire.catch_up = view.seat(wire, ASGI_WEBSOCKET).catch_up
         await wire.run(self._listen(websocket, wire, view))
         return False
+
+    def _opening(self, view: View) -> list[bytes]:
+        """The first frames. A job that is over begins with its events."""
+        frames = [encode(frame) for frame in view.preamble]
+        return frames if view.log.closed else [self.hello_text(view), *frames]
+
+    def hello_text(self, view: View | None = None) -> bytes:
+        """The `hello` frame."""
+        return text({"type": "hello", **hello(self.settings, retry_ms(self.settings), view)})
 
     async def _listen(self, websocket: WebSocket, wire: AsgiWire, view: View) -> Reason:
         async def execute(command: Command) -> None:

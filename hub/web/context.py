@@ -33,6 +33,9 @@ from hub.web.metrics import Board
 
 logger = logging.getLogger("hub")
 
+RETRY_LATER = {"Retry-After": "3"}
+"""Headers of an answer that a client may get a better one for in some seconds (RFC 9110, 10.2.3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -190,4 +193,4 @@ async def close_dependencies(scope: Scope) -> None:
 
 def refusal(error: HubError) -> HTTPException:
     """Returns `error` as an HTTPException, which Starlette sends as a denial of a WebSocket handshake too."""
-    return HTTPException(error.status, error.detail)
+    return HTTPException(error.status, error.detail, headers=RETRY_LATER if error.status == 503 else None)

@@ -16,6 +16,7 @@ from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.job.cursor import Wish
 from hub.job.event import JobId, UserId
 from hub.job.event import job_id as parse_job_id
+from hub.transports.hello import ARRIVED_LATE, is_browser
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream, overloaded
 from hub.web.auth import User
@@ -76,7 +77,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     try:
         view = await service.hub.view(who(user), known(job_id), wish, wait=_wait(request))
     except HubError as error:
-        return _stream_refused(service, error)
+        return _stream_refused(service, request, error)
     if view.begin.over:
         view.close()
         return Response(status_code=204)
@@ -96,7 +97,7 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here, reques
     try:
         view = await service.hub.view(who(user), known(job_id), Wish(from_="live"))
     except HubError as error:
-        return _stream_refused(service, error)
+        return _stream_refused(service, request, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
     view.skip_to_end()
     return await _stream(request, service, view, prologue=json.dumps(status))
@@ -107,12 +108,8 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
     """Watch a job over a WebSocket, with the same events, ids and guarantees as over SSE."""
     try:
         view = await service.hub.view(who(user), known(job_id), _wish(websocket), wait=_wait(websocket))
-    except JobNotFound as error:
-        raise refusal(error) from error
     except HubError as error:
-        # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
-        await websocket.accept()
-        await websocket.close(error.close_code, error.detail)
+        await _refuse_socket(websocket, error)
         return
     await _let_go(websocket, view)
     await service.websocket.serve(websocket, view)
@@ -122,7 +119,10 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await close_dependencies(websocket.scope)
-    await service.dashboards.serve(websocket, who(user))
+    try:
+        await service.dashboards.serve(websocket, who(user))
+    except HubError as error:
+        await _refuse_socket(websocket, error)
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
@@ -198,10 +198,19 @@ async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
         raise refusal(error) from error
 
 
-def _stream_refused(service: Service, error: HubError) -> Response:
-    if isinstance(error, JobNotFound):
+def _stream_refused(service: Service, request: Request, error: HubError) -> Response:
+    if isinstance(error, JobNotFound) or not is_browser(request):
         raise refusal(error) from error
     return overloaded(service.sse)
+
+
+async def _refuse_socket(websocket: WebSocket, error: HubError) -> None:
+    if isinstance(error, JobNotFound) or not is_browser(websocket):
+        raise refusal(error) from error
+    # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
+    await websocket.accept()
+    await asyncio.sleep(ARRIVED_LATE)
+    await websocket.close(error.close_code, error.detail)
 
 
 def known(job_id: str) -> JobId:

@@ -92,6 +92,8 @@ def test_events_stream_returns_streaming_response(app, fake):
         lines = answer.iter_lines()
         assert next(lines).startswith("retry: ")
         assert next(lines).startswith("id: ")
+        assert next(lines) == "event: hello"
+        assert json.loads(next(lines).removeprefix("data: "))["attempt"] == 1
         worker = fakeredis.FakeRedis(server=fake)
         event = {"type": "build.stage.started", "stage": "code", "status": "code"}
         worker.publish("job:runs:events", json.dumps(event))

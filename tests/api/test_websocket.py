@@ -36,9 +36,10 @@ async def test_events_come_with_their_ids_and_then_the_end():
     async with connected("/api/jobs/a/events/ws") as (socket, publisher):
         event_id = await publisher.stage_started("a", "code", "Writing")
         await publisher.ready("a")
-        seen = [await socket.receive_json(timeout=5) for _ in range(3)]
+        hello, *seen = [await socket.receive_json(timeout=5) for _ in range(4)]
         with pytest.raises(WebSocketDisconnect) as closed:
             await socket.receive_json(timeout=5)
+    assert hello["type"] == "hello"
     assert list(seen[0])[0] == "id"
     assert seen[0]["id"] == str(event_id)
     assert [one["type"] for one in seen] == ["build.stage.started", "build.stage.started", "end"]
@@ -63,6 +64,7 @@ async def test_a_stranger_is_answered_404(path, user):
 async def test_a_dashboard_names_the_job_in_every_frame():
     """A dashboard's frames name their job, and its answers carry the client's ref."""
     async with connected("/api/events/ws") as (socket, publisher):
+        assert (await socket.receive_json(timeout=5))["type"] == "hello"
         await socket.send_json({"op": "subscribe", "job": "a", "ref": 7})
         answer = await socket.receive_json(timeout=5)
         await publisher.stage_started("a", "code")

@@ -1,4 +1,7 @@
-"""Heartbeats in virtual time: the tests call the application as a server does, without waiting."""
+"""Heartbeats in virtual time: the tests call the application as a server does, without waiting.
+
+`seen` leaves out the `hello` of each connection.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,8 @@ async def sse(app, job):
     def seen():
         parser = Parser()
         bodies = [(at, message["body"]) for at, message in connection.sent if "body" in message]
-        return [(at, message) for at, body in bodies for message in parser.feed(body)]
+        messages = [(at, message) for at, body in bodies for message in parser.feed(body)]
+        return [(at, message) for at, message in messages if message.event != "hello"]
 
     async with connection.open({"type": "http.disconnect"}):
         yield seen
@@ -92,7 +96,8 @@ async def websocket(app, path):
     connection.say({"type": "websocket.connect"})
 
     def seen():
-        return [(at, json.loads(message["text"])) for at, message in connection.sent if message.get("text")]
+        frames = [(at, json.loads(message["text"])) for at, message in connection.sent if message.get("text")]
+        return [(at, frame) for at, frame in frames if frame.get("type") != "hello"]
 
     def say(**command):
         connection.say({"type": "websocket.receive", "text": json.dumps(command)})

@@ -214,6 +214,21 @@ async def test_readiness_is_red_while_draining(redis, start_hub):
         assert (await get(live, "/healthz")).status_code == 200
 
 
+async def test_a_full_hub_answers_503_to_a_client_that_is_no_browser(start_hub):
+    """Such a client sees the status, and its backoff does not end with an accepted handshake."""
+    async with start_hub(max_viewers_per_user_and_job=1) as live:
+        job = await producers.job(live)
+        async with view(live, "sse", job):
+            for path in (f"/api/jobs/{job}/events/stream", f"/api/jobs/{job}/events/ws"):
+                async with with_headers(live, path, bearer()) as refused:
+                    assert refused.status == 503
+                    assert int(refused.headers["retry-after"]) > 0
+        await live.context.drain()
+        async with with_headers(live, "/api/events/ws", bearer()) as refused:
+            assert refused.status == 503
+            assert int(refused.headers["retry-after"]) > 0
+
+
 async def test_the_cap_of_a_user_on_a_job_refuses_the_new_and_keeps_the_old(start_hub):
     """SSE answers 200 with `reconnect`, as any other status stops an EventSource; WebSocket closes 4013."""
     async with start_hub(max_viewers_per_user_and_job=2) as live:

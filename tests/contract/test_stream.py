@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from websockets.protocol import State
 
 from hub.errors import JobEnded
 from tests.support import producers
@@ -44,9 +45,57 @@ async def test_events_come_in_order_and_once(live, watch, job):
 
 
 async def test_the_first_bytes_of_an_event_stream_come_before_any_event(live, job):
-    """A stream without events gives a retry and the position at once."""
+    """A stream without events says at once how to keep it alive, when to come back, and with which cursor."""
     async with view(live, "sse", job) as sse:
-        assert re.fullmatch(rb"retry: [0-9]+\nid: [0-9]+-[0-9]+\n\n", sse.viewer.raw)
+        assert re.fullmatch(rb"retry: [0-9]+\nid: [0-9]+-[0-9]+\nevent: hello\ndata: .*\n\n", sse.viewer.raw)
+        assert sse.hello["retry_ms"] == sse.viewer.parser.retry
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_the_first_frame_is_hello(live, job, transport):
+    """With the interval of heartbeats, the time until a retry, the position and the attempt."""
+    await producers.publish(live, job, 3)
+    async with view(live, transport, job, "?from=-1") as viewer:
+        (last,) = await viewer.take(1)
+        assert viewer.hello.keys() == {"heartbeat_ms", "retry_ms", "position", "attempt"}
+        assert viewer.hello["heartbeat_ms"] == int(live.hub.settings.heartbeat * 1000)
+        assert 1000 <= viewer.hello["retry_ms"] <= 10_000
+        assert viewer.hello["attempt"] == 1
+        assert last.id.endswith("-2")
+        assert viewer.hello["position"] == last.id[:-1] + "1"
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_hello_moves_no_cursor_past_a_notice_of_loss(live, job, transport):
+    """A client that is cut off between the two comes back with its old cursor, and gets the notice again."""
+    await producers.publish(live, job, 3)
+    async with view(live, transport, job, cursor="17-3") as viewer:
+        notice, state = await viewer.take(2)
+        assert viewer.hello["position"] is None
+        assert (notice.name, state.name) == ("resync", "state")
+        assert state.fields["position"].endswith("-2")
+
+
+async def test_the_socket_of_a_job_that_was_over_is_not_closed_at_once(live, job):
+    """A client whose backoff ends with an open socket would reconnect in a tight loop."""
+    await live.publisher.ready(job)
+    async with view(live, "websocket", job) as viewer:
+        await viewer.until("end")
+        assert viewer.socket.state is State.OPEN
+        assert await viewer.all() == []
+        assert viewer.code == 1000
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_a_job_that_is_over_begins_with_its_events(live, job, transport):
+    """There is nothing to keep alive and nothing to come back for."""
+    await producers.publish(live, job, 1)
+    await live.publisher.ready(job)
+    async with view(live, transport, job) as viewer:
+        assert [seen.name for seen in await viewer.all()][-1] == "end"
+        assert viewer.hello is None
+        if transport == "sse":
+            assert re.match(rb"retry: [0-9]+\nid: [0-9]+-0\ndata: ", viewer.viewer.raw)
 
 
 async def test_the_retry_hint_is_jittered(live, job):
@@ -80,7 +129,7 @@ async def test_data_events_have_no_event_field_and_control_frames_have_one(redis
         await live.publisher.ready(job)
         await sse.all()
     named = re.findall(rb"^event: ?(.*)$", sse.viewer.raw, re.MULTILINE)
-    assert named == [b"end"]
+    assert named == [b"hello", b"end"]
 
 
 async def test_websocket_events_are_one_flat_object_with_the_id_first(live, job):

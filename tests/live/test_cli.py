@@ -185,6 +185,7 @@ async def test_publish_token_and_watch_work_together(redis_server):
                     "publish", job, "build.stage.completed", "stage=code", "duration=1.5", env=env
                 )
                 assert code == 0
+                assert json.loads(await watching.output_line())["type"] == "hello"
                 first = json.loads(await watching.output_line())
                 assert first == {
                     "id": event_id.strip(),

@@ -38,7 +38,7 @@ async def test_watch_goes_on_whatever_comes(start_hub, real_redis, job):
         await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
         await producers.shout(real_redis, job, *BARE, {"type": "end"}, READY)
         seen = await asyncio.wait_for(watching, 10)
-    assert len(seen) == len(BARE) + 3
+    assert len(seen) == len(BARE) + 4
     assert seen[-1] == {"type": "end", "status": "ready"}
 
 
@@ -53,6 +53,7 @@ async def test_a_token_is_asked_for_before_each_connection(start_hub, job):
     async with start_hub() as live:
         await live.jobs.create_job(job, user_id="ada")
         watching = watch(live.url, job, fresh)
+        assert (await anext(watching))["type"] == "hello"
         next_frame = asyncio.create_task(anext(watching))
         await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
         for audience in list(live.hub._audiences()):
@@ -60,7 +61,8 @@ async def test_a_token_is_asked_for_before_each_connection(start_hub, job):
                 seat.wire.abort()
         await live.until(lambda: len(given) == 2)
         await live.publisher.emit(job, "step", {"n": 1})
-        assert (await asyncio.wait_for(next_frame, 10))["n"] == 1
+        assert (await asyncio.wait_for(next_frame, 10))["type"] == "hello"
+        assert (await asyncio.wait_for(anext(watching), 10))["n"] == 1
         await watching.aclose()
 
 

@@ -71,11 +71,14 @@ class Live:
         return Publisher(self.client, strict=True)
 
     def sse(self, job: str, query: str = "", *, user: str = USER, **more) -> SseViewer:
-        """A viewer over SSE."""
-        return SseViewer(f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), **more)
+        """A viewer over SSE, with a header of browsers."""
+        headers = {"Sec-Fetch-Mode": "cors"}
+        return SseViewer(
+            f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), headers=headers, **more
+        )
 
     def websocket(self, job: str, query: str = "", *, user: str = USER) -> connect:
-        """A viewer over WebSocket (`websockets` client)."""
+        """A viewer over WebSocket (`websockets` client), with a header of browsers."""
         return self._connect(f"/api/jobs/{job}/events/ws{query}", user)
 
     def dashboard(self, *, user: str = USER) -> connect:
@@ -83,7 +86,7 @@ class Live:
         return self._connect("/api/events/ws", user)
 
     def _connect(self, path: str, user: str) -> connect:
-        headers = {"Authorization": f"Bearer {token(user)}"}
+        headers = {"Authorization": f"Bearer {token(user)}", "Sec-Fetch-Mode": "websocket"}
         url = f"ws://127.0.0.1:{self.port}{path}"
         # A viewer that leaves early has unread frames: it need not wait the default 10 s for its handshake.
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)

@@ -109,6 +109,7 @@ class SseViewer:
             self._send["Authorization"] = f"Bearer {token}"
         if last_event_id:
             self._send["Last-Event-ID"] = last_event_id
+        self.hello: dict[str, Any] | None = None
         self._ready: list[Message] = []
 
     async def __aenter__(self) -> SseViewer:
@@ -146,9 +147,17 @@ class SseViewer:
             chunk = await asyncio.wait_for(self._chunk(), timeout)
             if not chunk:
                 raise EOFError
-            self.raw += chunk
-            self._ready += self.parser.feed(chunk)
+            self.read(chunk)
         return self._ready.pop(0)
+
+    def read(self, chunk: bytes) -> None:
+        """Parse more of the body. `hello` is kept beside the messages."""
+        self.raw += chunk
+        for message in self.parser.feed(chunk):
+            if message.event == "hello":
+                self.hello = message.json
+            else:
+                self._ready.append(message)
 
     async def all(self, timeout: float = 10) -> list[Message]:
         """Returns every message until the server ends the stream."""

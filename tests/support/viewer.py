@@ -48,6 +48,7 @@ class Viewer:
     status = 0  # of the handshake; 101 for a WebSocket that was accepted
     headers: dict[str, str]
     body = b""  # of a refusal
+    hello: dict[str, Any] | None = None  # the fields of the first frame; None for a job that was over
     cursor = ""
     closed = ""  # ended | reconnect | cut | a WebSocket close code; "" while it is open
 
@@ -99,11 +100,11 @@ class Sse(Viewer):
     async def _read_head(self) -> None:
         """Check the first bytes, which come at once: the retry hint and, unless refused, the position."""
         chunk = await asyncio.wait_for(self.viewer._chunk(), 10)
-        self.viewer.raw += chunk
-        self.viewer._ready += self.viewer.parser.feed(chunk)
-        head = re.match(rb"retry: [0-9]+\n(?:id: ([0-9]+-[0-9]+)\n\n|event: reconnect\n)", chunk)
+        self.viewer.read(chunk)
+        head = re.match(rb"retry: [0-9]+\n(?:id: ([0-9]+-[0-9]+)\n)?", chunk)
         assert head is not None, chunk
         self.cursor = (head[1] or b"").decode()
+        self.hello = self.viewer.hello
 
     async def next(self, timeout: float = 10) -> Seen:
         try:
@@ -161,6 +162,9 @@ class WebSocket(Viewer):
             raise EOFError from error
         assert isinstance(text, str), "text frames only"
         seen = _over_websocket(text)
+        if seen.control and seen.name == "hello":
+            self.hello, self.cursor = seen.fields, seen.fields.get("position") or self.cursor
+            return await self.next(timeout)
         self.cursor = seen.id or (seen.fields.get("position") if seen.name == "state" else "") or self.cursor
         return seen
 
@@ -187,7 +191,7 @@ def _over_websocket(text: str) -> Seen:
     event_id, kind = fields.get("id"), str(fields.get("type", ""))
     if event_id is not None:
         assert text.startswith('{"id":"'), f"id first, got {text[:50]}"
-    control = event_id is None and kind in CONTROL
+    control = event_id is None and kind in (*CONTROL, "hello")
     fields.pop("id", None)
     if control or kind == "raw":
         del fields["type"]

@@ -62,7 +62,7 @@ class DashboardWatcher:
 
     async def _connect(self) -> None:
         address = self._where().replace("http://", "ws://") + "/api/events/ws"
-        headers = {"Authorization": f"Bearer {token()}"}
+        headers = {"Authorization": f"Bearer {token()}", "Sec-Fetch-Mode": "websocket"}
         async with connect(
             address, additional_headers=headers, max_size=None, close_timeout=0.2, ping_interval=None
         ) as socket:
@@ -88,6 +88,8 @@ class DashboardWatcher:
         name, event_id, body, fields = parse_text(text)
         if name == "heartbeat":
             self.heartbeats += 1
+        elif name == "hello":
+            pass
         elif name == "reconnect":
             assert fields is not None, "a control frame"
             self.told.append(Told(asyncio.get_running_loop().time(), fields["after_ms"], ""))

@@ -21,8 +21,8 @@ def path_of(job: str, transport: str) -> str:
     return f"/api/jobs/{job}/events/" + ("stream" if transport == "sse" else "ws")
 
 
-def request(path: str, *, user: str = USER, more: tuple[str, ...] = ()) -> bytes:
-    """Returns a GET request, or a WebSocket handshake if the path is a WebSocket's."""
+def request(path: str, *, user: str = USER, more: tuple[str, ...] = ("Sec-Fetch-Mode: cors",)) -> bytes:
+    """Returns a browser's GET request, or its WebSocket handshake if the path is a WebSocket's."""
     lines = [f"GET {path} HTTP/1.1", "Host: hub", f"Authorization: Bearer {token(user)}", *more]
     if path.partition("?")[0].endswith("/ws"):
         lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]

@@ -120,7 +120,7 @@ class Watcher:
         async with asyncio.timeout(15):
             reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 24)
         try:
-            head = f"GET /api/jobs/{self._job}/events/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token()}\r\n"
+            head = f"GET /api/jobs/{self._job}/events/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token()}\r\nSec-Fetch-Mode: cors\r\n"
             if self.cursor:
                 head += f"Last-Event-ID: {self.cursor}\r\n"
             writer.write(f"{head}\r\n".encode())
@@ -169,7 +169,7 @@ class Watcher:
         url = self._where().replace("http://", "ws://")
         query = f"?last_event_id={self.cursor}" if self.cursor else ""
         address = f"{url}/api/jobs/{self._job}/events/ws{query}"
-        headers = {"Authorization": f"Bearer {token()}"}
+        headers = {"Authorization": f"Bearer {token()}", "Sec-Fetch-Mode": "websocket"}
         async with connect(
             address,
             additional_headers=headers,
@@ -198,6 +198,10 @@ class Watcher:
             self.verdict.terminal()
 
     def _take_control(self, name: str, fields: dict, event_id: EventId | None) -> None:
+        if name == "hello":
+            if fields["position"] is not None:
+                self.verdict.position(EventId.parse(fields["position"]))
+            return
         self.verdict.control(name, fields, event_id)
         if name == "reconnect":
             now = asyncio.get_running_loop().time()
@@ -249,7 +253,7 @@ def parse_block(block: bytes) -> Parsed:
 def parse_text(text: str) -> Parsed:
     """Parses a text frame of a WebSocket."""
     frame = json.loads(text)
-    if "id" not in frame and frame["type"] in CONTROL:
+    if "id" not in frame and frame["type"] in (*CONTROL, "hello"):
         return frame["type"], None, None, frame
     event_id = EventId.parse(frame.get("id", ""))
     # the id comes first, so the rest is the body as its producer wrote it

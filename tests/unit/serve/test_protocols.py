@@ -61,5 +61,9 @@ async def test_an_unknown_uvicorn_serves_both_transports(
         await live.jobs.create_job("a", user_id="ada")
         async with live.websocket("a") as socket, live.sse("a") as viewer:
             await live.publisher.ready("a")
-            assert [frame["type"] for frame in await frames(socket)] == ["build.stage.started", "end"]
+            assert [frame["type"] for frame in await frames(socket)] == [
+                "hello",
+                "build.stage.started",
+                "end",
+            ]
             assert (await viewer.all())[-1].event == "end"

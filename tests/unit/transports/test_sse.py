@@ -145,3 +145,12 @@ def test_a_chunk_for_a_raw_socket_is_one_chunk():
     assert int(size, 16) == len(b"".join(parts))
     assert rest == b"".join(parts) + b"\r\n"
     assert RAW_SSE.join([]) == b""
+
+
+def test_no_line_end_of_any_client_is_in_a_json_body():
+    """`str.splitlines` ends lines at U+0085, U+2028 and U+2029 too. JSON reads back unchanged."""
+    body = json.dumps({"type": "x", "a": "b\u2028c\u2029d\x85e\u00e9"}, ensure_ascii=False)
+    encoded = encode(frame(body)).decode()
+    assert encoded.splitlines() == encoded.split("\n")[:-1]
+    (message,) = parse(encoded)
+    assert message.json == json.loads(body)
