@@ -32,6 +32,11 @@ HEAD_TIMEOUT = 10.0
 first byte. A browser needs one round trip."""
 
 
+MAX_PIPELINED = 8
+"""Requests of a connection that may wait for the answer to another one. Browsers do not pipeline; a stranger
+puts 14,000 requests into one packet."""
+
+
 class _HttpHandoff:
     """The `Handoff` of one HTTP request.
 
@@ -152,11 +157,25 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         self._read = data
         super().data_received(data)
         self._read = b""
-        if self._head_timer is not None:
+        if self._head_timer is None and self._is_idle:
+            # uvicorn's keep-alive timer ended with these bytes, which are no head yet: a line end, or the rest
+            # of a body that nobody waited for.
+            self._expect_head()
+        elif self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
                 self._head_refused = True
                 self.send_400_response("")
+
+    @property
+    def _is_idle(self) -> bool:
+        """Returns True if the client is to send the next head: nothing is unanswered, and it is still HTTP."""
+        return (
+            self.parser is not None
+            and self.transport.get_protocol() is self
+            and not self.transport.is_closing()
+            and (self.cycle is None or self.cycle.response_complete)
+        )
 
     def on_message_begin(self) -> None:
         """As uvicorn's; starts the timer for the next head on a connection that is kept alive."""
@@ -187,6 +206,8 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
             self._head_refused = True
             raise ValueError("head too large")  # stops the parser; uvicorn then calls `send_400_response`
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many pipelined requests")  # answered with 400
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # the same cycle means an upgrade to WebSocket

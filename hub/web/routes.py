@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketDisconnect
 
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, HubError, JobNotFound
@@ -109,7 +111,7 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
     try:
         view = await service.hub.view(who(user), known(job_id), _wish(websocket), wait=_wait(websocket))
     except HubError as error:
-        await _refuse_socket(websocket, error)
+        await _refuse_socket(service, websocket, error)
         return
     await _let_go(websocket, view)
     await service.websocket.serve(websocket, view)
@@ -122,7 +124,7 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     try:
         await service.dashboards.serve(websocket, who(user))
     except HubError as error:
-        await _refuse_socket(websocket, error)
+        await _refuse_socket(service, websocket, error)
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
@@ -204,13 +206,14 @@ def _stream_refused(service: Service, request: Request, error: HubError) -> Resp
     return overloaded(service.sse)
 
 
-async def _refuse_socket(websocket: WebSocket, error: HubError) -> None:
+async def _refuse_socket(service: Service, websocket: WebSocket, error: HubError) -> None:
     if isinstance(error, JobNotFound) or not is_browser(websocket):
         raise refusal(error) from error
     # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
-    await websocket.accept()
-    await asyncio.sleep(ARRIVED_LATE)
-    await websocket.close(error.close_code, error.detail)
+    with suppress(WebSocketDisconnect):  # it left, or the server ended and closed it
+        await websocket.accept()
+        await asyncio.sleep(0 if service.hub.draining else ARRIVED_LATE)
+        await websocket.close(error.close_code, error.detail)
 
 
 def known(job_id: str) -> JobId:
