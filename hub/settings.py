@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     jwt_audience: str | None = Field(
         None, description="aud that a token must have; empty: aud is not checked"
     )
+    jwt_max_age: float = Field(
+        365 * 86400.0,
+        gt=0,
+        description="seconds that a token may be valid for, from now; one that lasts longer is refused",
+    )
     authorized_parties: Words = Field(
         frozenset(), description="values that a token's azp may have; empty: azp is not checked"
     )

@@ -7,6 +7,7 @@ transport. A feed ends `linger` seconds after its last viewer left; nothing of i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -64,26 +65,29 @@ class Hub:
 
     # --- viewers
 
-    async def view(self, user: UserId, job: JobId, wish: Wish, *, wait: float = 0) -> View:
+    async def view(
+        self, user: UserId, job: JobId, wish: Wish, *, wait: float = 0, expires: float = math.inf
+    ) -> View:
         """A new viewer; the caller closes it. Authorises first: each time, for a job may change hands.
 
+        `expires`: when the user's credentials do, in seconds since 1970; the stream ends then.
         A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises
         JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
         try:
-            return await self._view(user, job, wish, wait)
+            return await self._view(user, job, wish, wait, expires)
         except BrokerUnavailable as error:
             self.totals.unavailable += 1
             logger.warning("a viewer was sent away: %s", error)
             raise
 
-    async def _view(self, user: UserId, job: JobId, wish: Wish, wait: float) -> View:
+    async def _view(self, user: UserId, job: JobId, wish: Wish, wait: float, expires: float) -> View:
         self.check_open()
         found = await (self._reads.wait_for(user, job, wait) if wait else self._reads.read_of(user, job))
         self.check_open()
         self.admission.enter(user, job)
         feed = self._feed(found)
-        view = View(feed, self.broker, wish, user, leave=self._leave, until=self.age.end())
+        view = View(feed, self.broker, wish, user, leave=self._leave, until=self.age.end(expires))
         feed.hold()
         try:
             if not feed.ready or not view.open_in_window():

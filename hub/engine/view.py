@@ -7,7 +7,6 @@ Invariant: between the end of the past and the seat there is no await, so no eve
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -39,12 +38,13 @@ _NO_PAGE: deque[Entry] = deque()
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`, which calls `leave`.
 
-    `until`: the loop time at which its stream is to end by age.
+    `until`: the loop time at which its stream is to end, and why.
     """
 
     __slots__ = (
         "_broker",
         "_feed",
+        "_last",
         "_leave",
         "_limit",
         "_page",
@@ -64,7 +64,7 @@ class View:
         user: UserId,
         *,
         leave: Callable[[View], None],
-        until: float,
+        until: tuple[float, Reason],
     ) -> None:
         self.user = user
         self.wish = wish
@@ -73,7 +73,7 @@ class View:
         self._feed = feed
         self._broker = broker
         self._leave: Callable[[View], None] | None = leave
-        self._until = until
+        self._until, self._last = until
         self._limit = min(FIRST_PAGE, PAGE)
         self._page = _NO_PAGE
         self._seat: Seat[Any] | None = None
@@ -244,12 +244,14 @@ class View:
 
     def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
         """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready for bytes."""
-        return self.share(wire, fmt, at=self.position, until=self._until)
+        seat = self.share(wire, fmt, at=self.position)
+        seat.until, seat.last = self._until, self._last
+        return seat
 
-    def share(self, wire: Wire[P], fmt: Format[P], *, at: int, until: float = math.inf) -> Seat[P]:
+    def share(self, wire: Wire[P], fmt: Format[P], *, at: int) -> Seat[P]:
         """Take a seat at `at` on a wire that has an end, or an age, of its own."""
         assert self._leave is not None, "a view that is closed takes no seat"
-        self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at, until=until)
+        self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at)
         if self._feed.closing:  # the hub ended while this viewer was given its past
             asyncio.get_running_loop().call_soon(seat.send_away, Reason.RESTART)
         return seat

@@ -1,5 +1,5 @@
 """Streams end by age and resume, so that after a deploy behind a load balancer old processes empty by
-themselves.
+themselves. A stream ends when the credentials of its viewer expire, too.
 
 80 to 100 % of `HUB_STREAM_AGE`, different for each viewer, so that those who came at once do not go at once.
 """
@@ -7,7 +7,9 @@ themselves.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,9 +36,14 @@ class StreamAge:
         self._audiences = audiences
         self._loop = asyncio.get_running_loop()
 
-    def end(self) -> float:
-        """When a stream that begins now is to end, in loop time."""
-        return self._loop.time() + self._age * random.uniform(0.8, 1)
+    def end(self, expires: float = math.inf) -> tuple[float, Reason]:
+        """When a stream that begins now is to end, in loop time, and why.
+
+        `expires`: when its viewer's credentials do, in seconds since 1970.
+        """
+        left = expires - time.time()
+        age = self._age * random.uniform(0.8, 1)
+        return self._loop.time() + min(age, left), Reason.AGED if age < left else Reason.EXPIRED
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -49,6 +56,6 @@ class StreamAge:
         now = self._loop.time()
         for count, seat in enumerate(list(audience.seats), 1):
             if seat.until <= now:
-                self._totals.aged += seat.send_away(Reason.AGED)
+                self._totals.aged += seat.send_away(seat.last)
             if count % SLICE == 0:
                 await asyncio.sleep(0)

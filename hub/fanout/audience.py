@@ -33,17 +33,18 @@ _LEFT = -1
 
 
 class Seat(Generic[P]):
-    """A position in one log on one wire. `until`: the loop time at which the stream is old (age.py). `told`:
+    """A position in one log on one wire. `until`: the loop time at which the stream ends (age.py), for the reason `last`. `told`:
     it was sent away, and only the wire's goodbye is missing.
     """
 
-    __slots__ = ("audience", "position", "told", "until", "wire")
+    __slots__ = ("audience", "last", "position", "told", "until", "wire")
 
-    def __init__(self, audience: Audience[P], wire: Wire[P], position: int, until: float) -> None:
+    def __init__(self, audience: Audience[P], wire: Wire[P], position: int) -> None:
         self.audience = audience
         self.wire = wire
         self.position = position
-        self.until = until
+        self.until = math.inf
+        self.last = Reason.AGED
         self.told = False
 
     def catch_up(self) -> None:
@@ -105,9 +106,9 @@ class Audience(Generic[P]):
         self.last_write = now  # loop time; the transport's heartbeat reads it
         self.totals = totals
 
-    def seat(self, wire: Wire[P], position: int, *, until: float = math.inf) -> Seat[P]:
+    def seat(self, wire: Wire[P], position: int) -> Seat[P]:
         """A new seat at `position`; the wire calls its `catch_up` when it is ready for bytes."""
-        seat = Seat(self, wire, position, until)
+        seat = Seat(self, wire, position)
         self.seats[seat] = None
         return seat
 

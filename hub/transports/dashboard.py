@@ -7,6 +7,7 @@ wait for Redis, so it needs a task in any case.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +55,15 @@ class DashboardSockets:
         self._sessions: dict[_Session, float] = {}  # loop time since which a session has written nothing
         transport.dashboards = self
 
-    async def serve(self, websocket: WebSocket, user: UserId) -> None:
+    async def serve(self, websocket: WebSocket, user: UserId, *, expires: float = math.inf) -> None:
         """Accept a socket and serve it until it ends. It watches no job until the client subscribes.
 
-        Raises Overloaded before the accept.
+        `expires`: when the user's credentials do, in seconds since 1970. Raises Overloaded before the accept.
         """
         hub = self.transport.hub
         hub.check_open()
         hub.admission.enter_socket(user)
-        session = _Session(self.transport, websocket, user, until=hub.age.end())
+        session = _Session(self.transport, websocket, user, until=hub.age.end(expires))
         self._sessions[session] = hub.loop.time()
         try:
             await websocket.accept()
@@ -78,7 +79,7 @@ class DashboardSockets:
         for session, since in self._sessions.items():
             if now >= session.until:
                 hub.totals.aged += session.reason is None
-                session.finish(Reason.AGED)
+                session.finish(session.last)
             elif session.has_written():
                 self._sessions[session] = now
             elif now - since >= hub.settings.heartbeat and not session.paused:
@@ -92,10 +93,15 @@ class DashboardSockets:
 
 
 class _Session(AsgiWire):
-    """One client's socket, with a lane for each of its jobs. It ends by age at loop time `until`."""
+    """One client's socket, with a lane for each of its jobs. It ends at loop time `until`, for the reason `last`."""
 
     def __init__(
-        self, transport: WebSocketTransport, websocket: WebSocket, user: UserId, *, until: float
+        self,
+        transport: WebSocketTransport,
+        websocket: WebSocket,
+        user: UserId,
+        *,
+        until: tuple[float, Reason],
     ) -> None:
         handoff = Handoff.of(websocket.scope)
         super().__init__(
@@ -104,7 +110,7 @@ class _Session(AsgiWire):
             cut=None if handoff is None else handoff.cut,
             last_words=transport.last_words,
         )
-        self.until = until
+        self.until, self.last = until
         self._hub = transport.hub
         self._websocket = websocket
         self._user = user

@@ -191,7 +191,7 @@ class Authenticator:
             user = self._user(claims)
             if user is not None:
                 self._verified.put(token, user, expires=float(claims["exp"]))
-        except (jwt.PyJWTError, ValueError, TypeError):  # a claim can be any JSON
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):  # a claim can be any JSON, also 1e999
             return None
         return user
 
@@ -200,6 +200,7 @@ class Authenticator:
         subject, email = claims.get("sub"), claims.get("email")
         if not subject or (parties and claims.get("azp") not in parties):
             return None
+        self._check_times(claims)
         subject.encode()  # raises ValueError for a lone surrogate: such an id could match no job's
         return User(
             subject,
@@ -207,6 +208,17 @@ class Authenticator:
             issued=float(claims.get("iat", 0)),
             expires=float(claims["exp"]),
         )
+
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        """Raises ValueError unless the times are numbers, and the token expires soon enough.
+
+        PyJWT takes texts and truth values as well, and integers that no float can hold.
+        """
+        latest = time.time() + self._settings.jwt_max_age
+        for name in ("exp", "nbf", "iat"):
+            value = claims.get(name, 0)
+            if type(value) not in (int, float) or not 0 <= value <= latest:
+                raise ValueError(f"expected {name} in seconds since 1970, at most {latest:.0f}")
 
     async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
         """Returns the claims, {} if the token's key is unknown. Raises PyJWTError for an invalid token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from contextlib import suppress
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from hub.job.event import job_id as parse_job_id
 from hub.transports.hello import ARRIVED_LATE, is_browser
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream, overloaded
-from hub.web.auth import User
+from hub.web.auth import LEEWAY, User
 from hub.web.context import Service, close_dependencies, get_service, refusal, require_auth
 
 router = APIRouter()
@@ -77,7 +78,9 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     """Watch a job over Server-Sent Events: its past events, then live ones, until it ends."""
     wish = _wish(request)
     try:
-        view = await service.hub.view(who(user), known(job_id), wish, wait=_wait(request))
+        view = await service.hub.view(
+            who(user), known(job_id), wish, wait=_wait(request), expires=_expires(user)
+        )
     except HubError as error:
         return _stream_refused(service, request, error)
     if view.begin.over:
@@ -97,7 +100,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """The older status stream: the current status first, then every new event, until the job ends."""
     try:
-        view = await service.hub.view(who(user), known(job_id), Wish(from_="live"))
+        view = await service.hub.view(who(user), known(job_id), Wish(from_="live"), expires=_expires(user))
     except HubError as error:
         return _stream_refused(service, request, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
@@ -109,7 +112,9 @@ async def stream_job_status(user: Caller, job_id: JobPath, service: Here, reques
 async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service: Here) -> None:
     """Watch a job over a WebSocket, with the same events, ids and guarantees as over SSE."""
     try:
-        view = await service.hub.view(who(user), known(job_id), _wish(websocket), wait=_wait(websocket))
+        view = await service.hub.view(
+            who(user), known(job_id), _wish(websocket), wait=_wait(websocket), expires=_expires(user)
+        )
     except HubError as error:
         await _refuse_socket(service, websocket, error)
         return
@@ -122,7 +127,7 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await close_dependencies(websocket.scope)
     try:
-        await service.dashboards.serve(websocket, who(user))
+        await service.dashboards.serve(websocket, who(user), expires=_expires(user))
     except HubError as error:
         await _refuse_socket(service, websocket, error)
 
@@ -179,6 +184,11 @@ async def _let_go(connection: HTTPConnection, view: View) -> None:
 def who(user: User) -> UserId:
     """The user's id as text: an application's own user may have a number or a UUID."""
     return UserId(str(user.id))
+
+
+def _expires(user: User) -> float:
+    """When a stream of this user must end, in seconds since 1970: a token is good until then."""
+    return getattr(user, "expires", math.inf) + LEEWAY
 
 
 def _wait(connection: HTTPConnection) -> float:

@@ -31,7 +31,7 @@ def signed(key=SECRET, algorithm="HS256", **claims):
     return {"Authorization": "Bearer " + jwt.encode(claims, key, algorithm)}
 
 
-LATER = 2_000_000_000
+LATER = int(time.time()) + 86_400
 NO_CREDENTIALS = {
     "nothing": {},
     "another key": signed("another secret that is long enough too", sub="ada", exp=LATER),

@@ -27,7 +27,7 @@ USER = "ada"
 
 def token(user: str = USER, **claims) -> str:
     """Returns a valid token of `user`."""
-    return jwt.encode({"sub": user, "exp": int(time.time()) + 600, **claims}, SECRET, "HS256")
+    return jwt.encode({"sub": user, "exp": int(time.time()) + 86_400, **claims}, SECRET, "HS256")
 
 
 def settings(**values) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -26,7 +27,8 @@ class Wire:
 
     def __init__(self, audience: Audience, until: float) -> None:
         self.told: list[tuple[Reason, float]] = []
-        self.seat = audience.seat(self, 0, until=until)
+        self.seat = audience.seat(self, 0)
+        self.seat.until = until
 
     def finish(self, reason: Reason) -> None:
         self.told.append((reason, asyncio.get_running_loop().time()))
@@ -52,8 +54,17 @@ async def test_a_stream_ends_after_80_to_100_percent_of_the_age():
     """Different for each viewer, and from now on."""
     await asyncio.sleep(1000)
     ends = [World().age.end() for _ in range(300)]
-    assert 1080 <= min(ends) < 1083
-    assert 1097 < max(ends) <= 1100
+    assert 1080 <= min(at for at, _ in ends) < 1083
+    assert 1097 < max(at for at, _ in ends) <= 1100
+    assert {last for _, last in ends} == {Reason.AGED}
+
+
+async def test_a_stream_ends_with_its_viewers_credentials():
+    """If they expire before it is old; credentials that never expire change nothing."""
+    now = time.time()
+    at, last = World().age.end(now + 10)
+    assert (at, last) == (pytest.approx(10, abs=1), Reason.EXPIRED)
+    assert World().age.end(now + 101)[1] is Reason.AGED
 
 
 async def test_streams_end_at_the_first_look_that_finds_them_old():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 
 import pytest
@@ -321,14 +320,14 @@ class EndsEverybody(Audience):
 class SkipsWhatIsGone(Audience):
     """Its seats jump to the window's start without a word."""
 
-    def seat(self, wire, position, *, until=math.inf):
+    def seat(self, wire, position):
         class Jumping(Seat):
             def catch_up(self):
                 if self.position >= 0:
                     self.position = max(self.position, self.audience.log.start)
                 super().catch_up()
 
-        seat = Jumping(self, wire, position, until)
+        seat = Jumping(self, wire, position)
         self.seats[seat] = None
         return seat
 
