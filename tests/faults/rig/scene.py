@@ -100,12 +100,17 @@ class Place:
 
     def sse(self, job: str, query: str = "", *, user: str = USER, **more) -> SseViewer:
         """Returns a viewer over SSE."""
-        return SseViewer(f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), **more)
+        return SseViewer(
+            f"{self.url}/api/jobs/{job}/events/stream{query}",
+            token(user),
+            headers={"Sec-Fetch-Mode": "cors"},
+            **more,
+        )
 
     def websocket(self, job: str, query: str = "", *, user: str = USER) -> connect:
         """Returns a viewer over WebSocket."""
         url = f"ws://127.0.0.1:{self.port}/api/jobs/{job}/events/ws{query}"
-        headers = {"Authorization": f"Bearer {token(user)}"}
+        headers = {"Authorization": f"Bearer {token(user)}", "Sec-Fetch-Mode": "websocket"}
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
 
 
