@@ -24,7 +24,7 @@ async def watch_over_sse(live, job: str) -> bytes:
         await live.publisher.stage_started(job, "code")
         await live.publisher.ready(job)
         await viewer.all()
-        return re.sub(rb"\d{13}|retry: \d+", b"#", viewer.raw)
+        return re.sub(rb'\d{13}|retry: \d+|"retry_ms":\d+', b"#", viewer.raw)
 
 
 async def buffering(request, call_next):

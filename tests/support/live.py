@@ -151,6 +151,7 @@ def _url(client: Redis) -> str:
 
 
 async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:
-    """Returns every frame until the hub closes the socket."""
+    """Returns every frame but `hello` until the hub closes the socket."""
     async with asyncio.timeout(timeout):
-        return [json.loads(text) async for text in socket]
+        seen = [json.loads(text) async for text in socket]
+    return [frame for frame in seen if frame["type"] != "hello"]
