@@ -62,7 +62,6 @@ async def test_an_unknown_uvicorn_serves_both_transports(
         async with live.websocket("a") as socket, live.sse("a") as viewer:
             await live.publisher.ready("a")
             assert [frame["type"] for frame in await frames(socket)] == [
-                
                 "build.stage.started",
                 "end",
             ]
