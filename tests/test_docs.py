@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.cli import _words
+from hub.cli.setup import _words
 from hub.settings import Settings
 from hub.totals import FIELDS, is_counter
 

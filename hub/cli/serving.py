@@ -1,0 +1,120 @@
+"""`push-hub serve` and `push-hub demo`: the commands that run a hub."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import webbrowser
+from contextlib import ExitStack
+from ipaddress import ip_address
+from typing import Annotated
+
+import typer
+
+from hub.cli.terminal import Host, Port, RedisUrl, app, err, given
+from hub.errors import BrokerUnavailable, InvalidSettings
+from hub.settings import Settings
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    redis_url: RedisUrl = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes, one core each; each accepts on its own socket.", min=1)
+    ] = 1,
+) -> None:
+    """Run the hub. Its settings come from HUB_* in the environment; `push-hub settings` lists them."""
+    from hub.broker.address import Address
+    from hub.serve.server import listen, serve_many
+    from hub.serve.server import serve as run
+    from hub.web.app import create_app
+
+    settings = Settings(**given(redis_url=redis_url))
+    if not settings.authenticates:
+        raise InvalidSettings(
+            "expected a key to verify tokens with, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
+            "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, the URL of a key set)"
+        )
+    Address.parse(settings.redis_url)  # raises for a bad URL; a Redis that is away is waited for
+    if Address.parse(settings.redis_url).database:
+        err.print(
+            "push-hub: HUB_REDIS_URL names a database other than 0; channels are shared by all databases"
+        )
+    application = create_app(settings)  # with several workers too: a bad setting is reported here, once
+    sockets = [listen(host, port, shared=workers > 1)]
+    address, actual = sockets[0].getsockname()[:2]
+    err.print(f"push-hub: listening on http://{address}:{actual}", highlight=False)
+    if workers == 1:
+        run(application, settings, sockets)
+        return
+    sockets += [listen(host, actual, shared=True) for _ in range(workers - 1)]
+    serve_many(lambda: create_app(settings), settings, sockets)
+
+
+@app.command()
+def demo(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    redis_url: RedisUrl = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    pace: Annotated[
+        float, typer.Option(help="Seconds that a step of a simulated build takes, about.", min=0.01)
+    ] = 1.0,
+) -> None:
+    """Run the hub with simulated builds and a page to watch them. Starts a private Redis by default."""
+    from hub.demo.demo import create_demo
+    from hub.serve.server import listen
+    from hub.serve.server import serve as run
+
+    # Without a handler SIGTERM would leave the private Redis running. `run` installs its own handler later.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with ExitStack() as stack:
+        sock = listen(host, port)
+        redis_url = _demo_redis(redis_url, stack)
+        address, actual = sock.getsockname()[:2]
+        url = f"http://{'127.0.0.1' if ip_address(address).is_unspecified else host}:{actual}"
+        origins = frozenset({url, f"http://localhost:{actual}", f"http://127.0.0.1:{actual}"})
+        application, settings, session = create_demo(redis_url, origins, pace=pace)
+        _introduce_demo(url, session)
+        if browser:
+            webbrowser.open(url)
+        run(application, settings, [sock])
+
+
+def _demo_redis(url: str | None, stack: ExitStack) -> str:
+    """The URL of the demo's Redis: `url` if it answers, else of a private server that ends with `stack`."""
+    if url is not None:
+        asyncio.run(_check_redis(url))
+        return url
+    from hub.demo.embedded import EmbeddedServer
+
+    server = stack.enter_context(EmbeddedServer())
+    err.print(f"Redis      {server.binary} on port {server.port}, private, nothing on disk", highlight=False)
+    return server.url
+
+
+def _introduce_demo(url: str, session: str) -> None:
+    stream = f"{url}/api/jobs/atlas-1/events/stream"
+    for line in (
+        "Builds     three simulated builds that run again and again; one of them fails now and then",
+        f"Watch      {url}   (dashboard: {url}/dashboard, API: {url}/docs)",
+        f"In a shell curl -N -H 'Authorization: Bearer {session}' {stream}",
+        "Ctrl-C ends the demo.",
+    ):
+        err.print(line, highlight=False, soft_wrap=True)
+
+
+async def _check_redis(url: str) -> None:
+    from hub.broker.address import bare
+    from hub.broker.connect import OUTAGE, for_requests
+
+    client = for_requests(url)
+    try:
+        await client.ping()
+    except OUTAGE as error:
+        raise BrokerUnavailable(f"expected Redis at {bare(url)}, got {error}") from error
+    finally:
+        await client.aclose()
