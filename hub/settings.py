@@ -79,6 +79,10 @@ class Settings(BaseSettings):
         PUBLIC_FIELDS,
         description="fields of a job's hash that are shown to the job's owner",
     )
+    catalogue: Words = Field(
+        frozenset(),
+        description="modules that register event types of your own, for the contract: my_app.events",
+    )
     position_check: float = Field(
         25.0, gt=0, description="seconds between checks of Redis for events that Pub/Sub did not deliver"
     )
@@ -159,7 +163,12 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "terminal_statuses", "public_fields", "authorized_parties", "allowed_origins", mode="before"
+        "terminal_statuses",
+        "public_fields",
+        "catalogue",
+        "authorized_parties",
+        "allowed_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -18,7 +18,7 @@ ROWS = [
     {"hub.errors", "hub.quiet", "hub.ending", "hub.totals"},
     {"hub.job"},
     {"hub.settings"},
-    {"hub.broker", "hub.fanout"},
+    {"hub.broker", "hub.contract", "hub.fanout"},
     {"hub.feed", "hub.produce"},
     {"hub.engine"},
     {"hub.transports"},
@@ -43,7 +43,7 @@ HOMES = {
     "prometheus_client": {"hub.web"},
     "typer": {"hub.cli", "hub.bench"},
     "rich": {"hub.cli", "hub.client.timeline", "hub.demo", "hub.bench"},
-    "pydantic": {"hub.job.catalogue", "hub.settings", "hub.web", "hub.cli"},
+    "pydantic": {"hub.contract", "hub.job.catalogue", "hub.settings", "hub.web", "hub.cli"},
     "pydantic_settings": {"hub.settings"},
 }
 """Where a package may be imported; the benchmark stands outside and may use what it measures."""

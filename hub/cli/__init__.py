@@ -11,17 +11,18 @@ import sys
 from pydantic import ValidationError
 
 from hub.bench import bench
-from hub.cli import events, serving, setup, tokens
+from hub.cli import events, schema, serving, setup, tokens
 from hub.cli.terminal import app, err, fail
 from hub.errors import HubError
 
-__all__ = ["app", "events", "main", "serving", "setup", "tokens"]
+__all__ = ["app", "events", "main", "schema", "serving", "setup", "tokens"]
 
 app.command()(bench)
 
 
 def main() -> None:
     """Run the command line. Exit code 2: a setting is invalid; 1: any other HubError."""
+    sys.path.insert(0, "")  # as uvicorn does: modules that HUB_CATALOGUE names are found where one stands
     try:
         app()
     except ValidationError as error:

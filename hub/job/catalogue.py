@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from hub.errors import EventTooLarge, InvalidEvent
+from hub.errors import EventTooLarge, InvalidEvent, InvalidSettings
 from hub.job.event import MAX_EVENT_BYTES, RESERVED, JobId, dumps
 
 
@@ -83,6 +84,17 @@ def register(model: type[T]) -> type[T]:
         raise InvalidEvent(f"expected a type of your own in {model.__name__}, got {kind!r}, which is taken")
     CATALOGUE[kind] = model
     return model
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import the modules that register an application's own events. Raises InvalidSettings."""
+    for name in sorted(modules):
+        try:
+            import_module(name)
+        except Exception as error:
+            raise InvalidSettings(
+                f"expected HUB_CATALOGUE to name modules, got {name!r} ({error})"
+            ) from error
 
 
 def has_text(kind: str, name: str) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.params import Depends
@@ -16,7 +18,9 @@ from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
+from hub.contract import asyncapi
 from hub.errors import HubError
+from hub.job.catalogue import load
 from hub.settings import Settings
 from hub.web.context import Context, get_context, get_redis
 from hub.web.direct import direct_routes
@@ -38,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     mount(app, settings)
     # Not in `mount`: direct routes skip the application's own dependencies, and only this one has none.
     app.router.routes[:0] = direct_routes(app)
-    app.include_router(_operations())
+    app.include_router(_operations(app.state.push_hub.settings))
     return app
 
 
@@ -55,7 +59,9 @@ def mount(
     With an override of `get_redis` the hub starts with the first request, which has the client.
     The returned context has what a health check of your own needs. Raises InvalidSettings.
     """
-    context = Context(settings or Settings())
+    settings = settings or Settings()
+    load(settings.catalogue)
+    context = Context(settings)
     app.state.push_hub = context
 
     @asynccontextmanager
@@ -73,7 +79,7 @@ def mount(
     return context
 
 
-def _operations() -> APIRouter:
+def _operations(settings: Settings) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz")
@@ -106,5 +112,12 @@ def _operations() -> APIRouter:
             context.report()
             read = board.sum
         return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
+
+    contract = cache(lambda: asyncapi.document(settings))
+
+    @router.get("/asyncapi.json")
+    async def asyncapi_json() -> dict[str, Any]:
+        """The contract of both transports and every registered event type, as AsyncAPI 3."""
+        return contract()
 
     return router

@@ -1,6 +1,7 @@
 """A viewer with one interface for both transports, so that a test is written once.
 
-It is strict: a frame that a browser's `JSON.parse` or the WHATWG stream parser would refuse fails the test.
+It is strict: a frame that a browser's `JSON.parse` or the WHATWG stream parser would refuse fails the test, and
+so does a control frame that the AsyncAPI document does not describe.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from hub.contract.frames import DASHBOARD
+from tests.support.contract import hold
 from tests.support.live import USER, Live, token
 from tests.support.sse import Message, SseViewer
 
@@ -105,6 +108,8 @@ class Sse(Viewer):
         assert head is not None, chunk
         self.cursor = (head[1] or b"").decode()
         self.hello = self.viewer.hello
+        if self.hello is not None:
+            hold("sse.hello", self.hello)
 
     async def next(self, timeout: float = 10) -> Seen:
         try:
@@ -120,7 +125,9 @@ class Sse(Viewer):
 def _over_sse(message: Message) -> Seen:
     if message.event != "message":
         assert message.event in CONTROL, message
-        return Seen(message.own_id, message.event, strict_json(message.data), True, message.data)
+        fields = strict_json(message.data)
+        hold(f"sse.{message.event}", fields)
+        return Seen(message.own_id, message.event, fields, True, message.data)
     try:
         fields = strict_json(message.data)
     except (ValueError, RecursionError):
@@ -189,6 +196,8 @@ def _over_websocket(text: str) -> Seen:
     fields = strict_json(text)
     assert isinstance(fields, dict), "each frame is one flat JSON object"
     event_id, kind = fields.get("id"), str(fields.get("type", ""))
+    if event_id is None and kind in DASHBOARD:
+        hold(f"ws.{kind}", fields)
     if event_id is not None:
         assert text.startswith('{"id":"'), f"id first, got {text[:50]}"
     control = event_id is None and kind in (*CONTROL, "hello")

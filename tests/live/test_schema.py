@@ -1,0 +1,147 @@
+"""`push-hub schema` and `/asyncapi.json`, with an application's own types; read by tools that are not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from tests.support.live import live_hub
+
+EVENTS = '''
+from typing import Literal
+
+from hub.job.catalogue import TypedEvent, register
+
+
+@register
+class Progress(TypedEvent):
+    """So much is done."""
+
+    type: Literal["render.progress"] = "render.progress"
+    done: int
+    of: int
+'''
+PARSE = """
+import { Parser } from "@asyncapi/parser";
+import { readFileSync } from "node:fs";
+const { document, diagnostics } = await new Parser().parse(readFileSync("asyncapi.json", "utf8"));
+for (const { severity, message, path } of diagnostics)
+  if (severity < 2) console.log(message, path.join("/"));
+console.log(document ? document.channels().all().length + " channels" : "no document");
+"""
+USE = """
+import type { Command, Control, Event, Progress } from "./events.js";
+
+export function words(frame: Event | Control): string {
+  switch (frame.type) {
+    case "render.progress": return `${frame.done + frame.of}`;
+    case "gap": return `${frame.from ?? "?"}: ${frame.reason}`;
+    case "snapshot.updated": return frame.url;
+    default: return frame.type;
+  }
+}
+export const ping: Command = { op: "ping", ref: 1 };
+// @ts-expect-error: `of` is missing
+export const wrong: Progress = { type: "render.progress", done: 1 };
+"""
+
+
+@pytest.fixture
+def application(tmp_path) -> Path:
+    """A directory with a module that registers a type."""
+    (tmp_path / "my_events.py").write_text(EVENTS)
+    return tmp_path
+
+
+def schema(
+    directory: Path, *arguments: str, catalogue: str = "my_events"
+) -> subprocess.CompletedProcess[str]:
+    """Run `push-hub schema` in the directory of an application."""
+    command = shutil.which("push-hub", path=str(Path(sys.executable).parent))
+    assert command is not None
+    return subprocess.run(
+        [command, "schema", *arguments],
+        cwd=directory,
+        env={**os.environ, "HUB_CATALOGUE": catalogue},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory) -> Path:
+    """A directory with npm's parser of AsyncAPI and TypeScript's compiler."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm")
+    directory = tmp_path_factory.mktemp("npm")
+    (directory / "package.json").write_text('{"type": "module", "private": true}')
+    install = [
+        "npm",
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "@asyncapi/parser@3",
+        "typescript@5",
+    ]
+    subprocess.run(install, cwd=directory, capture_output=True, timeout=240, check=True)
+    return directory
+
+
+def test_the_command_prints_the_types_of_the_application(application):
+    printed = json.loads(schema(application).stdout)
+    assert printed["asyncapi"] == "3.0.0"
+    assert "sse.event.render.progress" in printed["channels"]["stream"]["messages"]
+
+
+def test_the_command_prints_the_schema_of_one_type(application):
+    printed = json.loads(schema(application, "render.progress").stdout)
+    assert printed["required"] == ["type", "done", "of"]
+    wrong = schema(application, "render.nothing")
+    assert wrong.returncode == 1
+    assert "render.progress" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(application):
+    (application / "broken.py").write_text("1 / 0")
+    for name, words in (("nothing_here", "No module named"), ("broken", "division by zero")):
+        result = schema(application, catalogue=name)
+        assert result.returncode == 1
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+async def test_the_hub_serves_the_contract():
+    async with live_hub(FakeAsyncRedis()) as live, httpx.AsyncClient(base_url=live.url) as client:
+        served = (await client.get("/asyncapi.json")).json()
+    assert served["channels"]["socket"]["address"] == "/api/jobs/{job_id}/events/ws"
+
+
+def test_the_parser_of_the_asyncapi_project_finds_nothing_wrong(application, npm):
+    (npm / "asyncapi.json").write_text(schema(application).stdout)
+    (npm / "parse.js").write_text(PARSE)
+    result = subprocess.run(
+        ["node", "parse.js"], cwd=npm, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.split("\n") == ["4 channels", ""]
+
+
+def test_typescript_takes_the_declarations_and_checks_by_them(application, npm):
+    (npm / "events.d.ts").write_text(schema(application, "--typescript").stdout)
+    (npm / "use.ts").write_text(USE)
+    options = ["--strict", "--noEmit", "--module", "nodenext", "--skipLibCheck", "false"]
+    result = subprocess.run(
+        ["npx", "tsc", *options, "use.ts"], cwd=npm, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "")
