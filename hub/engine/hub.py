@@ -145,9 +145,11 @@ class Hub:
 
     def _replace(self, feed: Feed) -> None:
         """Another feed takes the place of one that failed, or whose job was begun again or changed hands."""
-        if not feed.log.closed:
+        if not feed.log.closed and not feed.failed:
             feed.expel()
-        if not feed.is_held:
+        if (
+            not feed.log.closed or not feed.is_held
+        ):  # a viewer may still read the log of an attempt that is over
             self._end(feed)
 
     def _notice(self, job: JobId, found: Job | None) -> None:

@@ -128,10 +128,10 @@ class Feed:
     async def wait_started(self) -> None:
         """Return when the window is filled. Raises what the start raised. Cancel-safe; the start is shared."""
         await self._started.wait()
-        if self.closing:
-            raise BrokerUnavailable("expected a hub that stays, got one that is closing")
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
+        if self.closing:
+            raise BrokerUnavailable("expected a hub that stays, got one that is closing")
 
     async def wait_grown(self) -> None:
         """Return when the window has more in it. Cancel-safe; the caller bounds the wait."""

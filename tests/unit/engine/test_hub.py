@@ -1,0 +1,296 @@
+"""The hub: one feed per job, its life, who is let in, and that nothing stays behind. On a Redis in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from hub.engine.drain import STEP
+from hub.engine.hub import Hub
+from hub.engine.patience import LIMIT
+from hub.engine.view import View
+from hub.errors import BrokerUnavailable, JobNotFound, Overloaded
+from hub.fanout.wire import Reason
+from hub.job.cursor import Wish
+from hub.job.event import UserId
+from hub.settings import Settings
+from tests.unit.scripted import JOB, USER, Recording, ScriptedBroker
+
+pytestmark = pytest.mark.looptime(start=1000)
+LINGER = 5.0
+
+
+class Wire:
+    """A connection that takes everything."""
+
+    paused = False
+
+    def __init__(self) -> None:
+        self.frames: list[object] = []
+        self.reasons: list[Reason] = []
+
+    def write(self, frames: list[object]) -> None:
+        self.frames += frames
+
+    def finish(self, reason: Reason) -> None:
+        self.reasons.append(reason)
+
+
+@asynccontextmanager
+async def running(broker: ScriptedBroker | None = None, **settings):
+    """A hub; nothing of it is left at the end."""
+    broker = broker or ScriptedBroker()
+    broker.subscriber = SimpleNamespace(connected=True)
+    hub = Hub(broker, Settings(**{"linger": LINGER, "position_check": 10**6, **settings}))
+    before = asyncio.all_tasks()
+    try:
+        yield hub
+    finally:
+        await hub.aclose()
+        left = {task for task in asyncio.all_tasks() - before if not task.done()}
+        assert not left
+        assert hub.totals.viewers == hub.totals.window_bytes == 0
+
+
+def take_seat(view: View) -> tuple[Wire, object]:
+    wire = Wire()
+    seat = view.seat(wire, Recording())
+    seat.catch_up()
+    return wire, seat
+
+
+async def test_viewers_of_a_job_share_a_feed():
+    async with running() as hub:
+        views = [await hub.view(USER, JOB, Wish()) for _ in range(5)]
+        assert hub.broker.subscriptions == 1
+        statistics = hub.statistics()
+        assert (statistics.jobs, statistics.viewers) == (1, 5)
+        for view in views:
+            view.close()
+        assert hub.statistics().viewers == 0
+
+
+async def test_a_feed_stays_for_the_linger_and_then_leaves_nothing():
+    async with running() as hub:
+        (await hub.view(USER, JOB, Wish())).close()
+        await asyncio.sleep(LINGER - 0.1)
+        assert (hub.statistics().jobs, hub.broker.subscribed) == (1, True)
+        await asyncio.sleep(0.2)
+        assert (hub.statistics().jobs, hub.broker.subscribed) == (0, False)
+
+
+async def test_who_comes_back_within_the_linger_finds_the_feed():
+    async with running() as hub:
+        (await hub.view(USER, JOB, Wish())).close()
+        await asyncio.sleep(LINGER - 0.1)
+        with await hub.view(USER, JOB, Wish()):
+            await asyncio.sleep(2 * LINGER)
+            assert hub.statistics().jobs == 1
+        assert hub.broker.subscriptions == 1
+        await asyncio.sleep(LINGER + 0.1)
+        assert hub.statistics().jobs == 0
+
+
+async def test_who_is_not_the_owner_is_refused_and_holds_nothing():
+    async with running() as hub:
+        with pytest.raises(JobNotFound):
+            await hub.view(UserId("eve"), JOB, Wish())
+        statistics = hub.statistics()
+        assert (statistics.viewers, statistics.jobs, statistics.unavailable) == (0, 0, 0)
+
+
+async def test_a_start_that_fails_is_counted_and_the_next_viewer_gets_a_new_feed():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        subscribe, broker.subscribe = broker.subscribe, refuse_to_subscribe
+        with pytest.raises(BrokerUnavailable):
+            await hub.view(USER, JOB, Wish())
+        assert (hub.statistics().viewers, hub.statistics().unavailable) == (0, 1)
+        broker.subscribe = subscribe
+        with await hub.view(USER, JOB, Wish()):
+            assert hub.statistics().jobs == 1
+
+
+async def refuse_to_subscribe(*_: object) -> None:
+    raise BrokerUnavailable("expected a confirmation, got none")
+
+
+async def test_a_start_that_hangs_is_given_up_after_the_limit():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        broker.subscribe = hang
+        with pytest.raises(BrokerUnavailable):
+            await hub.view(USER, JOB, Wish())
+        assert asyncio.get_running_loop().time() == 1000 + LIMIT
+        assert hub.statistics().viewers == 0
+
+
+async def hang(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_who_is_cancelled_on_the_way_in_holds_nothing():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        broker.subscribe = hang
+        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        await asyncio.sleep(1)
+        assert hub.statistics().viewers == 1
+        coming.cancel()
+        await asyncio.wait([coming])
+        assert hub.statistics().viewers == 0
+        await asyncio.sleep(LINGER + 0.1)
+        assert hub.statistics().jobs == 0
+
+
+async def test_a_job_that_changes_hands_ends_the_streams_of_its_old_owner():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        old = await hub.view(USER, JOB, Wish())
+        wire, _ = take_seat(old)
+        broker.fields["user_id"] = "bob"
+        with await hub.view(UserId("bob"), JOB, Wish()) as new:
+            assert wire.reasons == [Reason.NOT_FOUND]
+            other, _ = take_seat(new)
+            assert other.reasons == []
+            old.close()
+            await asyncio.sleep(0)
+            assert hub.statistics().jobs == 1
+            assert broker.subscribed
+
+
+async def test_a_refused_stranger_does_not_disturb_the_owners_stream():
+    async with running() as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            with pytest.raises(JobNotFound):
+                await hub.view(UserId("eve"), JOB, Wish())
+            await asyncio.sleep(1)
+            assert wire.reasons == []
+
+
+async def test_a_deleted_job_ends_its_streams_when_the_next_viewer_asks():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            broker.delete_job()
+            with pytest.raises(JobNotFound):
+                await hub.view(USER, JOB, Wish())
+            await asyncio.sleep(2)
+            assert wire.reasons == [Reason.NOT_FOUND]
+
+
+async def test_a_job_that_has_ended_needs_no_subscription_and_is_read_once():
+    broker = ScriptedBroker()
+    broker.publish(status="ready")
+    async with running(broker) as hub:
+        for _ in range(3):
+            with await hub.view(USER, JOB, Wish()) as view:
+                wire, _ = take_seat(view)
+                assert wire.reasons == [Reason.ENDED]
+        assert (broker.subscriptions, broker.snapshots) == (0, 1)
+
+
+async def test_a_draining_hub_lets_nobody_in_and_tells_everybody():
+    async with running(drain=1.0) as hub:
+        assert hub.ready
+        views = [await hub.view(USER, JOB, Wish()) for _ in range(3)]
+        wires = [take_seat(view)[0] for view in views]
+        waiting = asyncio.create_task(hub.drain())
+        await asyncio.sleep(0)
+        assert hub.statistics().draining
+        assert not hub.ready
+        with pytest.raises(Overloaded):
+            await hub.view(USER, JOB, Wish())
+        with pytest.raises(Overloaded):
+            hub.check_open()
+        await waiting
+        assert [wire.reasons for wire in wires] == [[Reason.RESTART]] * 3
+        for view in views:
+            view.close()
+
+
+async def test_a_drain_begins_once():
+    async with running(drain=0.0) as hub:
+        hub.begin_drain()
+        moving = hub._moving
+        await hub.drain()
+        assert hub._moving is moving
+
+
+async def test_the_drain_waits_for_who_is_on_the_way_in_and_sends_them_on():
+    broker = ScriptedBroker()
+    async with running(broker, drain=0.0) as hub:
+        broker.subscribe = hang
+        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        await asyncio.sleep(1)
+        await hub.drain()
+        with pytest.raises((BrokerUnavailable, Overloaded)):
+            await coming
+        assert asyncio.get_running_loop().time() <= 1001 + 2 * STEP
+
+
+async def test_who_is_read_while_the_drain_begins_is_not_let_in():
+    broker = ScriptedBroker()
+    async with running(broker, drain=0.0) as hub:
+        broker.open = False
+        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        await asyncio.sleep(0.1)
+        hub.draining = True
+        broker.open = True
+        while broker.parked:
+            broker.release(0)
+            await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await coming
+        assert hub.statistics().viewers == 0
+
+
+async def test_the_end_moves_those_away_who_are_still_there():
+    async with running(drain=100.0) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            await hub.aclose()
+            assert wire.reasons == [Reason.RESTART]
+        assert hub.statistics().jobs == 0
+
+
+async def test_readiness_needs_the_subscription_connection():
+    async with running() as hub:
+        hub.broker.subscriber.connected = False
+        assert not hub.ready
+
+
+async def test_audiences_are_found_by_format():
+    async with running() as hub:
+        with await hub.view(USER, JOB, Wish()) as one, await hub.view(USER, JOB, Wish()) as other:
+            fmt = Recording()
+            one.seat(Wire(), fmt)
+            other.seat(Wire(), Recording())
+            assert [audience.format for audience in hub.audiences(fmt)] == [fmt]
+
+
+async def test_a_stream_is_to_end_with_the_credentials_of_its_viewer():
+    async with running(stream_age=100.0) as hub:
+        with await hub.view(USER, JOB, Wish(), expires=0.0) as view:
+            _, seat = take_seat(view)
+            assert (seat.last, seat.until < asyncio.get_running_loop().time()) == (Reason.EXPIRED, True)
+        with await hub.view(USER, JOB, Wish()) as view:
+            _, seat = take_seat(view)
+            assert seat.last is Reason.AGED
+            assert 80 <= seat.until - asyncio.get_running_loop().time() <= 100
+
+
+async def test_a_job_that_is_not_made_yet_is_waited_for():
+    broker = ScriptedBroker()
+    fields, broker.fields = broker.fields, {}
+    async with running(broker) as hub:
+        coming = asyncio.create_task(hub.view(USER, JOB, Wish(), wait=10))
+        await asyncio.sleep(3)
+        broker.fields = fields
+        with await coming as view:
+            assert view.job_id == JOB
