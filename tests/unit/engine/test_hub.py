@@ -294,3 +294,112 @@ async def test_a_job_that_is_not_made_yet_is_waited_for():
         broker.fields = fields
         with await coming as view:
             assert view.job_id == JOB
+
+
+async def test_a_job_begun_again_is_a_new_feed_and_the_old_log_stays_readable():
+    """A viewer of the attempt that is over keeps what it reads; who comes now gets the new attempt."""
+    broker = ScriptedBroker()
+    broker.publish(status="ready")
+    async with running(broker) as hub:
+        old = await hub.view(USER, JOB, Wish())
+        broker.fields["status"] = "code"
+        broker.lose_numbers()
+        broker.publish()
+        with await hub.view(USER, JOB, Wish()) as new:
+            assert new.log is not old.log
+            assert hub.statistics().jobs == 1
+            wire, _ = take_seat(old)
+            assert wire.reasons == [Reason.ENDED]
+            old.close()
+            assert broker.subscribed  # by the new feed
+
+
+async def test_a_feed_that_failed_while_it_was_held_is_replaced_without_a_second_word():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            hub._feeds[JOB].expel()
+            with await hub.view(USER, JOB, Wish()) as other:
+                assert other.log is not view.log
+            assert wire.reasons == [Reason.NOT_FOUND]
+
+
+async def test_a_feed_that_failed_ends_with_its_last_viewer_and_does_not_linger():
+    async with running() as hub:
+        view = await hub.view(USER, JOB, Wish())
+        hub._feeds[JOB].expel()
+        view.close()
+        assert hub.statistics().jobs == 0
+
+
+async def test_what_was_read_for_one_viewer_reaches_the_feed():
+    """A new epoch in the hash, and a hash that is as it was."""
+    broker = ScriptedBroker()
+    broker.publish()
+    async with running(broker) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            for _ in range(3):
+                (await hub.view(USER, JOB, Wish())).close()
+            await asyncio.sleep(1)
+            reads = broker.snapshots
+            assert names_of(wire) == [None]
+            broker.delete_log()
+            broker.publish()  # a new epoch, whose message is lost
+            broker.flight.clear()
+            (await hub.view(USER, JOB, Wish())).close()
+            await asyncio.sleep(1)
+            assert names_of(wire) == [None, "resync", "state", None]
+            assert broker.snapshots > reads
+
+
+async def test_what_is_read_before_the_window_is_filled_is_left_to_the_feed():
+    broker = ScriptedBroker()
+    async with running(broker) as hub:
+        broker.open = False
+        coming = [asyncio.create_task(hub.view(USER, JOB, Wish())) for _ in range(2)]
+        broker_turns = 0
+        while not all(one.done() for one in coming) and broker_turns < 100:
+            broker.release(0)
+            broker_turns += 1
+            await asyncio.sleep(0)
+        first, other = [one.result() for one in coming]
+        assert first.log is other.log
+        first.close()
+        other.close()
+        broker.open = True
+
+
+def names_of(wire: Wire) -> list[object]:
+    return [frame.name for frame in wire.frames]
+
+
+async def test_each_new_feed_is_planned_for_the_position_check():
+    broker = ScriptedBroker()
+    async with running(broker, position_check=50.0) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            assert hub._feeds[JOB].due > asyncio.get_running_loop().time()
+            broker.publish()
+            broker.flight.clear()  # the message is lost
+            await asyncio.sleep(120)
+            assert names_of(wire) == [None]
+
+
+async def test_the_end_closes_the_door():
+    async with running() as hub:
+        await hub.aclose()
+        with pytest.raises(Overloaded):
+            hub.check_open()
+        assert not hub._closing
+
+
+async def test_a_job_that_is_over_is_shown_as_it_was_last_read():
+    broker = ScriptedBroker()
+    broker.publish(status="ready")
+    async with running(broker) as hub:
+        with await hub.view(USER, JOB, Wish()) as view:
+            broker.fields["title"] = "new"
+            with await hub.view(USER, JOB, Wish()):
+                assert view.job.fields["title"] == "new"
