@@ -112,12 +112,15 @@ class Simulation:
         self._jobs = jobs
         self._publisher = publisher
         self._pace = pace
+        self.begun = asyncio.Event()
+        """Set when the first build's job exists."""
 
-    async def run(self) -> None:
-        """Run all builds again and again, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for delay, build in enumerate(self.builds):
-                group.create_task(self._again_and_again(build, delay))
+    def start(self) -> list[asyncio.Task[None]]:
+        """Run all builds again and again, until these tasks are ended."""
+        return [
+            asyncio.create_task(self._again_and_again(build, delay), name=f"demo-{build.name}")
+            for delay, build in enumerate(self.builds)
+        ]
 
     async def _again_and_again(self, build: Build, delay: float) -> None:
         await asyncio.sleep(delay * 1.5 * self._pace)
@@ -130,6 +133,7 @@ class Simulation:
 
     async def _once(self, build: Build) -> None:
         await self._create(build)
+        self.begun.set()
         build.started = time.monotonic()
         fails = build.fails_every and build.run % build.fails_every == 0
         for step, (stage, narration, section, content) in enumerate(STAGES, 1):
@@ -198,11 +202,12 @@ def create_demo(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with hub_lifespan(app) as state:
-            running = asyncio.create_task(simulation.run(), name="demo-builds")
+            running = simulation.start()
             try:
+                await simulation.begun.wait()  # the printed URL is of its job
                 yield state or {}
             finally:
-                await end_tasks(running)
+                await end_tasks(*running)
 
     app.router.lifespan_context = lifespan
     _pages(app, simulation, token(secret), settings.session_cookie)

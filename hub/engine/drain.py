@@ -19,6 +19,9 @@ from hub.totals import Totals
 STEP = 0.1
 """Seconds between two lots of viewers that are moved away."""
 
+LEAST = 20
+"""Viewers of the smallest lot. So few reconnects harm nobody, and a developer's server reloads at once."""
+
 
 class Drain:
     """Moves the seats of `audiences()` away over `window` seconds while `run` runs."""
@@ -46,7 +49,7 @@ class Drain:
                 # Jobs that have ended come first: their viewers need no other hub, and there is time to tell
                 # them so.
                 ended = [seat for seat in seats if seat.audience.log.closed]
-                lot = max(1, len(seats) // steps)
+                lot = min(len(seats), max(LEAST, len(seats) // steps))
                 self._tell(ended[:lot] or random.sample(seats, lot))
             if not self._untold() and not self._patience:
                 self._done.set()

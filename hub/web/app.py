@@ -27,6 +27,7 @@ from hub.web.direct import direct_routes
 from hub.web.metrics import registry
 from hub.web.routes import Here
 from hub.web.routes import router as jobs_router
+from hub.web.shutdown import on_shutdown
 
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
 
@@ -70,7 +71,8 @@ def mount(
         if get_redis not in app.dependency_overrides:
             context.service(context.client())
         try:
-            yield {}
+            with on_shutdown(context.begin_drain):
+                yield {}
         finally:
             await context.aclose()
 

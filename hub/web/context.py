@@ -135,6 +135,11 @@ class Context:
         hub.broker.subscriber.start()
         return service
 
+    def begin_drain(self) -> None:
+        """Refuse new viewers and move the present ones away, in the background."""
+        for service in self.services:
+            service.hub.begin_drain()
+
     async def drain(self) -> None:
         """Refuse new viewers and tell the connected ones to reconnect elsewhere."""
         await asyncio.gather(*(service.drain() for service in self.services))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hub.engine.drain import STEP, Drain
+from hub.engine.drain import LEAST, STEP, Drain
 from hub.engine.patience import Patience
 from hub.fanout.wire import Reason
 from hub.totals import Totals
@@ -63,33 +63,33 @@ class Draining:
 
 
 async def test_viewers_are_told_evenly_over_the_window():
-    async with Draining(audience(500), audience(500)) as draining:
+    async with Draining(audience(5_000), audience(5_000)) as draining:
         for quarter in (1, 2, 3):
             await asyncio.sleep(WINDOW / 4)
-            assert abs(len(draining.told) - 250 * quarter) <= 25
+            assert abs(len(draining.told) - 2_500 * quarter) <= 250
         await draining.drain.wait_done()
     last = max(seat.at for seat in draining.told) - draining.began
-    assert len(draining.told) == draining.totals.moved == 1000
+    assert len(draining.told) == draining.totals.moved == 10_000
     assert WINDOW - 2 * STEP <= last <= WINDOW
     assert all(seat.reasons == [Reason.RESTART] for seat in draining.told)
 
 
-async def test_a_few_viewers_are_told_one_by_one():
-    async with Draining(audience(3)) as draining:
+async def test_a_few_viewers_are_told_at_once_and_more_in_lots():
+    async with Draining(audience(2 * LEAST + 3)) as draining:
         await asyncio.sleep(STEP / 2)
-        assert len(draining.told) == 1
+        assert len(draining.told) == LEAST
         await asyncio.sleep(STEP)
-        assert len(draining.told) == 2
+        assert len(draining.told) == 2 * LEAST
         await draining.drain.wait_done()
-    assert len(draining.told) == 3
+    assert len(draining.told) == 2 * LEAST + 3
 
 
 async def test_viewers_of_jobs_that_have_ended_go_first():
-    over = audience(100, closed=True)
-    async with Draining(audience(300), over) as draining:
+    over = audience(1_000, closed=True)
+    async with Draining(audience(3_000), over) as draining:
         await asyncio.sleep(WINDOW / 4 + STEP)
-        assert sum(seat.told for seat in over.seats) >= 95
-        assert len(draining.told) <= 115
+        assert sum(seat.told for seat in over.seats) >= 950
+        assert len(draining.told) <= 1_150
         await draining.drain.wait_done()
 
 
@@ -125,11 +125,11 @@ async def test_without_a_window_all_are_told_in_the_first_step():
 
 
 async def test_finish_tells_the_rest_at_once():
-    async with Draining(audience(100)) as draining:
+    async with Draining(audience(1_000)) as draining:
         await asyncio.sleep(1.0)
         first = len(draining.told)
         draining.drain.finish()
-        assert first < len(draining.told) == 100
+        assert first < len(draining.told) == 1_000
         assert all(len(seat.reasons) == 1 for seat in draining.told)
         await draining.drain.wait_done()
-        assert draining.totals.moved == 100
+        assert draining.totals.moved == 1_000
