@@ -9,7 +9,7 @@
 --       4 seconds the meta hash lives after this   5 seconds an idempotency key lives
 --       6 "" or "lapsed": only if the job's lease is over (lease.lua)   7 the number of terminal statuses, which follow;
 --       then for each event its body (JSON object text) and its status or ""
--- gives {"ok", last id, "1" if the job has an owner} | {"repeated", last id, ""} | {"ended", status, ""} | {"alive", "", ""}
+-- gives {"ok", last id, "1" if the job has an owner, other terminal statuses of a hub or ""} | {"repeated", last id, ""} | {"ended", status, ""} | {"alive", "", ""}
 local job, meta, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 local repeated = redis.call('GET', once)
@@ -28,7 +28,8 @@ for i = 8, first - 1 do
   terminal[ARGV[i]] = true
 end
 
-local ours = redis.call('HMGET', meta, 'epoch', 'position', 'lease', 'ended', 'owner', 'attempt', 'digest')
+local ours = redis.call('HMGET', meta, 'epoch', 'position', 'lease', 'ended', 'owner', 'attempt', 'digest',
+  'hub_terminal')
 local epoch, position, lease, ended, theirs = ours[1], ours[2], ours[3], ours[4], ours[5]
 local attempt, digest = tonumber(ours[6] or 1), ours[7] or ''
 
@@ -73,8 +74,8 @@ for i = first, #ARGV, 2 do
   end
   messages[#messages + 1] = '{"id":"' .. id .. '",' .. string.sub(body, 2)
 end
-redis.call('HSET', meta, 'epoch', epoch, 'position', id, 'digest', digest, 'attempt', attempt,
-  'terminal', table.concat(ARGV, ',', 8, first - 1))
+local statuses = table.concat(ARGV, ',', 8, first - 1)
+redis.call('HSET', meta, 'epoch', epoch, 'position', id, 'digest', digest, 'attempt', attempt, 'terminal', statuses)
 if owner then
   redis.call('HSET', meta, 'owner', owner)
 end
@@ -93,4 +94,4 @@ redis.call('SET', once, id, 'EX', ARGV[5])
 for _, message in ipairs(messages) do
   redis.call('PUBLISH', channel, message)
 end
-return {'ok', id, owner and '1' or ''}
+return {'ok', id, owner and '1' or '', ours[8] and ours[8] ~= statuses and ours[8] or ''}

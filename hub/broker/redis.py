@@ -58,7 +58,13 @@ class RedisBroker:
 
     async def latest(self, job: JobId, *, limit: int) -> Snapshot:
         """Read the job's hash and its last `limit` retained events."""
-        return await self._snapshot(job, "XREVRANGE", "+", "-", limit)
+        snapshot = await self._snapshot(job, "XREVRANGE", "+", "-", limit)
+        if snapshot.job is not None and snapshot.job.stated not in (frozenset(), self._publication.ends):
+            # Its publisher learns from the answer to its next event that this hub ends jobs with others.
+            async with _available():
+                ends = ",".join(sorted(self._publication.ends))
+                await self.client.hset(self.keys.meta(job), "hub_terminal", ends)
+        return snapshot
 
     async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot:
         """Read the job's hash and the first `limit` retained events after the id `after`."""
@@ -129,6 +135,7 @@ class RedisBroker:
         if owner and ours.get("owner", owner) != owner:
             ours = {}  # the log is of another owner's job of this name
         lease = _number(ours.get("lease", ""))
+        stated = frozenset(filter(None, ours.get("terminal", "").split(",")))
         return Job(
             id=job,
             status=fields.get("status", ""),
@@ -142,7 +149,8 @@ class RedisBroker:
             attempt=_number(ours.get("attempt", "")) or 1,
             digest=ours.get("digest", ""),
             exists=bool(fields),
-            terminal=self._publication.terminal.union(filter(None, ours.get("terminal", "").split(","))),
+            terminal=self._publication.terminal | stated,
+            stated=stated,
         )
 
 

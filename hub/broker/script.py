@@ -49,6 +49,11 @@ class Publication:
     limit: int = MAX_EVENT_BYTES
     fields: frozenset[str] = PUBLIC_FIELDS  # of the application's hash, besides status and owner
 
+    @property
+    def ends(self) -> frozenset[str]:
+        """The statuses that end a job: `terminal`, and that of a lost worker's job."""
+        return self.terminal | {LOST}
+
     @classmethod
     def of(cls, settings: Settings) -> Publication:
         """The publication that a hub with these settings expects."""
@@ -103,7 +108,7 @@ class Publication:
         kept = self.retention
         hash_, meta, log, key = self._names(job, once)
         lives = [kept.events, kept.idle, kept.ended, kept.meta, kept.once if once else kept.retry]
-        terminal = sorted(self.terminal | {LOST})
+        terminal = sorted(self.ends)
         texts = [text for event in events for text in event]
         return [hash_, meta, log, self.keys.events(job), key], [
             *lives,
@@ -118,15 +123,24 @@ class Publication:
         return [keys.job(job), keys.meta(job), keys.log(job), keys.once(job, once or uuid.uuid4().hex)]
 
 
-def interpret(job: JobId, reply: Iterable[bytes | str]) -> tuple[EventId, bool]:
-    """The last id in publish.lua's answer, and False if the job has no owner. Raises JobEnded after a
-    terminal."""
-    verdict, value, owned = _words(reply)
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What publish.lua answered: the last id, whether the job has an owner, and the terminal statuses of a hub
+    that has others than this publisher ("" if none has)."""
+
+    last: EventId
+    is_owned: bool
+    others: str = ""
+
+
+def interpret(job: JobId, reply: Iterable[bytes | str]) -> Published:
+    """Raises JobEnded after a terminal event."""
+    verdict, value, owned, *others = _words(reply)
     if verdict == "ended":
         raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
     event_id = EventId.parse(value)
     assert event_id is not None, "the script answers with the id that XADD gave"
-    return event_id, verdict != "ok" or bool(owned)
+    return Published(event_id, verdict != "ok" or bool(owned), "".join(others))
 
 
 def is_published(reply: Iterable[bytes | str]) -> bool:
@@ -160,6 +174,5 @@ def interpret_restart(job: JobId, reply: Iterable[bytes | str]) -> int:
     return int(value)
 
 
-def _words(reply: Iterable[bytes | str]) -> tuple[str, str, str]:
-    verdict, value, more = (part.decode() if isinstance(part, bytes) else part for part in reply)
-    return verdict, value, more
+def _words(reply: Iterable[bytes | str]) -> list[str]:
+    return [part.decode() if isinstance(part, bytes) else part for part in reply]

@@ -54,9 +54,14 @@ class Window:
         """
         self.state.job = job
         self.numbering.shared = job.epoch is not None
-        if unknown := sorted(job.terminal - self._settings.terminal_statuses):
+        ends = self._settings.terminal_statuses
+        if job.stated not in (frozenset(), ends):
+            theirs = ",".join(sorted(job.stated))
             logger.warning(
-                "job %s: its publisher ends jobs with %s, this hub's settings do not", self.id, unknown
+                "job %s: its publisher ends jobs with %s, this hub with %s",
+                self.id,
+                theirs,
+                ",".join(sorted(ends)),
             )
         if job.ended is not None and not job.over:
             entries = ()

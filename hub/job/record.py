@@ -16,7 +16,7 @@ class Job:
     `position` its last id, `ended` the id of the terminal event, `log_owner` whose events it has ("" if
     nobody's), `attempt` the number of times the job was begun, `digest` a checksum over all events of the
     log, `lease` the seconds from the read for which the worker promised to renew it (by Redis's clock,
-    negative when that is over). `terminal`: the statuses that end it.
+    negative when that is over). `terminal`: the statuses that end it; `stated`: those of its publisher.
     """
 
     id: JobId
@@ -32,6 +32,7 @@ class Job:
     digest: str = ""
     exists: bool = True
     terminal: frozenset[str] = TERMINAL
+    stated: frozenset[str] = frozenset()
 
     @property
     def over(self) -> bool:

@@ -13,6 +13,7 @@ from hub.broker.connect import (
 )
 from hub.broker.script import (
     Publication,
+    Published,
 )
 from hub.errors import BrokerUnavailable, HubError, InvalidEvent, JobEnded
 from hub.job.catalogue import (
@@ -55,6 +56,7 @@ class Publishing:
         self._strict = strict
         self._leases: dict[JobId, weakref.ref[Lease]] = {}  # the last of each job
         self._ownerless: set[JobId] = set()  # that a warning was logged for
+        self._others: set[str] = set()  # terminal statuses of hubs, the same
         self.failures = 0
         """Calls that published nothing since the start, for whatever reason but a malformed event."""
 
@@ -99,18 +101,20 @@ class Publishing:
         self._leases[known] = weakref.ref(lease)
         return known, lease
 
-    def _published(
-        self, job: JobId, made: list[tuple[str, str]], answer: tuple[EventId, bool]
-    ) -> list[EventId]:
-        """The ids of the events. Notes the end of a job, and one that has no owner."""
-        last, is_owned = answer
+    def _published(self, job: JobId, made: list[tuple[str, str]], answer: Published) -> list[EventId]:
+        """The ids of the events. Notes the end of a job, one without an owner, and a hub of other settings."""
+        last = answer.last
         if made[-1][1] in self._publication.terminal:
             lease = self._leases.pop(job, None)
             if lease is not None and (held_now := lease()) is not None:
                 held_now.over = True
-        if not is_owned and job not in self._ownerless and len(self._ownerless) < 1000:
+        if not answer.is_owned and job not in self._ownerless and len(self._ownerless) < 1000:
             self._ownerless.add(job)
             logger.warning("job %s has no owner in its hash (user_id), so nobody can watch it", job)
+        if answer.others and answer.others not in self._others and len(self._others) < MAX_WARNED:
+            self._others.add(answer.others)
+            own = ",".join(sorted(self._publication.ends))
+            logger.warning("job %s: a hub ends jobs with %s, this publisher with %s", job, answer.others, own)
         return [EventId(last.epoch, last.seq - more) for more in reversed(range(len(made)))]
 
     def _failed(self, job: Job, what: str, error: Exception) -> None:

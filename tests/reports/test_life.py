@@ -356,12 +356,32 @@ async def test_a_job_without_an_owner_is_said_once(real_redis, job, caplog):
     assert [one.message for one in caplog.records if "no owner" in one.getMessage()].__len__() == 1
 
 
-async def test_terminal_statuses_that_differ_are_said(start_hub, real_redis, job, capsys):
-    """In the hub's log, with the statuses that its settings do not have."""
-    publisher = Publisher(real_redis, strict=True, publication=Publication(terminal=frozenset({"done"})))
+@pytest.mark.parametrize("theirs", [{"done"}, {"ready", "failed", "cancelled"}, {"failed"}])
+async def test_terminal_statuses_that_differ_are_said(
+    start_hub, real_redis, job, capsys, monkeypatch, theirs
+):
+    """In the hub's log and in the publisher's, with both sets, once."""
+    monkeypatch.setattr("hub.quiet.INTERVAL", 0.0)
+    publisher = Publisher(real_redis, strict=True, publication=Publication(terminal=frozenset(theirs)))
     async with start_hub() as live:
         await live.jobs.create_job(job, user_id="ada")
         await publisher.emit(job, "step")
         async with view(live, "sse", job, "?from=start") as viewer:
             await viewer.take(1)
-    assert "['done']" in capsys.readouterr().err
+            await publisher.emit(job, "step")
+            await publisher.emit(job, "step")
+    said = capsys.readouterr().err
+    stated = ",".join(sorted(theirs | {"failed"}))
+    assert f"its publisher ends jobs with {stated}, this hub with failed,ready" in said
+    assert said.count(f"a hub ends jobs with failed,ready, this publisher with {stated}") == 1
+
+
+async def test_terminal_statuses_that_agree_are_not_mentioned(start_hub, real_redis, job, capsys):
+    """Nor written into Redis a second time."""
+    async with start_hub() as live:
+        await live.jobs.create_job(job, user_id="ada")
+        await Publisher(real_redis, strict=True).emit(job, "step")
+        async with view(live, "sse", job, "?from=start") as viewer:
+            await viewer.take(1)
+    assert "ends jobs with" not in capsys.readouterr().err
+    assert not await real_redis.hexists(f"push-hub:{{job:{job}}}:meta", "hub_terminal")

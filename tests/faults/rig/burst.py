@@ -22,4 +22,4 @@ async def burst(worker: Worker, published: Published, number: int, *, start: int
             pipe.evalsha(sha, len(keys), *keys, *arguments)
         answers = await pipe.execute()
     for answer, body in zip(answers[1:], bodies, strict=True):
-        published.acknowledged[interpret(known, answer)[0]] = body
+        published.acknowledged[interpret(known, answer).last] = body
