@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 
 from hub import JobStateMachine, Publisher
+from tests.faults.rig.process import free_port
 from tests.support.browser import ROOT
 from tests.support.sse import SseViewer
 from tests.support.viewer import Sse, Viewer, WebSocket
@@ -113,12 +113,6 @@ async def until_it_answers(server: Server, *, http2: bool) -> None:
                     return
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 HTTP1 = [name for name in COMMANDS if name not in HTTP2_ONLY]

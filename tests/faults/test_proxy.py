@@ -1,4 +1,4 @@
-"""A real nginx between viewers and hubs, in place of any load balancer (row 35)."""
+"""A real nginx or HAProxy between viewers and hubs, in place of any load balancer (row 35)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.rig import haproxy
 from tests.faults.rig.dashboard import DashboardWatcher
+from tests.faults.rig.haproxy import Haproxy
 from tests.faults.rig.nginx import BINARY, Nginx
 from tests.faults.rig.process import until
 from tests.faults.rig.producer import Worker
@@ -24,6 +26,20 @@ READ_TIMEOUT = 2
 pytestmark = pytest.mark.skipif(not Path(BINARY).exists(), reason="there is no nginx")
 
 
+@pytest.fixture(params=[Nginx, Haproxy])
+def start_proxy(request, processes):
+    """Start a proxy in front of hubs."""
+    if request.param is Haproxy and not Path(haproxy.BINARY).exists():
+        pytest.skip("there is no haproxy")
+
+    def start(*hubs) -> Nginx | Haproxy:
+        proxy = request.param(*hubs, read_timeout=READ_TIMEOUT)
+        processes.append(proxy)
+        return proxy
+
+    return start
+
+
 @pytest.fixture
 def start_nginx(processes):
     """Start an nginx in front of hubs."""
@@ -36,13 +52,13 @@ def start_nginx(processes):
     return start
 
 
-async def test_the_first_bytes_and_each_event_pass_at_once(start_redis, start_hub, start_nginx):
-    """nginx buffers nothing: the head and the position come before any event, then one event at a time."""
+async def test_the_first_bytes_and_each_event_pass_at_once(start_redis, start_hub, start_proxy):
+    """It buffers nothing: the head and the position come before any event, then one event at a time."""
     redis = start_redis()
-    nginx = start_nginx(start_hub(redis.url))
+    proxy = start_proxy(start_hub(redis.url))
     async with Worker(redis.url) as worker, asyncio.timeout(20):
         job = await worker.job("job")
-        reader, writer = await asyncio.open_connection("127.0.0.1", nginx.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         request = (
             f"GET /api/jobs/job/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n\r\n"
         )
@@ -56,15 +72,15 @@ async def test_the_first_bytes_and_each_event_pass_at_once(start_redis, start_hu
 
 
 @pytest.mark.parametrize("portable", [False, *[True] * LONG])
-async def test_silent_streams_outlive_the_proxys_patience(start_redis, start_hub, start_nginx, portable):
-    """Nothing is published for longer than nginx waits: heartbeats keep each stream on one connection."""
+async def test_silent_streams_outlive_the_proxys_patience(start_redis, start_hub, start_proxy, portable):
+    """Nothing is published for longer than it waits: heartbeats keep each stream on one connection."""
     redis = start_redis()
-    nginx = start_nginx(start_hub(redis.url, heartbeat=0.5, portable=portable))
+    proxy = start_proxy(start_hub(redis.url, heartbeat=0.5, portable=portable))
     crowd = Crowd()
     async with Worker(redis.url) as worker:
         job = await worker.job("job")
-        crowd.add(lambda: nginx.url, job, each=5)
-        dashboard = DashboardWatcher(lambda: nginx.url, [job])
+        crowd.add(lambda: proxy.url, job, each=5)
+        dashboard = DashboardWatcher(lambda: proxy.url, [job])
         await crowd.wait_connected()
         beats = number(5, 60)  # longer than that, or fifteen times as long
         await until(

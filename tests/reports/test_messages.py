@@ -74,3 +74,23 @@ async def test_a_cursor_may_be_spelled_as_libraries_do(start_hub, job, transport
         ids = await producers.publish(live, job, 3)
         async with view(live, transport, job, f"?{name}={ids[0]}") as viewer:
             assert producers.numbers(await viewer.take(2)) == [1, 2]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_every_message_of_a_stream_has_data(start_hub, job, ended):
+    """Seven of 21 libraries hand out a message that has only an id or a retry, and `JSON.parse("")` throws."""
+    async with start_hub(heartbeat=0.05) as live:
+        await live.jobs.create_job(job, user_id="ada")
+        await producers.publish(live, job, 2)
+        if ended:
+            await live.publisher.ready(job)
+        stream = live.sse(job, "?last_event_id=nonsense")
+        text = b""
+        async with stream:
+            while b"event: end" not in text or not text.endswith(b"\n\n"):
+                text += await stream._chunk()
+                if not ended and text.count(b"event: heartbeat") == 2:
+                    ended = await live.publisher.ready(job) is not None
+    blocks = [block for block in text.decode().split("\n\n") if block]
+    without = [block for block in blocks if not any(line.startswith("data:") for line in block.split("\n"))]
+    assert without == []
