@@ -51,5 +51,4 @@ app.get("/ws")(lambda: page("websocket.html"))
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
-    # Without this limit uvicorn waits for open streams for ever before it stops.
-    uvicorn.run(app, port=port, timeout_graceful_shutdown=5)
+    uvicorn.run(app, port=port)
