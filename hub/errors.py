@@ -8,7 +8,8 @@
     |-- JobExists
     |-- JobEnded            the job has had its terminal event
     |-- Overloaded          a cap is reached; the client retries later
-    `-- BrokerUnavailable   Redis does not answer; the client retries later
+    |-- BrokerUnavailable   Redis does not answer; the client retries later
+    `-- KeysUnavailable     no key that verifies tokens was fetched yet; the client retries later
 
 `status` is the HTTP status. `close_code` is the WebSocket close code (RFC 6455 section 7.4; docs/protocol.md
 lists ours, from 4000 to 4999). `detail` is the only text that reaches a client; the message is for logs.
@@ -79,6 +80,14 @@ class Overloaded(HubError):
 
 class BrokerUnavailable(HubError):
     """Redis did not answer in time."""
+
+    status = 503
+    close_code = 4013
+    detail = "Temporarily unavailable"
+
+
+class KeysUnavailable(HubError):
+    """The key set that verifies tokens was not fetched yet, so nobody can be recognised."""
 
     status = 503
     close_code = 4013

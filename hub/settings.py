@@ -7,6 +7,7 @@ A description is shown by `push-hub settings` and repeated in docs/operations.md
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,12 +90,24 @@ class Settings(BaseSettings):
 
     # Identity
     jwt_secret: SecretStr | None = Field(
-        None, description="secret that verifies HS256 tokens, at least 32 bytes"
+        None,
+        description="secret that verifies HS256 tokens, at least 32 bytes (HS384: 48 bytes, HS512: 64 bytes)",
     )
     jwt_public_key: str | None = Field(
-        None, description="public key that verifies RS256 tokens: PEM text, or the path of a PEM file"
+        None,
+        description="public key that verifies tokens (RSA, EC, Ed25519): PEM text, or the path of a PEM file",
     )
-    jwks_url: str | None = Field(None, description="URL of the key set (JWKS) that verifies RS256 tokens")
+    jwks_url: str | None = Field(None, description="URL of the key set (JWKS) that verifies tokens")
+    jwks_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        {}, description='headers of the request for the key set, as JSON: {"Authorization": "Bearer ..."}'
+    )
+    jwt_leeway: float = Field(
+        5.0,
+        ge=0,
+        le=300,
+        description="seconds that the clock of the tokens' issuer may differ from the hub's",
+    )
+    user_claim: str = Field("sub", min_length=1, description="claim of a token that is the user's id")
     jwt_issuer: str | None = Field(None, description="iss that a token must have; empty: iss is not checked")
     jwt_audience: str | None = Field(
         None, description="aud that a token must have; empty: aud is not checked"
@@ -175,6 +188,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return frozenset(word.strip() for word in value.split(",") if word.strip())
         return value
+
+    @field_validator("jwks_headers", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"expected a JSON object of headers, got other text ({error})") from None
 
     @field_validator("log_level", mode="before")
     @classmethod

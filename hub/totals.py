@@ -14,9 +14,15 @@ def _counter(words: str) -> Any:
     return field(default=0, metadata={"kind": "counter", "words": words})
 
 
+def _refusal() -> Any:
+    """One reason of the metric `auth_refused`; the reason is the rest of the field's name."""
+    words = "Requests that were refused, by the reason that only the operator learns"
+    return field(default=0, metadata={"kind": "counter", "words": words, "group": "auth_refused"})
+
+
 @dataclass(slots=True)
 class Totals:
-    """The numbers of one process. Each is a metric `hub_<name>`; each adds up over processes.
+    """The numbers of one process. Each is a metric `hub_<name>`, or a reason of one; each adds up over processes.
 
     One instance is shared by all parts of a hub, and each part counts its own numbers in it.
     """
@@ -46,6 +52,20 @@ class Totals:
     checks_found: int = _counter("Position checks that found something to look into")
     workers_lost: int = _counter("Jobs whose worker's lease lapsed")
     stalls: int = _counter("Times the event loop was blocked for half a second or more")
+    auth_refused_missing: int = _refusal()
+    auth_refused_malformed: int = _refusal()
+    auth_refused_key: int = _refusal()
+    auth_refused_algorithm: int = _refusal()
+    auth_refused_signature: int = _refusal()
+    auth_refused_expired: int = _refusal()
+    auth_refused_early: int = _refusal()
+    auth_refused_issuer: int = _refusal()
+    auth_refused_audience: int = _refusal()
+    auth_refused_party: int = _refusal()
+    auth_refused_claims: int = _refusal()
+    auth_refused_origin: int = _refusal()
+    auth_refused_owner: int = _refusal()
+    auth_refused_unknown: int = _refusal()
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(getattr(self, name) + getattr(other, name) for name in NAMES))

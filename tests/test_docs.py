@@ -37,7 +37,17 @@ def test_the_table_of_settings_is_what_the_program_says(monkeypatch):
 def test_the_table_of_metrics_has_all_of_them():
     """And no other ones."""
     said = set(re.findall(r"^\| `hub_(\w+)` \| (?:gauge|counter) \|", OPERATIONS, re.MULTILINE))
-    assert said == {f"{one.name}_total" if is_counter(one) else one.name for one in FIELDS}
+    names = {one.metadata.get("group", one.name) for one in FIELDS}
+    counters = {one.metadata.get("group", one.name) for one in FIELDS if is_counter(one)}
+    assert said == {f"{name}_total" if name in counters else name for name in names}
+
+
+def test_the_reasons_of_refusals_are_explained():
+    """Each has a sentence."""
+    section = OPERATIONS.partition("## Why a viewer is refused")[2].partition("\n#")[0]
+    group = "auth_refused_"
+    reasons = {one.name.removeprefix(group) for one in FIELDS if one.name.startswith(group)}
+    assert set(re.findall(r"^\| `(\w+)` \| ", section, re.MULTILINE)) == reasons
 
 
 def test_each_promise_names_a_test_that_is_there():

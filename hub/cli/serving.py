@@ -35,8 +35,8 @@ def serve(
     settings = Settings(**given(redis_url=redis_url))
     if not settings.authenticates:
         raise InvalidSettings(
-            "expected a key to verify tokens with, got none: set HUB_JWT_SECRET (HS256, at least 32 bytes), "
-            "HUB_JWT_PUBLIC_KEY (RS256, PEM text or a file) or HUB_JWKS_URL (RS256, the URL of a key set)"
+            "expected a key to verify tokens with, got none: set HUB_JWT_SECRET (at least 32 bytes), "
+            "HUB_JWT_PUBLIC_KEY (PEM text or a file) or HUB_JWKS_URL (the URL of a key set)"
         )
     Address.parse(settings.redis_url)  # raises for a bad URL; a Redis that is away is waited for
     if Address.parse(settings.redis_url).database:

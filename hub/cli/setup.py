@@ -30,8 +30,8 @@ def settings() -> None:
 
 
 def _words(value: object) -> str:
-    if isinstance(value, frozenset):
-        return ",".join(sorted(value))
+    if isinstance(value, frozenset | dict):
+        return ",".join(sorted(value))  # of a dict the names alone: the values are secret
     # A URL's password is hidden, both before the host and as a query parameter.
     return "" if value is None else re.sub(r"(?<=://)[^/@]*@|(?<=password=)[^&]*", _hidden, str(value))
 

@@ -55,6 +55,11 @@ class Admission:
         _take_back(self._by_both, (user, job))
         _take_back(self._by_user, user)
 
+    def count_refusal(self, *, is_known: bool) -> None:
+        """A job was asked for that does not exist, or that is another user's."""
+        self._totals.auth_refused_owner += is_known
+        self._totals.auth_refused_unknown += not is_known
+
     def enter_socket(self, user: str) -> None:
         """A dashboard socket, which may watch nothing yet. Raises Overloaded."""
         self._enter(user)

@@ -70,6 +70,7 @@ class JobReads:
         if is_shared and (found is None or found.user_id != user):
             found = await self._read(job)  # the other read may have begun before the job was made
         if found is None or not found.user_id or found.user_id != user:
+            self._admission.count_refusal(is_known=found is not None)
             raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
         return found
 

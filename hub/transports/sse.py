@@ -18,6 +18,7 @@ from hub.engine.view import View
 from hub.errors import BrokerUnavailable
 from hub.fanout.wire import Reason
 from hub.job.frame import Frame
+from hub.settings import Settings
 from hub.transports.fast import SseWire
 from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
@@ -198,9 +199,9 @@ def reconnect(after_ms: int, reason: Reason) -> bytes:
     return f"retry: {after_ms}\nevent: reconnect\ndata: {data}\n\n".encode()
 
 
-def overloaded(transport: SseTransport) -> Response:
+def overloaded(settings: Settings) -> Response:
     """The answer of an overloaded hub. Its status is 200, because an EventSource gives up on any other."""
-    return Response(reconnect(transport.retry_ms(), Reason.OVERLOADED), headers=HEADERS)
+    return Response(reconnect(retry_ms(settings), Reason.OVERLOADED), headers=HEADERS)
 
 
 def _chunk(data: bytes) -> bytes:

@@ -11,22 +11,24 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
-from fastapi.params import Depends
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
 from hub.contract import asyncapi
-from hub.errors import HubError
+from hub.errors import HubError, KeysUnavailable
 from hub.job.catalogue import load
 from hub.settings import Settings
-from hub.web.context import Context, get_context, get_redis
+from hub.web.context import Context, get_context, get_redis, get_service
 from hub.web.direct import direct_routes
 from hub.web.metrics import registry
+from hub.web.refusals import keys_unavailable
 from hub.web.routes import Here
 from hub.web.routes import router as jobs_router
+from hub.web.session import router as session_router
 from hub.web.shutdown import on_shutdown
 
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
@@ -52,7 +54,7 @@ def mount(
     settings: Settings | None = None,
     *,
     path: str = "",
-    dependencies: Sequence[Depends] | None = None,
+    dependencies: Sequence[DependsOn] | None = None,
 ) -> Context:
     """Add the job endpoints to `app` below `path` ("/push"), and the hub's start and end to its lifespan.
 
@@ -76,8 +78,10 @@ def mount(
         finally:
             await context.aclose()
 
+    app.add_exception_handler(KeysUnavailable, keys_unavailable)  # type: ignore[arg-type]  # takes both kinds
     app.include_router(APIRouter(lifespan=lifespan))
     app.include_router(jobs_router, prefix=path, dependencies=dependencies)
+    app.include_router(session_router, prefix=path, dependencies=dependencies)
     return context
 
 
@@ -103,12 +107,12 @@ def _operations(settings: Settings) -> APIRouter:
         words = {"status": "ready" if ready else "not ready", "redis": redis, "draining": hub.draining}
         return JSONResponse(words, 200 if ready else 503)
 
-    @router.get("/metrics", response_class=Response)
-    async def metrics(request: Request, service: Here) -> Response:
+    @router.get("/metrics", response_class=Response, dependencies=[Depends(get_service)])
+    async def metrics(request: Request) -> Response:
         """Metrics in the Prometheus format."""
         context = get_context(request)
         if context.place is None:
-            read = service.hub.statistics
+            read = context.statistics
         else:
             board, _ = context.place
             context.report()

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -22,7 +22,7 @@ from hub.broker.connect import AsyncRedis, PerLoop, close, for_requests, place_o
 from hub.broker.redis import RedisBroker
 from hub.broker.script import Publication
 from hub.engine.hub import Hub
-from hub.errors import HubError, JobNotFound
+from hub.errors import JobNotFound
 from hub.settings import Settings
 from hub.totals import Totals
 from hub.transports.dashboard import DashboardSockets
@@ -30,11 +30,9 @@ from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
 from hub.web.auth import Authenticator, User
 from hub.web.metrics import Board
+from hub.web.refusals import refusal
 
 logger = logging.getLogger("hub")
-
-RETRY_LATER = {"Retry-After": "3"}
-"""Headers of an answer that a client may get a better one for in some seconds (RFC 9110, 10.2.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,11 @@ class Context:
         """Write this process's totals to the board, if there is one, where the other processes read them."""
         if self.place is not None:
             board, row = self.place
-            board.write(row, sum((service.hub.statistics() for service in self.services), Totals()))
+            board.write(row, self.statistics())
+
+    def statistics(self) -> Totals:
+        """What this process holds and has done: its services, and its refusals."""
+        return sum((service.hub.statistics() for service in self.services), self.authenticator.totals)
 
     def service(self, client: AsyncRedis) -> Service:
         """Returns the service on the Redis of `client`, and starts it if there is none.
@@ -171,7 +173,10 @@ async def get_redis(connection: HTTPConnection) -> AsyncRedis:
 
 
 async def require_auth(connection: HTTPConnection) -> User:
-    """Returns the signed-in user, or raises 404. Override it to use your own authentication."""
+    """Returns the signed-in user, or raises 404. Override it to use your own authentication.
+
+    Raises KeysUnavailable as it is: `mount` has a handler for it, which tells streams to come back.
+    """
     try:
         return await get_context(connection).authenticator.authenticate(connection)
     except JobNotFound as error:
@@ -194,8 +199,3 @@ async def close_dependencies(scope: Scope) -> None:
     for name in ("fastapi_function_astack", "fastapi_inner_astack"):
         if isinstance(stack := scope.get(name), AsyncExitStack):
             await stack.aclose()
-
-
-def refusal(error: HubError) -> HTTPException:
-    """Returns `error` as an HTTPException, which Starlette sends as a denial of a WebSocket handshake too."""
-    return HTTPException(error.status, error.detail, headers=RETRY_LATER if error.status == 503 else None)

@@ -52,9 +52,17 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         totals = self._read()
+        groups: dict[str, CounterMetricFamily] = {}
         for one in FIELDS:
-            family = CounterMetricFamily if is_counter(one) else GaugeMetricFamily
-            yield family(f"hub_{one.name}", one.metadata["words"], value=getattr(totals, one.name))
+            value, words = getattr(totals, one.name), one.metadata["words"]
+            if (group := one.metadata.get("group")) is None:
+                family = CounterMetricFamily if is_counter(one) else GaugeMetricFamily
+                yield family(f"hub_{one.name}", words, value=value)
+                continue
+            if group not in groups:
+                groups[group] = CounterMetricFamily(f"hub_{group}", words, labels=["reason"])
+            groups[group].add_metric([one.name.removeprefix(f"{group}_")], value)
+        yield from groups.values()
 
 
 def registry(read: Callable[[], Totals]) -> CollectorRegistry:

@@ -6,24 +6,23 @@ import asyncio
 import json
 import math
 import re
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocketDisconnect
 
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.job.cursor import Wish
-from hub.job.event import JobId, UserId
+from hub.job.event import JobId
 from hub.job.event import job_id as parse_job_id
-from hub.transports.hello import ARRIVED_LATE, is_browser
+from hub.transports.hello import ARRIVED_LATE
 from hub.transports.page import read_page
-from hub.transports.sse import EventStream, overloaded
-from hub.web.auth import LEEWAY, User
-from hub.web.context import Service, close_dependencies, get_service, refusal, require_auth
+from hub.transports.sse import EventStream
+from hub.web.auth import User, who
+from hub.web.context import Service, close_dependencies, get_service, require_auth
+from hub.web.refusals import refusal, refuse_socket, stream_refused
 
 router = APIRouter()
 
@@ -79,10 +78,10 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     wish = _wish(request)
     try:
         view = await service.hub.view(
-            who(user), known(job_id), wish, wait=_wait(request), expires=_expires(user)
+            who(user), known(job_id), wish, wait=_wait(request), expires=_expires(user, service)
         )
     except HubError as error:
-        return _stream_refused(service, request, error)
+        return stream_refused(service.hub.settings, request, error)
     if view.begin.over:
         view.close()
         return Response(status_code=204)
@@ -100,9 +99,11 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """The older status stream: the current status first, then every new event, until the job ends."""
     try:
-        view = await service.hub.view(who(user), known(job_id), Wish(from_="live"), expires=_expires(user))
+        view = await service.hub.view(
+            who(user), known(job_id), Wish(from_="live"), expires=_expires(user, service)
+        )
     except HubError as error:
-        return _stream_refused(service, request, error)
+        return stream_refused(service.hub.settings, request, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
     view.skip_to_end()
     return await _stream(request, service, view, prologue=json.dumps(status))
@@ -113,10 +114,10 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
     """Watch a job over a WebSocket, with the same events, ids and guarantees as over SSE."""
     try:
         view = await service.hub.view(
-            who(user), known(job_id), _wish(websocket), wait=_wait(websocket), expires=_expires(user)
+            who(user), known(job_id), _wish(websocket), wait=_wait(websocket), expires=_expires(user, service)
         )
     except HubError as error:
-        await _refuse_socket(service, websocket, error)
+        await refuse_socket(websocket, error, late=_late(service))
         return
     await _let_go(websocket, view)
     await service.websocket.serve(websocket, view)
@@ -127,9 +128,9 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await close_dependencies(websocket.scope)
     try:
-        await service.dashboards.serve(websocket, who(user), expires=_expires(user))
+        await service.dashboards.serve(websocket, who(user), expires=_expires(user, service))
     except HubError as error:
-        await _refuse_socket(service, websocket, error)
+        await refuse_socket(websocket, error, late=_late(service))
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
@@ -181,14 +182,9 @@ async def _let_go(connection: HTTPConnection, view: View) -> None:
         raise
 
 
-def who(user: User) -> UserId:
-    """The user's id as text: an application's own user may have a number or a UUID."""
-    return UserId(str(user.id))
-
-
-def _expires(user: User) -> float:
+def _expires(user: User, service: Service) -> float:
     """When a stream of this user must end, in seconds since 1970: a token is good until then."""
-    return getattr(user, "expires", math.inf) + LEEWAY
+    return getattr(user, "expires", math.inf) + service.hub.settings.jwt_leeway
 
 
 def _wait(connection: HTTPConnection) -> float:
@@ -210,20 +206,8 @@ async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
         raise refusal(error) from error
 
 
-def _stream_refused(service: Service, request: Request, error: HubError) -> Response:
-    if isinstance(error, JobNotFound) or not is_browser(request):
-        raise refusal(error) from error
-    return overloaded(service.sse)
-
-
-async def _refuse_socket(service: Service, websocket: WebSocket, error: HubError) -> None:
-    if isinstance(error, JobNotFound) or not is_browser(websocket):
-        raise refusal(error) from error
-    # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
-    with suppress(WebSocketDisconnect):  # it left, or the server ended and closed it
-        await websocket.accept()
-        await asyncio.sleep(0 if service.hub.draining else ARRIVED_LATE)
-        await websocket.close(error.close_code, error.detail)
+def _late(service: Service) -> float:
+    return 0 if service.hub.draining else ARRIVED_LATE
 
 
 def known(job_id: str) -> JobId:

@@ -8,7 +8,6 @@ import time
 import pytest
 import pytest_asyncio
 
-from hub.web import routes
 from tests.support import producers
 from tests.support.live import live_hub, token
 from tests.support.viewer import dashboard, view
@@ -17,9 +16,8 @@ from tests.support.viewer import dashboard, view
 @pytest_asyncio.fixture(params=["fast", "portable"])
 async def live(real_redis, request, monkeypatch):
     """A hub that looks at its streams every tenth of a second, and whose tokens live for a second."""
-    monkeypatch.setattr(routes, "LEEWAY", 0.0)
     monkeypatch.setattr("tests.support.live.token", lambda user: token(user, exp=time.time() + 1.5))
-    async with live_hub(real_redis, wire=request.param, stream_age=10) as hub:
+    async with live_hub(real_redis, wire=request.param, stream_age=10, jwt_leeway=0) as hub:
         yield hub
 
 

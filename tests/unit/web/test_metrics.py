@@ -38,4 +38,7 @@ def test_every_number_is_a_metric():
     assert "hub_viewers 3.0" in text
     assert "hub_gaps_total 2.0" in text
     for field in fields(Totals):
-        assert f"hub_{field.name}" in text
+        if (group := field.metadata.get("group")) is None:
+            assert f"hub_{field.name}" in text
+        else:
+            assert f'hub_{group}_total{{reason="{field.name.removeprefix(group)[1:]}"}}' in text
