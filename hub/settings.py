@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     session_cookie: str = Field("__session", description="name of the cookie that carries a browser's token")
     allowed_origins: Words = Field(
         frozenset(),
-        description="origins whose pages may use the cookie; for WebSockets list the hub's own too",
+        description="origins of other pages that may watch: CORS, and the cookie, on both transports",
     )
 
     # Viewers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,11 +87,22 @@ def test_each_path_is_there(page):
     assert [name for name in PATH.findall(text) if not any((place / name).exists() for place in places)] == []
 
 
+@cache
+def parsed(file: str) -> ast.Module:
+    """The syntax tree of a file. Python 3.11 raises SystemError if a collection runs Python code meanwhile (CPython
+    issue 106905), as it may when tests of the browser ran before."""
+    gc.disable()
+    try:
+        return ast.parse((ROOT / file).read_text())
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_name_is_in_its_file(page):
     """``name`` in ``hub/file.py``: a function, a class, or a method of a class."""
     for name, file in re.findall(r"`([\w.]+)` in `(hub/[\w/]+\.py)`", page.read_text()):
-        found: list[ast.AST] = [ast.parse((ROOT / file).read_text())]
+        found: list[ast.AST] = [parsed(file)]
         for part in name.split("."):
             children = [child for node in found for child in ast.walk(node)]
             found = [child for child in children if getattr(child, "name", None) == part]

@@ -16,6 +16,7 @@ from fastapi.params import Depends as DependsOn
 from fastapi.responses import JSONResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from hub.contract import asyncapi
@@ -31,6 +32,9 @@ from hub.web.routes import router as jobs_router
 from hub.web.session import router as session_router
 from hub.web.shutdown import on_shutdown
 
+PREFLIGHT_AGE = 600
+"""Seconds that a browser may remember the answer to a preflight; Chromium remembers it for two hours at most."""
+
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
 
 
@@ -45,7 +49,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     mount(app, settings)
     # Not in `mount`: direct routes skip the application's own dependencies, and only this one has none.
     app.router.routes[:0] = direct_routes(app)
-    app.include_router(_operations(app.state.push_hub.settings))
+    settings = app.state.push_hub.settings
+    app.include_router(_operations(settings))
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_credentials=True,
+            allow_methods=["GET"],
+            allow_headers=["Authorization", "Last-Event-ID"],
+            max_age=PREFLIGHT_AGE,
+        )
     return app
 
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
 from hub import JobStateMachine, Publisher, User, get_redis, mount, require_auth
+from hub.job.cursor import Wish
 from hub.serve.server import Server, config, listen
 from tests.support.live import settings, token
 from tests.support.sse import SseViewer
@@ -248,20 +249,25 @@ async def test_blanks_in_a_list_of_types_are_stripped(start_hub, made, real_redi
             assert json.loads((await stream.next()).data)["type"] == "step"
 
 
-async def test_memory_is_that_of_small_hashes(start_hub, real_redis):
-    """A hundred watched jobs whose hashes have a private field of 1 MB: none of it is ever read."""
+async def test_hashes_with_large_private_fields_cost_what_small_ones_cost(start_hub, real_redis, monkeypatch):
+    """A hundred watched jobs with a private field of 1 MB, through two position checks: none of it is ever read."""
     for n in range(100):
         await real_redis.hset(
             f"job:fat-{n}", mapping={"user_id": "ada", "status": "code", "blob": "x" * 1_000_000}
         )
     before = (await real_redis.info("stats"))["total_net_output_bytes"]
     async with start_hub(position_check=0.2) as live:
-        from hub.job.cursor import Wish
-
         views = [await live.hub.view("ada", f"fat-{n}", Wish()) for n in range(100)]
-        checks = live.hub._check
-        await asyncio.sleep(0.5)  # two position checks
-        assert checks is not None
+        read, checked = live.hub.broker.jobs, 0
+
+        async def count(jobs):
+            nonlocal checked
+            found = await read(jobs)
+            checked += len(jobs)
+            return found
+
+        monkeypatch.setattr(live.hub.broker, "jobs", count)
+        await live.until(lambda: checked >= 200)
         sent = (await real_redis.info("stats"))["total_net_output_bytes"] - before
         for one in views:
             one.close()
