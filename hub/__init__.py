@@ -1,7 +1,7 @@
 """push-hub: carries the events of background jobs to browsers.
 
 A worker imports `Publisher` (or `SyncPublisher`) and `JobStateMachine`. A web application imports
-`create_app` or `mount`, and overrides the dependencies `require_auth` and `get_redis` where it has its own.
+`create_app` or `mount`, and overrides the dependencies `require_auth`, `may_watch` and `get_redis` where it has its own.
 `watch` is a viewer in Python. A name's module is imported when the name is first used, so a worker never
 loads a web framework.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hub.web.app import mount as mount
     from hub.web.auth import User as User
     from hub.web.context import get_redis as get_redis
+    from hub.web.context import may_watch as may_watch
     from hub.web.context import require_auth as require_auth
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "User": "hub.web.auth",
     "create_app": "hub.web.app",
     "get_redis": "hub.web.context",
+    "may_watch": "hub.web.context",
     "mount": "hub.web.app",
     "require_auth": "hub.web.context",
     "watch": "hub.client.client",

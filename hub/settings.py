@@ -120,6 +120,15 @@ class Settings(BaseSettings):
     authorized_parties: Words = Field(
         frozenset(), description="values that a token's azp may have; empty: azp is not checked"
     )
+    shared_by: Words = Field(
+        frozenset(),
+        description="claims of a token that open a job whose hash has an equal field: org_id,team_id",
+    )
+    ticket_max_ttl: float = Field(
+        0.0,
+        ge=0,
+        description="seconds that a share link may be good for; 0: there are no share links, only short tickets",
+    )
     session_cookie: str = Field("__session", description="name of the cookie that carries a browser's token")
     allowed_origins: Words = Field(
         frozenset(),
@@ -179,6 +188,7 @@ class Settings(BaseSettings):
         "terminal_statuses",
         "public_fields",
         "catalogue",
+        "shared_by",
         "authorized_parties",
         "allowed_origins",
         mode="before",

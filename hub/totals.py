@@ -64,6 +64,8 @@ class Totals:
     auth_refused_party: int = _refusal()
     auth_refused_claims: int = _refusal()
     auth_refused_origin: int = _refusal()
+    auth_refused_revoked: int = _refusal()
+    auth_refused_ticket: int = _refusal()
     auth_refused_owner: int = _refusal()
     auth_refused_unknown: int = _refusal()
 

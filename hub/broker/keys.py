@@ -17,6 +17,9 @@ CONTROL_CHANNEL = "push-hub:control"
 """Subscribed on every connection: its confirmation shows that the connection works, and it keeps the
 connection in subscribed mode when no job is watched."""
 
+REVOKED = "push-hub:revoked"
+"""A sorted set: whose credentials were revoked, by the time (seconds since 1970) until which they were given."""
+
 _TEMPLATE = re.compile(
     r"[^{}]*(\{id\}|\{[^{}]*\{id\}[^{}]*\}|\{[^{}]+\}[^{}]*\{id\}|\{id\}[^{}]*\{[^{}]+\})[^{}]*"
 )

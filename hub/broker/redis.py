@@ -14,11 +14,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from hub.broker.connect import OUTAGE, unavailable
+from hub.broker.keys import CONTROL_CHANNEL, REVOKED
 from hub.broker.script import SCRIPT, Publication, is_published
 from hub.broker.seam import Sink
 from hub.broker.subscriber import Subscriber, SubscriberStatistics
 from hub.job.event import EventId, JobId, UserId
 from hub.job.record import Entry, Job, Snapshot
+from hub.job.revocation import Revocation
 
 GRACE = 5.0
 """Seconds that Redis must have been connected before a worker counts as lost. During an outage workers cannot
@@ -46,7 +48,7 @@ class RedisBroker:
 
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]:
         """Read the hashes of `jobs` in one round trip; None stands for a job that does not exist."""
-        async with _available(), self.client.pipeline(transaction=False) as pipe:
+        async with available(), self.client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
                 self._ask(pipe, job)
@@ -61,7 +63,7 @@ class RedisBroker:
         snapshot = await self._snapshot(job, "XREVRANGE", "+", "-", limit)
         if snapshot.job is not None and snapshot.job.stated not in (frozenset(), self._publication.ends):
             # Its publisher learns from the answer to its next event that this hub ends jobs with others.
-            async with _available():
+            async with available():
                 ends = ",".join(sorted(self._publication.ends))
                 await self.client.hset(self.keys.meta(job), "hub_terminal", ends)
         return snapshot
@@ -87,13 +89,32 @@ class RedisBroker:
         if self.subscriber.connected_for() < GRACE:
             return False
         keys, args = self._publication.prepare_lost(job)
-        async with _available():
+        async with available():
             answer = await self._lost(keys=keys, args=args)
         return is_published(answer)
 
+    def listen(self, control: Sink) -> None:
+        """Send the messages of the control channel, and each new connection's `missed`, to `control`."""
+        self.subscriber.control = control
+
+    async def revocations(self) -> list[Revocation]:
+        """Returns every revocation that concerns credentials that may still be valid."""
+        async with available():
+            rows: Any = await self.client.zrange(REVOKED, 0, -1, withscores=True)
+        found = [Revocation.of_member(member, at) for member, at in rows]
+        return [one for one in found if one is not None]
+
+    async def revoke(self, one: Revocation, *, valid: float) -> None:
+        """Keep a revocation, and tell every hub. `valid`: the seconds that credentials are valid for at most."""
+        async with available(), self.client.pipeline(transaction=True) as pipe:
+            pipe.zremrangebyscore(REVOKED, "-inf", one.at - valid)
+            pipe.zadd(REVOKED, {one.member: one.at}, gt=True)
+            pipe.publish(CONTROL_CHANNEL, one.message())
+            await pipe.execute()
+
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers."""
-        async with _available():
+        async with available():
             await self.client.ping()
 
     async def aclose(self) -> None:
@@ -105,7 +126,7 @@ class RedisBroker:
         return self.subscriber.statistics()
 
     async def _snapshot(self, job: JobId, command: str, first: str, last: str, limit: int) -> Snapshot:
-        async with _available(), self.client.pipeline(transaction=True) as pipe:
+        async with available(), self.client.pipeline(transaction=True) as pipe:
             self._ask(pipe, job)
             pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
             fields, meta, rows = await pipe.execute(raise_on_error=False)
@@ -155,7 +176,8 @@ class RedisBroker:
 
 
 @asynccontextmanager
-async def _available() -> AsyncIterator[None]:
+async def available() -> AsyncIterator[None]:
+    """Raises BrokerUnavailable for what redis-py raises when Redis does not answer."""
     try:
         yield
     except OUTAGE as error:

@@ -62,7 +62,7 @@ class Publication:
             retention=Retention(events=settings.window_events),
             terminal=settings.terminal_statuses,
             limit=settings.max_event_bytes,
-            fields=settings.public_fields,
+            fields=settings.public_fields | settings.shared_by,
         )
 
     def prepare(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from hub.job.event import EventId, JobId
 from hub.job.record import Job, Snapshot
+from hub.job.revocation import Revocation
 
 
 class Broker(Protocol):
@@ -28,6 +29,10 @@ class Broker(Protocol):
     def unsubscribe(self, job: JobId, sink: Sink) -> None: ...
 
     async def declare_lost(self, job: JobId) -> bool: ...
+
+    def listen(self, control: Sink) -> None: ...
+
+    async def revocations(self) -> list[Revocation]: ...
 
 
 class Sink(Protocol):

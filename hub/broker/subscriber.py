@@ -66,6 +66,7 @@ class Subscriber:
     """Channels and their sinks. The first `subscribe` or `start` starts the task, `aclose` ends it."""
 
     def __init__(self, pool: ConnectionPool) -> None:
+        self.control: Sink | None = None  # of the control channel
         self._pool = pool
         self._sinks: dict[str, Sink] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}  # subscriptions that Redis has not confirmed
@@ -202,7 +203,8 @@ class Subscriber:
                 raise _Lost("closed by Redis")
             if reply[0] == b"message":
                 self._messages += 1
-                sink = sinks.get(reply[1].decode("utf-8", "replace"))
+                channel = reply[1].decode("utf-8", "replace")
+                sink = self.control if channel == CONTROL_CHANNEL else sinks.get(channel)
                 if sink is not None:  # None if the sink has left and the UNSUBSCRIBE is still on its way
                     sink.receive(reply[2])
             elif reply[0] == b"subscribe":
@@ -215,6 +217,8 @@ class Subscriber:
             if self._down is not None:
                 logger.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
                 self._down = None
+            if self.control is not None:
+                self.control.missed()
         confirmed = self._waiting.pop(channel, None)
         if confirmed is None:
             if channel in self._sinks:  # a second confirmation means a reconnect, so messages may be lost

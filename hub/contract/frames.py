@@ -92,6 +92,14 @@ class Pong(Answer):
     """The answer to `ping`."""
 
 
+class Authenticated(Answer):
+    """The new token is accepted."""
+
+    expires: float | None = Field(
+        description="when the stream now ends, in seconds since 1970; null: not by that"
+    )
+
+
 class Failure(Answer):
     """The command, or the stream of one job, failed. Nothing else is affected."""
 
@@ -121,7 +129,13 @@ STREAM: dict[str, type[Control]] = {
 }
 """Control frames of every stream, by their name on the wire."""
 
-SOCKET: dict[str, type[Control]] = {**STREAM, "raw": Raw, "pong": Pong, "error": Failure}
+SOCKET: dict[str, type[Control]] = {
+    **STREAM,
+    "raw": Raw,
+    "pong": Pong,
+    "authenticated": Authenticated,
+    "error": Failure,
+}
 """Those of the WebSocket of one job."""
 
 DASHBOARD: dict[str, type[Control]] = {**SOCKET, "subscribed": Subscribed, "unsubscribed": Unsubscribed}
@@ -157,6 +171,14 @@ class Subscribe(Command):
     types: list[str] | None = Field(None, description="let only these types through")
 
 
+class Authenticate(Command):
+    """Renews the credentials of the socket, before they expire. Answered by `authenticated`; a token that is not
+    valid, or another user's, closes the socket with 4401."""
+
+    op: Literal["authenticate"]
+    token: str
+
+
 class Unsubscribe(Command):
     """Answered by `unsubscribed` or `error`. Dashboard only."""
 
@@ -167,6 +189,7 @@ class Unsubscribe(Command):
 COMMANDS: dict[str, type[Command]] = {
     "ping": Ping,
     "state": AskState,
+    "authenticate": Authenticate,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
 }

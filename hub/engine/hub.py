@@ -7,29 +7,33 @@ transport. A feed ends `linger` seconds after its last viewer left; nothing of i
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from hub.broker.redis import RedisBroker
 from hub.ending import end_tasks
 from hub.engine.admission import Admission
+from hub.engine.caller import Caller
 from hub.engine.check import PositionCheck
 from hub.engine.drain import Drain
+from hub.engine.guests import GuestCheck
 from hub.engine.patience import Patience
 from hub.engine.reads import JobReads
+from hub.engine.revocations import Revocations
 from hub.engine.stall import StallWatch
 from hub.engine.view import View
-from hub.errors import BrokerUnavailable
+from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
 from hub.fanout.audience import Audience
 from hub.fanout.blocked import Blocked
+from hub.fanout.wire import Reason
 from hub.feed.feed import Feed
 from hub.job.cursor import Wish
-from hub.job.event import JobId, UserId
+from hub.job.event import JobId
 from hub.job.frame import Frame
 from hub.job.record import Job
+from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
 from hub.settings import Settings
 from hub.totals import Totals
@@ -49,6 +53,10 @@ class Hub:
         self.admission = Admission(settings, totals)
         self.blocked = Blocked(settings.send_timeout, totals)
         self.age = StreamAge(settings, self._audiences, totals)
+        self.on_revoked: Callable[[Revocation], Any] = _nothing  # ends what has no view: sockets without jobs
+        self.revocations = Revocations(broker, self._expel)
+        broker.listen(self.revocations)
+        self._views: set[View] = set()
         self._feeds: dict[JobId, Feed] = {}
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -61,33 +69,34 @@ class Hub:
             asyncio.create_task(self._check.run(), name="hub-position-check"),
             asyncio.create_task(self.age.run(), name="hub-stream-age"),
             asyncio.create_task(StallWatch(totals).run(), name="hub-stall-watch"),
+            asyncio.create_task(self.revocations.run(), name="hub-revocations"),
+            asyncio.create_task(GuestCheck(broker, lambda: self._views).run(), name="hub-guest-check"),
         ]
 
     # --- viewers
 
-    async def view(
-        self, user: UserId, job: JobId, wish: Wish, *, wait: float = 0, expires: float = math.inf
-    ) -> View:
-        """A new viewer; the caller closes it. Authorises first: each time, for a job may change hands.
+    async def view(self, caller: Caller, job: JobId, wish: Wish, *, wait: float = 0) -> View:
+        """A new viewer, to be closed by whoever asked. Authorises first: each time, for a job may change hands.
 
-        `expires`: when the user's credentials do, in seconds since 1970; the stream ends then.
-        A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises
+        The stream ends when the caller's credentials do. A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises
         JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
         """
         try:
-            return await self._view(user, job, wish, wait, expires)
+            return await self._view(caller, job, wish, wait)
         except BrokerUnavailable as error:
             self.totals.unavailable += 1
             logger.warning("a viewer was sent away: %s", error)
             raise
 
-    async def _view(self, user: UserId, job: JobId, wish: Wish, wait: float, expires: float) -> View:
+    async def _view(self, caller: Caller, job: JobId, wish: Wish, wait: float) -> View:
         self.check_open()
-        found = await (self._reads.wait_for(user, job, wait) if wait else self._reads.read_of(user, job))
+        found = await self.authorised(caller, job, wait=wait)
         self.check_open()
-        self.admission.enter(user, job)
+        self.admission.enter(caller.user, job)
         feed = self._feed(found)
-        view = View(feed, self.broker, wish, user, leave=self._leave, until=self.age.end(expires))
+        expiry = self.age.expiry(caller.expires)
+        view = View(feed, self.broker, wish, caller, leave=self._leave, age=self.age.end(), expiry=expiry)
+        self._views.add(view)
         feed.hold()
         try:
             if not feed.ready or not view.open_in_window():
@@ -98,6 +107,26 @@ class Hub:
             view.close()
             raise
         return view
+
+    async def authorised(self, caller: Caller, job: JobId, *, wait: float = 0) -> Job:
+        """The job, if the caller may watch it. Raises JobNotFound, BrokerUnavailable, and Overloaded (too many
+        waits)."""
+        if not self.revocations.known:
+            async with self._patience.bound():
+                await self.revocations.wait_known()
+        found = await (self._reads.wait_for(caller, job, wait) if wait else self._reads.read_of(caller, job))
+        if self.revocations.cover(caller, job):
+            self.totals.auth_refused_revoked += 1
+            raise JobNotFound("expected credentials that were not revoked")
+        return found
+
+    def _expel(self, one: Revocation) -> None:
+        """End the streams that a revocation concerns."""
+        reason = Reason.REVOKED if one.job is None else Reason.NOT_FOUND
+        for view in list(self._views):
+            if view.user == one.user and one.job in (None, view.job_id):
+                view.expel(reason)
+        self.on_revoked(one)
 
     async def read_past(self, view: View) -> list[Frame]:
         """The viewer's next frames from before the window, a full write at most; [] once they meet the
@@ -114,6 +143,7 @@ class Hub:
             raise self.admission.refuse("expected a hub that stays, got one that is shutting down")
 
     def _leave(self, view: View) -> None:
+        self._views.discard(view)
         self.admission.leave(view.user, view.job_id)
 
     # --- feeds
@@ -219,3 +249,7 @@ class Hub:
             messages=subscriber.messages,
             redis_reconnects=subscriber.reconnects,
         )
+
+
+def _nothing(_: Revocation) -> None:
+    """Nobody has anything else to end."""

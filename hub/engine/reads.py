@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from hub.broker.seam import Broker
 from hub.engine.admission import Admission
+from hub.engine.caller import Caller
 from hub.engine.patience import Patience
 from hub.errors import JobNotFound
-from hub.job.event import JobId, UserId
+from hub.job.event import JobId
 from hub.job.record import Job
 
 READS = 20
@@ -58,39 +59,41 @@ class JobReads:
         """The reads that are under way."""
         return list(self._reading.values())
 
-    async def read_of(self, user: UserId, job: JobId) -> Job:
-        """The job, if it is `user`'s. Raises BrokerUnavailable, and JobNotFound for a job that is not,
+    async def read_of(self, caller: Caller, job: JobId) -> Job:
+        """The job, if `caller` may watch it. Raises BrokerUnavailable, and JobNotFound for a job that is not,
         exactly as if it did not exist.
         """
         recent = self._recent_of(job)
-        if recent.number >= READS and recent.found is not None and recent.found.user_id == user:
+        if recent.number >= READS and recent.found is not None and caller.owns(recent.found):
             return recent.found
         is_shared = job in self._reading
         found = await self._read(job)
-        if is_shared and (found is None or found.user_id != user):
+        may = await caller.may_watch(job, found)
+        if is_shared and not may:
             found = await self._read(job)  # the other read may have begun before the job was made
-        if found is None or not found.user_id or found.user_id != user:
+            may = await caller.may_watch(job, found)
+        if found is None or not may:
             self._admission.count_refusal(is_known=found is not None)
-            raise JobNotFound(f"expected a job of {user!r}, got {job!r}, which is not")
+            raise JobNotFound(f"expected a job that {caller.user!r} may watch, got {job!r}")
         return found
 
-    async def wait_for(self, user: UserId, job: JobId, seconds: float) -> Job:
+    async def wait_for(self, caller: Caller, job: JobId, seconds: float) -> Job:
         """The same, for a job that may come within `seconds`. A job of another user is waited for as long as
         one that does not exist. Raises also Overloaded.
         """
         end = self._loop.time() + seconds
-        self._admission.enter_wait(user)
+        self._admission.enter_wait(caller.user)
         try:
             while True:
                 try:
-                    return await self.read_of(user, job)
+                    return await self.read_of(caller, job)
                 except JobNotFound:
                     left = end - self._loop.time()
                     if left <= 0 or self._patience.has_ended:
                         raise
                     await asyncio.sleep(min(POLL, left))
         finally:
-            self._admission.leave_wait(user)
+            self._admission.leave_wait(caller.user)
 
     def _recent_of(self, job: JobId) -> _Recent:
         second = int(self._loop.time())

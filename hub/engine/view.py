@@ -13,12 +13,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from hub.broker.seam import Broker
+from hub.engine.caller import Caller
+from hub.fanout.age import earlier
 from hub.fanout.audience import CHUNK, Seat
 from hub.fanout.wire import Reason, Wire
 from hub.feed.feed import Feed
 from hub.feed.intake import PAGE
 from hub.job.cursor import Beginning, Wish, beginning, live
-from hub.job.event import EventId, JobId, UserId
+from hub.job.event import EventId, JobId
 from hub.job.frame import Format, Frame, gap_frame, resync_frame
 from hub.job.log import Log
 from hub.job.record import Entry, Job, Snapshot
@@ -38,19 +40,22 @@ _NO_PAGE: deque[Entry] = deque()
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`, which calls `leave`.
 
-    `until`: the loop time at which its stream is to end, and why.
+    `age` and `expiry`: the loop times at which its stream is to end by age, and with its caller's credentials.
+    `guest`: the caller, if the job is not theirs.
     """
 
     __slots__ = (
+        "_age",
         "_broker",
+        "_expelled",
+        "_expiry",
         "_feed",
-        "_last",
         "_leave",
         "_limit",
         "_page",
         "_seat",
-        "_until",
         "begin",
+        "guest",
         "preamble",
         "user",
         "wish",
@@ -61,19 +66,23 @@ class View:
         feed: Feed,
         broker: Broker,
         wish: Wish,
-        user: UserId,
+        caller: Caller,
         *,
         leave: Callable[[View], None],
-        until: tuple[float, Reason],
+        age: float,
+        expiry: float,
     ) -> None:
-        self.user = user
+        self.user = caller.user
+        self.guest = None if caller.owns(feed.job) else caller
         self.wish = wish
         self.begin = Beginning(feed.log.end)
         self.preamble = _NO_FRAMES
         self._feed = feed
         self._broker = broker
         self._leave: Callable[[View], None] | None = leave
-        self._until, self._last = until
+        self._age = age
+        self._expiry = expiry
+        self._expelled: Reason | None = None
         self._limit = min(FIRST_PAGE, PAGE)
         self._page = _NO_PAGE
         self._seat: Seat[Any] | None = None
@@ -193,7 +202,7 @@ class View:
 
         After that `position` is where the seat belongs. Raises BrokerUnavailable.
         """
-        while (after := self.begin.after) is not None and after < self.log.origin:
+        while (after := self.begin.after) is not None and after < self.log.origin and not self.expelled:
             if not self._page:
                 await self._read_page(after)
             if frames := self._past_frames(after):
@@ -245,16 +254,38 @@ class View:
     def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
         """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready for bytes."""
         seat = self.share(wire, fmt, at=self.position)
-        seat.until, seat.last = self._until, self._last
+        seat.until, seat.last = earlier(self._age, self._expiry)
         return seat
 
     def share(self, wire: Wire[P], fmt: Format[P], *, at: int) -> Seat[P]:
         """Take a seat at `at` on a wire that has an end, or an age, of its own."""
         assert self._leave is not None, "a view that is closed takes no seat"
+        at = self.log.end if self.expelled else at
         self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at)
-        if self._feed.closing:  # the hub ended while this viewer was given its past
-            asyncio.get_running_loop().call_soon(seat.send_away, Reason.RESTART)
+        # The hub may have ended, or the right to watch, while this viewer was given its past.
+        away = Reason.RESTART if self._feed.closing else self._expelled
+        if away is not None:
+            asyncio.get_running_loop().call_soon(seat.send_away, away)
         return seat
+
+    @property
+    def expelled(self) -> bool:
+        """Returns True if the caller may not watch any more."""
+        return self._expelled is not None
+
+    def expel(self, reason: Reason) -> None:
+        """End the stream, or its seat as soon as it takes one."""
+        self._expelled = reason
+        if self._seat is not None:
+            self._seat.send_away(reason)
+
+    def renew(self, caller: Caller, expiry: float) -> None:
+        """The caller has new credentials, which are good until the loop time `expiry`."""
+        if self.guest is not None:
+            self.guest = caller
+        self._expiry = expiry
+        if self._seat is not None:
+            self._seat.until, self._seat.last = earlier(self._age, expiry)
 
     def settle(self) -> None:
         """The beginning is over: drop what only that needed. There may be ten thousand views."""

@@ -25,6 +25,11 @@ SLICE = 5_000
 """Seats looked at before the loop gets a turn."""
 
 
+def earlier(age: float, expiry: float) -> tuple[float, Reason]:
+    """When a stream ends, and why, by its age or with its viewer's credentials."""
+    return (age, Reason.AGED) if age < expiry else (expiry, Reason.EXPIRED)
+
+
 class StreamAge:
     """Ends the seats of `audiences()` whose time is over while `run` runs."""
 
@@ -36,14 +41,13 @@ class StreamAge:
         self._audiences = audiences
         self._loop = asyncio.get_running_loop()
 
-    def end(self, expires: float = math.inf) -> tuple[float, Reason]:
-        """When a stream that begins now is to end, in loop time, and why.
+    def end(self) -> float:
+        """When a stream that begins now is to end by age, in loop time."""
+        return self._loop.time() + self._age * random.uniform(0.8, 1)
 
-        `expires`: when its viewer's credentials do, in seconds since 1970.
-        """
-        left = expires - time.time()
-        age = self._age * random.uniform(0.8, 1)
-        return self._loop.time() + min(age, left), Reason.AGED if age < left else Reason.EXPIRED
+    def expiry(self, expires: float) -> float:
+        """The loop time of `expires`, which is in seconds since 1970."""
+        return self._loop.time() + expires - time.time() if expires < math.inf else math.inf
 
     async def run(self) -> None:
         """Look until cancelled."""

@@ -15,6 +15,7 @@ class Reason(enum.Enum):
     RESTART = (1012, "server restarts, resume")
     AGED = (1012, "stream is old, resume")
     EXPIRED = (4401, "expired")
+    REVOKED = (4401, "revoked")
     TOO_SLOW = (4008, "too slow, resume")
     NOT_FOUND = (4404, "job not found")
     GAP = (4010, "gap, resume")

@@ -91,6 +91,7 @@ RESERVED = frozenset(
         "heartbeat",
         "reconnect",
         "hello",
+        "authenticated",
         "pong",
         "error",
         "subscribed",

@@ -24,8 +24,8 @@ hundred jobs twice."""
 RATE = 20.0
 """Frames per second that a client may send in the long run; a browser sends a Pong every 15 s."""
 
-Op = Literal["subscribe", "unsubscribe", "state", "ping"]
-_OPS = ("subscribe", "unsubscribe", "state", "ping")
+Op = Literal["subscribe", "unsubscribe", "state", "ping", "authenticate"]
+_OPS = ("subscribe", "unsubscribe", "state", "ping", "authenticate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Command:
     ref: Any
     job: JobId | None
     wish: Wish
+    token: str | None = None
 
 
 class Malformed(Exception):
@@ -67,7 +68,10 @@ def parse(text: str) -> Command:
     op = value.get("op")
     if op not in _OPS:
         raise Malformed("unknown_op", f"expected op to be one of {', '.join(_OPS)}, got something else", ref)
-    return Command(cast(Op, op), ref, _job(value, ref), _wish(value, ref))
+    token = value.get("token") if op == "authenticate" else None
+    if not isinstance(token, str | None):
+        raise Malformed("malformed", "expected token to be a string, got something else", ref)
+    return Command(cast(Op, op), ref, _job(value, ref), _wish(value, ref), token)
 
 
 def _job(value: dict[str, Any], ref: Any) -> JobId | None:

@@ -7,29 +7,25 @@ wait for Redis, so it needs a task in any case.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.websockets import WebSocket
 
+from hub.engine.caller import Caller
 from hub.errors import HubError, JobNotFound, Overloaded
+from hub.fanout.age import earlier
 from hub.fanout.wire import Reason
-from hub.job.event import JobId, UserId
+from hub.job.event import JobId
 from hub.job.frame import Frame
+from hub.job.revocation import Revocation
+from hub.transports.answers import answer_text, error_text, state_text
 from hub.transports.commands import Command
 from hub.transports.handoff import Handoff
 from hub.transports.lane import Lane, Lanes
 from hub.transports.portable import AsgiWire, Messages
-from hub.transports.websocket import (
-    WebSocketTransport,
-    answer_text,
-    encode,
-    error_text,
-    listen,
-    message,
-    state_text,
-)
+from hub.transports.renewal import renew
+from hub.transports.websocket import WebSocketTransport, encode, listen, message
 
 
 @dataclass(frozen=True)
@@ -54,16 +50,19 @@ class DashboardSockets:
         self.transport = transport
         self._sessions: dict[_Session, float] = {}  # loop time since which a session has written nothing
         transport.dashboards = self
+        transport.hub.on_revoked = self._revoke
 
-    async def serve(self, websocket: WebSocket, user: UserId, *, expires: float = math.inf) -> None:
+    async def serve(self, websocket: WebSocket, caller: Caller) -> None:
         """Accept a socket and serve it until it ends. It watches no job until the client subscribes.
 
-        `expires`: when the user's credentials do, in seconds since 1970. Raises Overloaded before the accept.
+        Raises Overloaded and JobNotFound (revoked credentials) before the accept.
         """
         hub = self.transport.hub
         hub.check_open()
-        hub.admission.enter_socket(user)
-        session = _Session(self.transport, websocket, user, until=hub.age.end(expires))
+        if hub.revocations.cover(caller):
+            raise JobNotFound("expected credentials that were not revoked")
+        hub.admission.enter_socket(caller.user)
+        session = _Session(self.transport, websocket, caller)
         self._sessions[session] = hub.loop.time()
         try:
             await websocket.accept()
@@ -71,7 +70,7 @@ class DashboardSockets:
             await session.serve()
         finally:
             del self._sessions[session]
-            hub.admission.leave_socket(user)
+            hub.admission.leave_socket(caller.user)
 
     def beat(self, now: float, payload: Messages) -> None:
         """Write a heartbeat to every socket silent for the heartbeat interval, and end sockets by age."""
@@ -85,6 +84,11 @@ class DashboardSockets:
             elif now - since >= hub.settings.heartbeat and not session.paused:
                 session.write(payload)
 
+    def _revoke(self, one: Revocation) -> None:
+        for session in self._sessions if one.job is None else ():
+            if session.caller.user == one.user:
+                session.finish(Reason.REVOKED)
+
     def drain(self) -> None:
         """End the sockets that have no seat. The drain ends the others through their seats."""
         for session in self._sessions:
@@ -95,14 +99,7 @@ class DashboardSockets:
 class _Session(AsgiWire):
     """One client's socket, with a lane for each of its jobs. It ends at loop time `until`, for the reason `last`."""
 
-    def __init__(
-        self,
-        transport: WebSocketTransport,
-        websocket: WebSocket,
-        user: UserId,
-        *,
-        until: tuple[float, Reason],
-    ) -> None:
+    def __init__(self, transport: WebSocketTransport, websocket: WebSocket, caller: Caller) -> None:
         handoff = Handoff.of(websocket.scope)
         super().__init__(
             websocket.send,
@@ -110,13 +107,18 @@ class _Session(AsgiWire):
             cut=None if handoff is None else handoff.cut,
             last_words=transport.last_words,
         )
-        self.until, self.last = until
-        self._hub = transport.hub
+        self._hub = hub = transport.hub
+        self._verify = transport.verify
+        self._age = hub.age.end()
+        self._accept(caller)
         self._websocket = websocket
-        self._user = user
         self.lanes = Lanes()
         self.catch_up = self.lanes.catch_up
         self._writes_before = 0
+
+    def _accept(self, caller: Caller) -> None:
+        self.caller = caller
+        self.until, self.last = earlier(self._age, self._hub.age.expiry(caller.expires))
 
     def has_written(self) -> bool:
         """Returns True if the session has written since the last call."""
@@ -141,6 +143,12 @@ class _Session(AsgiWire):
         job, ref = command.job, command.ref
         if command.op == "ping":
             self._say(answer_text("pong", ref))
+        elif command.op == "authenticate":
+            answer = await renew(self._hub, self._verify, self.caller, command, self._accept)
+            if answer is None:
+                self.finish(Reason.EXPIRED)
+            else:
+                self._say(answer)
         elif job is None:
             self._say(error_text("malformed", "expected a job, got none", ref))
         elif command.op == "subscribe":
@@ -167,7 +175,7 @@ class _Session(AsgiWire):
             )
         else:
             try:
-                view = await self._hub.view(self._user, job, command.wish)
+                view = await self._hub.view(self.caller, job, command.wish)
             except HubError as error:
                 self._say(error_text(_code(error), error.detail, ref, job_id=job))
                 return

@@ -24,10 +24,10 @@ MISSED_PONGS = 2
 class SpeakingSide(Side, Protocol):
     """What all sockets share on a transport whose clients send messages.
 
-    `answer` makes the answer to one message, as bytes for the socket.
+    `answer` makes the answer to one message, as bytes for the socket; b"" if it is written later.
     """
 
-    def answer(self, view: View, data: str) -> bytes: ...
+    def answer(self, wire: WebSocketWire, view: View, data: str) -> bytes: ...
 
 
 class WebSocketWire(SocketWire[SpeakingSide]):
@@ -148,7 +148,8 @@ class WebSocketWire(SocketWire[SpeakingSide]):
         except UnicodeDecodeError:
             self.finish(Reason.NOT_TEXT)
             return
-        self.write(self._side.answer(self._view, text))
+        if answer := self._side.answer(self, self._view, text):
+            self.write(answer)
 
     def close(self) -> None:
         """Do not close yet: the client's Close ends the socket, or `Blocked` does (RFC 6455, 7.1.1)."""

@@ -13,6 +13,7 @@ from starlette.types import Receive
 from hub.ending import end_tasks
 from hub.engine.hub import Hub
 from hub.engine.view import View
+from hub.errors import JobNotFound
 from hub.fanout.audience import CHUNK
 from hub.fanout.wire import Reason
 from hub.job.event import EventId
@@ -77,7 +78,7 @@ async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: R
 
     If there is no event yet, waits up to `wait` seconds for one. The page is `{"events": [...], "notices":
     [...], "position": "epoch-seq", "ended": bool}`. Events look as on a WebSocket; notices are `gap`,
-    `resync` and `state` frames. Raises BrokerUnavailable.
+    `resync` and `state` frames. Raises BrokerUnavailable, and JobNotFound if the caller may not watch any more.
     """
     page = _Page(view, limit)
     page.add(view.preamble)
@@ -91,6 +92,8 @@ async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: R
         view.share(bell, NOTHING, at=page.position)  # closing the view removes this seat
         await bell.wait(wait, receive)
         page.read_window()
+    if view.expelled:
+        raise JobNotFound("expected a caller that may still watch")
     return page.text()
 
 

@@ -103,7 +103,9 @@ class SseTransport:
         match reason:
             case Reason.ENDED | Reason.NOT_FOUND:  # after NOT_FOUND the browser reconnects and gets a 404
                 return b""
-            case Reason.EXPIRED:  # its page may have newer credentials; else the answer is 404
+            case (
+                Reason.EXPIRED | Reason.REVOKED
+            ):  # its page may have newer credentials; else the answer is 404
                 return reconnect(0, reason)
             case Reason.AGED:  # streams age at different times, so reconnecting soon makes no burst
                 return reconnect(self.retry_ms() // 10, reason)

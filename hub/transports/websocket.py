@@ -7,7 +7,6 @@ guarantees are those of SSE.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from typing import Any, Protocol
 
@@ -15,18 +14,22 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.frames import Close, Opcode
 from websockets.frames import Frame as WireFrame
 
+from hub.ending import end_tasks
+from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable
 from hub.fanout.wire import Reason
 from hub.job.event import RESERVED, JobId, without
 from hub.job.frame import Frame
+from hub.transports.answers import answer_text, error_text, splice, state_text, text
 from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
 from hub.transports.fast_websocket import WebSocketWire
 from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.hello import ARRIVED_LATE, hello, retry_ms
 from hub.transports.portable import AsgiWire, Message, Messages
+from hub.transports.renewal import Verify, renew
 
 HEARTBEAT = Frame.control("heartbeat", {})
 
@@ -53,20 +56,6 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
         # Of duplicate names, clients' parsers keep the last one, which would be the producer's.
         body = without(body, ours)
     return splice(text(head), body)
-
-
-def text(fields: dict[str, Any]) -> bytes:
-    """Compact JSON text of an object."""
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
-
-
-def splice(head: bytes, body: str) -> bytes:
-    """Join two JSON objects; the members of `body` stay as their producer wrote them."""
-    rest = body.strip().encode()
-    if head == b"{}":
-        return rest
-    inner = rest[1:].lstrip()
-    return head[:-1] + (b"" if inner == b"}" else b",") + inner
 
 
 def message(data: bytes) -> Message:
@@ -122,12 +111,14 @@ class Dashboards(Protocol):
 class WebSocketTransport:
     """The WebSocket transport of one hub: its heartbeat, and what its sockets share."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, verify: Verify | None = None) -> None:
         self.hub = hub
+        self.verify = verify
         self.settings = hub.settings
         self.blocked = hub.blocked
         self.heartbeat = Heartbeat("websocket", self._beat, heartbeat=self.settings.heartbeat)
         self.dashboards: Dashboards | None = None
+        self._renewing: dict[View, asyncio.Task[None]] = {}  # on detached sockets
 
     async def serve(self, websocket: WebSocket, view: View) -> None:
         """Serve the socket of one job: hand it over and return, or serve it until it ends."""
@@ -179,16 +170,49 @@ class WebSocketTransport:
 
     async def _listen(self, websocket: WebSocket, wire: AsgiWire, view: View) -> Reason:
         async def execute(command: Command) -> None:
-            wire.write([message(execute_on_job(view, command))])
+            if command.op != "authenticate":
+                wire.write([message(execute_on_job(view, command))])
+            elif (answer := await self._renew(view, command)) is not None:
+                wire.write([message(answer)])
+            else:
+                wire.finish(Reason.EXPIRED)
 
         return await listen(websocket, wire, execute)
 
-    def answer(self, view: View, data: str) -> bytes:
-        """The answer to one message, as bytes for a detached socket."""
+    def answer(self, wire: WebSocketWire, view: View, data: str) -> bytes:
+        """The answer to one message, as bytes for a detached socket; b"" if it comes later."""
         try:
-            return wire_frame(execute_on_job(view, parse(data)))
+            command = parse(data)
         except Malformed as error:
             return wire_frame(error_text(error.code, str(error), error.ref))
+        if command.op != "authenticate":
+            return wire_frame(execute_on_job(view, command))
+        if view in self._renewing:
+            return wire_frame(error_text("unavailable", "expected one authenticate at a time", command.ref))
+        task = self._renewing[view] = asyncio.create_task(self._renew_on(wire, view, command))
+        task.add_done_callback(lambda _: self._renewing.pop(view))
+        return b""
+
+    async def _renew_on(self, wire: WebSocketWire, view: View, command: Command) -> None:
+        answer = await self._renew(view, command)
+        if wire.finished:
+            return
+        if answer is not None:
+            wire.write(wire_frame(answer))
+        else:
+            wire.finish(Reason.EXPIRED)
+
+    async def _renew(self, view: View, command: Command) -> bytes | None:
+        caller = view.guest or Caller(view.user)
+        return await renew(self.hub, self.verify, caller, command, lambda new: self._accept(view, new))
+
+    def _accept(self, view: View, caller: Caller) -> None:
+        view.renew(caller, self.hub.age.expiry(caller.expires))
+
+    async def aclose(self) -> None:
+        """End the tasks."""
+        await end_tasks(*self._renewing.values())
+        await self.heartbeat.aclose()
 
     def last_words(self, reason: Reason) -> Messages:
         """The ASGI messages that end a socket."""
@@ -225,23 +249,8 @@ def execute_on_job(view: View, command: Command) -> bytes:
             return answer_text("pong", command.ref)
         case "state":
             return state_text(view, command.ref)
-        case "subscribe" | "unsubscribe":
+        case _:
             return error_text("unsupported", "expected state or ping on the socket of one job", command.ref)
-
-
-def answer_text(kind: str, ref: Any, **fields: Any) -> bytes:
-    """An answer, with the client's `ref` if there is one."""
-    return text({"type": kind, **fields} if ref is None else {"type": kind, **fields, "ref": ref})
-
-
-def error_text(code: str, words: str, ref: Any, **fields: Any) -> bytes:
-    """An `error` frame; the socket stays open."""
-    return answer_text("error", ref, code=code, message=words, **fields)
-
-
-def state_text(view: View, ref: Any) -> bytes:
-    """The job's current state as a frame."""
-    return splice(answer_text("state", ref), view.state_text())
 
 
 async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:

@@ -20,17 +20,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from hub.contract import asyncapi
-from hub.errors import HubError, KeysUnavailable
+from hub.errors import BrokerUnavailable, HubError, KeysUnavailable
 from hub.job.catalogue import load
 from hub.settings import Settings
 from hub.web.context import Context, get_context, get_redis, get_service
 from hub.web.direct import direct_routes
 from hub.web.metrics import registry
-from hub.web.refusals import keys_unavailable
+from hub.web.refusals import unavailable
 from hub.web.routes import Here
 from hub.web.routes import router as jobs_router
 from hub.web.session import router as session_router
 from hub.web.shutdown import on_shutdown
+from hub.web.tickets import router as tickets_router
+from hub.web.tickets import ticket_routes
 
 PREFLIGHT_AGE = 600
 """Seconds that a browser may remember the answer to a preflight; Chromium remembers it for two hours at most."""
@@ -56,8 +58,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=sorted(settings.allowed_origins),
             allow_credentials=True,
-            allow_methods=["GET"],
-            allow_headers=["Authorization", "Last-Event-ID"],
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             max_age=PREFLIGHT_AGE,
         )
     return app
@@ -92,9 +94,12 @@ def mount(
         finally:
             await context.aclose()
 
-    app.add_exception_handler(KeysUnavailable, keys_unavailable)  # type: ignore[arg-type]  # takes both kinds
+    for kind in (KeysUnavailable, BrokerUnavailable):
+        app.add_exception_handler(kind, unavailable)  # type: ignore[arg-type]  # takes both kinds of connection
     app.include_router(APIRouter(lifespan=lifespan))
+    app.router.routes += ticket_routes(app, path, dependencies or [])
     app.include_router(jobs_router, prefix=path, dependencies=dependencies)
+    app.include_router(tickets_router, prefix=path, dependencies=dependencies)
     app.include_router(session_router, prefix=path, dependencies=dependencies)
     return context
 

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +41,16 @@ MAX_VERIFIED = 5_000
 class User:
     """A signed-in person. `email` is empty when the token has none.
 
-    `issued` and `expires` are the token's `iat` and `exp` in seconds since 1970: 0 and infinity if there is none.
+    `issued` and `expires` are the token's `iat` (0 if it has none) and `exp` in seconds since 1970; of a user
+    that an application made, both are infinity: it asks for credentials with each request itself. `shared`: the
+    claims that `HUB_SHARED_BY` names.
     """
 
     user_id: str
     email: str = ""
-    issued: float = field(default=0.0, compare=False)
+    issued: float = field(default=math.inf, compare=False)
     expires: float = field(default=math.inf, compare=False)
+    shared: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def id(self) -> UserId:
@@ -182,7 +186,14 @@ class Authenticator:
             email if isinstance(email, str) else "",
             issued=float(claims.get("iat", 0)),
             expires=float(claims["exp"]),
+            shared=self._shared(claims),
         )
+
+    def _shared(self, claims: dict[str, Any]) -> dict[str, str]:
+        found = {name: claims.get(name) for name in self._settings.shared_by}
+        return {
+            name: str(value) for name, value in found.items() if type(value) in (str, int) and value != ""
+        }
 
     def _check_times(self, claims: dict[str, Any]) -> None:
         """Raises ValueError unless the times are numbers, and the token expires soon enough.

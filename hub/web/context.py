@@ -9,30 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
+import math
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from typing import Annotated, Any
 
 from fastapi import Depends
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from hub.broker.connect import AsyncRedis, PerLoop, close, for_requests, place_of, sibling
 from hub.broker.redis import RedisBroker
 from hub.broker.script import Publication
+from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.errors import JobNotFound
+from hub.job.event import JobId
+from hub.job.revocation import Revocation
 from hub.settings import Settings
 from hub.totals import Totals
 from hub.transports.dashboard import DashboardSockets
 from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
-from hub.web.auth import Authenticator, User
+from hub.web.auth import Authenticator, User, who
 from hub.web.metrics import Board
 from hub.web.refusals import refusal
 
 logger = logging.getLogger("hub")
+
+ONLY = "push_hub.only"
+"""Entry of a scope: the one job that a request's ticket is good for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Service:
     async def aclose(self) -> None:
         """End every task and connection that this service started."""
         await self.sse.heartbeat.aclose()
-        await self.websocket.heartbeat.aclose()
+        await self.websocket.aclose()
         self.dashboards.drain()
         await self.hub.aclose()
         if self.client is not None:
@@ -129,13 +139,30 @@ class Context:
 
     def _start(self, client: AsyncRedis, *, is_ours: bool) -> Service:
         hub = Hub(RedisBroker(client, Publication.of(self.settings)), self.settings)
-        websocket = WebSocketTransport(hub)
+        verify = self._verify if self.settings.authenticates else None
+        websocket = WebSocketTransport(hub, verify)
         own = None if is_ours else client
         service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket), own)
         service.sse.heartbeat.start()
         service.websocket.heartbeat.start()
         hub.broker.subscriber.start()
         return service
+
+    async def _verify(self, token: str) -> Caller | None:
+        user = await self.authenticator.verify(token)
+        return None if user is None else caller_of(user, self.settings)
+
+    async def revoke(self, user: str, job: str | None = None) -> None:
+        """End the streams of `user` (of `job` only, if given) on every hub within a second, and refuse the
+        credentials that the user has now until they have expired.
+
+        Raises BrokerUnavailable, and InvalidSettings for what is no user's or job's id.
+        """
+        one = Revocation.now(user, job)
+        services = self.services or [self.service(self.client())]
+        for service in services:
+            service.hub.revocations.add(one)
+            await service.hub.broker.revoke(one, valid=self.settings.jwt_max_age + self.settings.jwt_leeway)
 
     def begin_drain(self) -> None:
         """Refuse new viewers and move the present ones away, in the background."""
@@ -181,6 +208,44 @@ async def require_auth(connection: HTTPConnection) -> User:
         return await get_context(connection).authenticator.authenticate(connection)
     except JobNotFound as error:
         raise refusal(error) from error
+
+
+async def may_watch(user: User, job: str) -> bool:  # noqa: ARG001
+    """Returns True if `user` may watch a job that is not theirs. Override it; a plain function will do as well.
+
+    It is called with what `require_auth` returned, at each join and every 60 s while the stream lives, also for
+    jobs that do not exist. It is no dependency itself: FastAPI does not fill in its parameters.
+    """
+    return False
+
+
+def caller(user: User, connection: HTTPConnection) -> Caller:
+    """Returns `user` as the engine knows a caller, with the application's `may_watch`."""
+    ask = connection.app.dependency_overrides.get(may_watch)
+    settings = get_context(connection).settings
+    found = caller_of(user, settings, None if ask is None else partial(_ask, ask, user))
+    only = connection.scope.get(ONLY)
+    return found if only is None else replace(found, only=only)
+
+
+def caller_of(
+    user: User, settings: Settings, ask: Callable[[JobId], Awaitable[bool]] | None = None
+) -> Caller:
+    """The same, without an application. A caller's credentials are good for the leeway after they expire."""
+    return Caller(
+        who(user),
+        issued=getattr(user, "issued", math.inf),
+        expires=getattr(user, "expires", math.inf) + settings.jwt_leeway,
+        shared=getattr(user, "shared", {}),
+        ask=ask,
+    )
+
+
+async def _ask(function: Callable[[Any, str], Any], user: User, job: JobId) -> bool:
+    if iscoroutinefunction(function):
+        return bool(await function(user, str(job)))
+    found = await run_in_threadpool(function, user, str(job))
+    return bool(await found if isawaitable(found) else found)
 
 
 async def get_service(

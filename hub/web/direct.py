@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 
 from hub.web.context import get_context, require_auth
 from hub.web.routes import STREAM_PATH, WEBSOCKET_PATH, stream_job_events, watch_job
+from hub.web.tickets import has_ticket
 
 
 class _Stream:
@@ -42,7 +43,7 @@ class _Socket:
 
 def _is_direct(scope: Scope, app: FastAPI) -> bool:
     """Returns True if FastAPI would only resolve the hub's own dependencies."""
-    return scope["app"] is app and not app.dependency_overrides
+    return scope["app"] is app and not app.dependency_overrides and not has_ticket(scope)
 
 
 class _DirectStream(Route):

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
-from hub.errors import HubError, JobNotFound, KeysUnavailable
+from hub.errors import BrokerUnavailable, HubError, JobNotFound, KeysUnavailable
 from hub.settings import Settings
 from hub.transports.hello import ARRIVED_LATE, is_browser
 from hub.transports.sse import overloaded
@@ -46,9 +46,9 @@ async def refuse_socket(websocket: WebSocket, error: HubError, *, late: float = 
         await websocket.close(error.close_code, error.detail)
 
 
-async def keys_unavailable(connection: HTTPConnection, error: Exception) -> Response | None:
-    """Answers a request whose token cannot be checked yet, as one that comes while Redis is away."""
-    assert isinstance(error, KeysUnavailable), "it is registered for these"
+async def unavailable(connection: HTTPConnection, error: Exception) -> Response | None:
+    """Answers a request whose credentials cannot be checked: the keys, or the Redis of tickets, are not there."""
+    assert isinstance(error, KeysUnavailable | BrokerUnavailable), "it is registered for these"
     if is_browser(connection):
         if isinstance(connection, WebSocket):
             await refuse_socket(connection, error)

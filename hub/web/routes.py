@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from typing import Annotated, Any
 
@@ -20,8 +19,8 @@ from hub.job.event import job_id as parse_job_id
 from hub.transports.hello import ARRIVED_LATE
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream
-from hub.web.auth import User, who
-from hub.web.context import Service, close_dependencies, get_service, require_auth
+from hub.web.auth import User
+from hub.web.context import Service, caller, close_dependencies, get_service, require_auth
 from hub.web.refusals import refusal, refuse_socket, stream_refused
 
 router = APIRouter()
@@ -77,9 +76,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
     """Watch a job over Server-Sent Events: its past events, then live ones, until it ends."""
     wish = _wish(request)
     try:
-        view = await service.hub.view(
-            who(user), known(job_id), wish, wait=_wait(request), expires=_expires(user, service)
-        )
+        view = await service.hub.view(caller(user, request), known(job_id), wish, wait=_wait(request))
     except HubError as error:
         return stream_refused(service.hub.settings, request, error)
     if view.begin.over:
@@ -99,9 +96,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
 async def stream_job_status(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """The older status stream: the current status first, then every new event, until the job ends."""
     try:
-        view = await service.hub.view(
-            who(user), known(job_id), Wish(from_="live"), expires=_expires(user, service)
-        )
+        view = await service.hub.view(caller(user, request), known(job_id), Wish(from_="live"))
     except HubError as error:
         return stream_refused(service.hub.settings, request, error)
     status = {"job_id": job_id, "status": view.status, "message": view.job.fields.get("message", "")}
@@ -114,7 +109,7 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
     """Watch a job over a WebSocket, with the same events, ids and guarantees as over SSE."""
     try:
         view = await service.hub.view(
-            who(user), known(job_id), _wish(websocket), wait=_wait(websocket), expires=_expires(user, service)
+            caller(user, websocket), known(job_id), _wish(websocket), wait=_wait(websocket)
         )
     except HubError as error:
         await refuse_socket(websocket, error, late=_late(service))
@@ -128,15 +123,15 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await close_dependencies(websocket.scope)
     try:
-        await service.dashboards.serve(websocket, who(user), expires=_expires(user, service))
+        await service.dashboards.serve(websocket, caller(user, websocket))
     except HubError as error:
         await refuse_socket(websocket, error, late=_late(service))
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
-async def get_job(user: Caller, job_id: JobPath, service: Here) -> Response:
+async def get_job(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
     """A job's current state: status, position, public fields, the last event of each type."""
-    view = await _view(service, user, job_id, Wish(from_="live"))
+    view = await _view(service, user, job_id, Wish(from_="live"), request)
     with view:
         return Response(view.state_text(), media_type="application/json")
 
@@ -156,7 +151,7 @@ async def get_job_events(
     types: Types = None,
 ) -> Response:
     """A page of a job's events after a cursor; `wait`: long poll. Its `position` is the next `after`."""
-    view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types))
+    view = await _view(service, user, job_id, Wish.parse(cursor=after, types=types), request)
     with view:
         try:
             async with asyncio.timeout(35):  # `wait` is at most 30, and reads of Redis come before it
@@ -182,11 +177,6 @@ async def _let_go(connection: HTTPConnection, view: View) -> None:
         raise
 
 
-def _expires(user: User, service: Service) -> float:
-    """When a stream of this user must end, in seconds since 1970: a token is good until then."""
-    return getattr(user, "expires", math.inf) + service.hub.settings.jwt_leeway
-
-
 def _wait(connection: HTTPConnection) -> float:
     """The seconds that a viewer waits for its job to be made: `wait`, 0 to 30, and 0 for what is no number."""
     text = connection.query_params.get("wait", "")
@@ -199,9 +189,9 @@ def _wish(connection: HTTPConnection) -> Wish:
     return Wish.parse(cursor=cursor, from_=query.get("from"), types=query.get("types"))
 
 
-async def _view(service: Service, user: User, job_id: str, wish: Wish) -> View:
+async def _view(service: Service, user: User, job_id: str, wish: Wish, request: Request) -> View:
     try:
-        return await service.hub.view(who(user), known(job_id), wish)
+        return await service.hub.view(caller(user, request), known(job_id), wish)
     except HubError as error:
         raise refusal(error) from error
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from hub.web.auth import User, who
-from hub.web.context import require_auth
+from hub.web.context import Service, caller, get_service, require_auth
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -37,8 +37,14 @@ router = APIRouter(route_class=_SessionRoute)
 
 
 @router.get("/api/session", responses={401: {"description": "Not signed in"}})
-async def get_session(user: Annotated[User, Depends(require_auth)]) -> Response:
+async def get_session(
+    user: Annotated[User, Depends(require_auth)],
+    service: Annotated[Service, Depends(get_service)],
+    request: Request,
+) -> Response:
     """The caller's own user id, and when the credentials expire (seconds since 1970, null if never)."""
+    if service.hub.revocations.cover(caller(user, request)):
+        raise HTTPException(401)
     expires = getattr(user, "expires", math.inf)
     return JSONResponse(
         {"user": str(who(user)), "expires": expires if math.isfinite(expires) else None}, headers=NO_STORE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
@@ -12,7 +13,7 @@ from redis.exceptions import NoPermissionError
 from hub import JobStateMachine, Publisher, SyncPublisher
 from hub.demo.embedded import EmbeddedServer
 from tests.support.keys import meta_of
-from tests.support.live import USER, live_hub
+from tests.support.live import USER, live_hub, token
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
@@ -35,6 +36,7 @@ async def server():
             await client.execute_command("ACL", "SETUSER", "worker", *rights("worker"))
             await client.execute_command("ACL", "SETUSER", "maker", *rights("worker"), *also)
             merged = [word for word in worker if word not in ("-@all", ">PASSWORD")]
+            await client.execute_command("ACL", "SETUSER", "root", "on", ">PASSWORD", "~*", "&*", "+@all")
             await client.execute_command("ACL", "SETUSER", "both", *rights("hub"), *merged)
             host = redis.url.removeprefix("redis://").removesuffix("/0")
             yield lambda user: f"redis://{user}:PASSWORD@{host}/0"
@@ -66,6 +68,25 @@ async def test_they_are_enough_for_everything(server):
             async with live.sse("lost") as watching:
                 fields = [message.json for message in await watching.all()]
             assert [one.get("reason") for one in fields] == ["producer_lost", None]
+
+
+async def test_tickets_and_revocations_need_what_the_documentation_adds(server):
+    """And no more than that."""
+    text = OPERATIONS.read_text()
+    more = re.search(r"For tickets add `([^`]+)`.*?`(\+zadd[^`]+)`", text, re.DOTALL)
+    assert more is not None
+    async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("root")) as root:
+        await root.execute_command("ACL", "SETUSER", "hub", *more[1].split(), *more[2].split())
+        await JobStateMachine(maker).create_job("a", user_id=USER)
+        async with Redis.from_url(server("hub")) as client, live_hub(client, redis_url=server("hub")) as live:
+            headers = {"Authorization": f"Bearer {token()}"}
+            async with httpx.AsyncClient(headers=headers) as http:
+                made = await http.post(f"{live.url}/api/jobs/a/tickets", json={"uses": 2})
+            ticket = made.json()["ticket"]
+            async with httpx.AsyncClient() as http:
+                assert (await http.get(f"{live.url}/api/jobs/a?ticket={ticket}")).status_code == 200
+                await live.context.revoke(USER)
+                assert (await http.get(f"{live.url}/api/jobs/a?ticket={ticket}")).status_code == 404
 
 
 async def test_the_hub_may_only_read(server):

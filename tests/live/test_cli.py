@@ -14,10 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from hub import JobStateMachine, Publisher
 from tests.support import producers
 from tests.support.live import SECRET, token
+from tests.support.sse import SseViewer
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,6 +201,26 @@ async def test_publish_token_and_watch_work_together(redis_server):
             assert [json.loads(line)["type"] for line in out.splitlines()] == ["build.stage.started", "end"]
             assert code == expected
             assert watching.errors == ""
+
+
+async def test_revoke_ends_the_streams_of_a_served_hub(redis_server):
+    """Of that user, by one command."""
+    env = signed(redis_server.url)
+    async with Redis.from_url(redis_server.url) as client:
+        await JobStateMachine(client).create_job("revoked", user_id="ada")
+        async with served(redis_server.url) as (_, url):
+            viewer = SseViewer(f"{url}/api/jobs/revoked/events/stream", token())
+            async with viewer:
+                code, out, _ = await run("revoke", "--user", "ada", env=env)
+                assert (code, out) == (
+                    0,
+                    "Revoked everything for ada: tokens that were issued until now are refused.\n",
+                )
+                assert (await viewer.all())[-1].json["reason"] == "revoked"
+        await client.delete("push-hub:revoked")
+    assert_one_clear_line(
+        *(await run("revoke", "--user", "ada", "--job", "a b", env=env))[::2], "expected a user's"
+    )
 
 
 async def test_publish_with_a_key_publishes_once(redis_server):

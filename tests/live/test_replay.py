@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hub.engine.caller import Caller
 from hub.fanout.audience import CHUNK
 from hub.job.cursor import Wish
 
@@ -12,7 +13,7 @@ async def test_the_past_comes_in_full_writes_however_large_its_events(start_hub)
         await live.jobs.create_job("a", user_id="ada")
         for n in range(60):
             await live.publisher.emit("a", "step", {"n": n, "fill": "x" * 20_000})
-        with await live.hub.view("ada", "a", Wish(from_="start")) as view:
+        with await live.hub.view(Caller("ada"), "a", Wish(from_="start")) as view:
             lots = []
             while frames := await live.hub.read_past(view):
                 lots.append(frames)

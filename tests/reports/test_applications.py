@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
 from hub import JobStateMachine, Publisher, User, get_redis, mount, require_auth
+from hub.engine.caller import Caller
 from hub.job.cursor import Wish
 from hub.serve.server import Server, config, listen
 from tests.support.live import settings, token
@@ -257,7 +258,7 @@ async def test_hashes_with_large_private_fields_cost_what_small_ones_cost(start_
         )
     before = (await real_redis.info("stats"))["total_net_output_bytes"]
     async with start_hub(position_check=0.2) as live:
-        views = [await live.hub.view("ada", f"fat-{n}", Wish()) for n in range(100)]
+        views = [await live.hub.view(Caller("ada"), f"fat-{n}", Wish()) for n in range(100)]
         read, checked = live.hub.broker.jobs, 0
 
         async def count(jobs):

@@ -11,6 +11,7 @@ import pytest
 
 from hub import Publisher
 from hub.broker.script import Publication
+from hub.engine.caller import Caller
 from tests.support import producers
 from tests.support.keys import log_of, meta_of
 from tests.support.live import token
@@ -240,7 +241,7 @@ async def test_a_wait_that_is_no_number_is_none(start_hub, job, wait):
 async def test_the_waits_of_a_user_are_bounded(start_hub, job):
     """Each asks Redis twice a second."""
     async with start_hub() as live:
-        waiting = [asyncio.create_task(live.hub.view("ada", job, None, wait=30)) for _ in range(20)]
+        waiting = [asyncio.create_task(live.hub.view(Caller("ada"), job, None, wait=30)) for _ in range(20)]
         await live.until(lambda: live.hub.admission._waits["ada"] == 20)
         answer = await get(live, f"/api/jobs/{job}/events/stream?wait=30", "ada")
         assert answer.status_code == 503

@@ -200,7 +200,7 @@ def _over_websocket(text: str) -> Seen:
         hold(f"ws.{kind}", fields)
     if event_id is not None:
         assert text.startswith('{"id":"'), f"id first, got {text[:50]}"
-    control = event_id is None and kind in (*CONTROL, "hello")
+    control = event_id is None and kind in (*CONTROL, "hello", "authenticated")
     fields.pop("id", None)
     if control or kind == "raw":
         del fields["type"]

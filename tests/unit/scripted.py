@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from hub.broker.subscriber import SubscriberStatistics
+from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.errors import BrokerUnavailable, HubError
 from hub.fanout.wire import Reason
@@ -272,6 +273,12 @@ class ScriptedBroker:
         self.subscribed = self.confirmed = False
         self.flight.clear()
 
+    def listen(self, control):
+        """Nobody revokes anything here."""
+
+    async def revocations(self):
+        return []
+
     async def declare_lost(self, job):
         return await self._ask(lambda: job == JOB and self.end_lost())
 
@@ -345,7 +352,7 @@ class Client:
         try:
             wish = self.wish if self.cursor is None else Wish(cursor=str(self.cursor))
             try:
-                view = await self.hub.view(USER, JOB, wish)
+                view = await self.hub.view(Caller(USER), JOB, wish)
             except HubError:
                 return
             with view:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hub.engine.caller import Caller
 from hub.engine.drain import STEP
 from hub.engine.hub import Hub
 from hub.engine.patience import LIMIT
@@ -64,7 +65,7 @@ def take_seat(view: View) -> tuple[Wire, object]:
 
 async def test_viewers_of_a_job_share_a_feed():
     async with running() as hub:
-        views = [await hub.view(USER, JOB, Wish()) for _ in range(5)]
+        views = [await hub.view(Caller(USER), JOB, Wish()) for _ in range(5)]
         assert hub.broker.subscriptions == 1
         statistics = hub.statistics()
         assert (statistics.jobs, statistics.viewers) == (1, 5)
@@ -75,7 +76,7 @@ async def test_viewers_of_a_job_share_a_feed():
 
 async def test_a_feed_stays_for_the_linger_and_then_leaves_nothing():
     async with running() as hub:
-        (await hub.view(USER, JOB, Wish())).close()
+        (await hub.view(Caller(USER), JOB, Wish())).close()
         await asyncio.sleep(LINGER - 0.1)
         assert (hub.statistics().jobs, hub.broker.subscribed) == (1, True)
         await asyncio.sleep(0.2)
@@ -84,9 +85,9 @@ async def test_a_feed_stays_for_the_linger_and_then_leaves_nothing():
 
 async def test_who_comes_back_within_the_linger_finds_the_feed():
     async with running() as hub:
-        (await hub.view(USER, JOB, Wish())).close()
+        (await hub.view(Caller(USER), JOB, Wish())).close()
         await asyncio.sleep(LINGER - 0.1)
-        with await hub.view(USER, JOB, Wish()):
+        with await hub.view(Caller(USER), JOB, Wish()):
             await asyncio.sleep(2 * LINGER)
             assert hub.statistics().jobs == 1
         assert hub.broker.subscriptions == 1
@@ -97,7 +98,7 @@ async def test_who_comes_back_within_the_linger_finds_the_feed():
 async def test_who_is_not_the_owner_is_refused_and_holds_nothing():
     async with running() as hub:
         with pytest.raises(JobNotFound):
-            await hub.view(UserId("eve"), JOB, Wish())
+            await hub.view(Caller(UserId("eve")), JOB, Wish())
         statistics = hub.statistics()
         assert (statistics.viewers, statistics.jobs, statistics.unavailable) == (0, 0, 0)
 
@@ -107,10 +108,10 @@ async def test_a_start_that_fails_is_counted_and_the_next_viewer_gets_a_new_feed
     async with running(broker) as hub:
         subscribe, broker.subscribe = broker.subscribe, refuse_to_subscribe
         with pytest.raises(BrokerUnavailable):
-            await hub.view(USER, JOB, Wish())
+            await hub.view(Caller(USER), JOB, Wish())
         assert (hub.statistics().viewers, hub.statistics().unavailable) == (0, 1)
         broker.subscribe = subscribe
-        with await hub.view(USER, JOB, Wish()):
+        with await hub.view(Caller(USER), JOB, Wish()):
             assert hub.statistics().jobs == 1
 
 
@@ -123,7 +124,7 @@ async def test_a_start_that_hangs_is_given_up_after_the_limit():
     async with running(broker) as hub:
         broker.subscribe = hang
         with pytest.raises(BrokerUnavailable):
-            await hub.view(USER, JOB, Wish())
+            await hub.view(Caller(USER), JOB, Wish())
         assert asyncio.get_running_loop().time() == 1000 + LIMIT
         assert hub.statistics().viewers == 0
 
@@ -136,7 +137,7 @@ async def test_who_is_cancelled_on_the_way_in_holds_nothing():
     broker = ScriptedBroker()
     async with running(broker) as hub:
         broker.subscribe = hang
-        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        coming = asyncio.create_task(hub.view(Caller(USER), JOB, Wish()))
         await asyncio.sleep(1)
         assert hub.statistics().viewers == 1
         coming.cancel()
@@ -149,10 +150,10 @@ async def test_who_is_cancelled_on_the_way_in_holds_nothing():
 async def test_a_job_that_changes_hands_ends_the_streams_of_its_old_owner():
     broker = ScriptedBroker()
     async with running(broker) as hub:
-        old = await hub.view(USER, JOB, Wish())
+        old = await hub.view(Caller(USER), JOB, Wish())
         wire, _ = take_seat(old)
         broker.fields["user_id"] = "bob"
-        with await hub.view(UserId("bob"), JOB, Wish()) as new:
+        with await hub.view(Caller(UserId("bob")), JOB, Wish()) as new:
             assert wire.reasons == [Reason.NOT_FOUND]
             other, _ = take_seat(new)
             assert other.reasons == []
@@ -164,10 +165,10 @@ async def test_a_job_that_changes_hands_ends_the_streams_of_its_old_owner():
 
 async def test_a_refused_stranger_does_not_disturb_the_owners_stream():
     async with running() as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             with pytest.raises(JobNotFound):
-                await hub.view(UserId("eve"), JOB, Wish())
+                await hub.view(Caller(UserId("eve")), JOB, Wish())
             await asyncio.sleep(1)
             assert wire.reasons == []
 
@@ -175,11 +176,11 @@ async def test_a_refused_stranger_does_not_disturb_the_owners_stream():
 async def test_a_deleted_job_ends_its_streams_when_the_next_viewer_asks():
     broker = ScriptedBroker()
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             broker.delete_job()
             with pytest.raises(JobNotFound):
-                await hub.view(USER, JOB, Wish())
+                await hub.view(Caller(USER), JOB, Wish())
             await asyncio.sleep(2)
             assert wire.reasons == [Reason.NOT_FOUND]
 
@@ -189,7 +190,7 @@ async def test_a_job_that_has_ended_needs_no_subscription_and_is_read_once():
     broker.publish(status="ready")
     async with running(broker) as hub:
         for _ in range(3):
-            with await hub.view(USER, JOB, Wish()) as view:
+            with await hub.view(Caller(USER), JOB, Wish()) as view:
                 wire, _ = take_seat(view)
                 assert wire.reasons == [Reason.ENDED]
         assert (broker.subscriptions, broker.snapshots) == (0, 1)
@@ -198,14 +199,14 @@ async def test_a_job_that_has_ended_needs_no_subscription_and_is_read_once():
 async def test_a_draining_hub_lets_nobody_in_and_tells_everybody():
     async with running(drain=1.0) as hub:
         assert hub.ready
-        views = [await hub.view(USER, JOB, Wish()) for _ in range(3)]
+        views = [await hub.view(Caller(USER), JOB, Wish()) for _ in range(3)]
         wires = [take_seat(view)[0] for view in views]
         waiting = asyncio.create_task(hub.drain())
         await asyncio.sleep(0)
         assert hub.statistics().draining
         assert not hub.ready
         with pytest.raises(Overloaded):
-            await hub.view(USER, JOB, Wish())
+            await hub.view(Caller(USER), JOB, Wish())
         with pytest.raises(Overloaded):
             hub.check_open()
         await waiting
@@ -226,7 +227,7 @@ async def test_the_drain_waits_for_who_is_on_the_way_in_and_sends_them_on():
     broker = ScriptedBroker()
     async with running(broker, drain=0.0) as hub:
         broker.subscribe = hang
-        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        coming = asyncio.create_task(hub.view(Caller(USER), JOB, Wish()))
         await asyncio.sleep(1)
         await hub.drain()
         with pytest.raises((BrokerUnavailable, Overloaded)):
@@ -238,7 +239,7 @@ async def test_who_is_read_while_the_drain_begins_is_not_let_in():
     broker = ScriptedBroker()
     async with running(broker, drain=0.0) as hub:
         broker.open = False
-        coming = asyncio.create_task(hub.view(USER, JOB, Wish()))
+        coming = asyncio.create_task(hub.view(Caller(USER), JOB, Wish()))
         await asyncio.sleep(0.1)
         hub.draining = True
         broker.open = True
@@ -252,7 +253,7 @@ async def test_who_is_read_while_the_drain_begins_is_not_let_in():
 
 async def test_the_end_moves_those_away_who_are_still_there():
     async with running(drain=100.0) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             await hub.aclose()
             assert wire.reasons == [Reason.RESTART]
@@ -267,7 +268,10 @@ async def test_readiness_needs_the_subscription_connection():
 
 async def test_audiences_are_found_by_format():
     async with running() as hub:
-        with await hub.view(USER, JOB, Wish()) as one, await hub.view(USER, JOB, Wish()) as other:
+        with (
+            await hub.view(Caller(USER), JOB, Wish()) as one,
+            await hub.view(Caller(USER), JOB, Wish()) as other,
+        ):
             fmt = Recording()
             one.seat(Wire(), fmt)
             other.seat(Wire(), Recording())
@@ -276,10 +280,10 @@ async def test_audiences_are_found_by_format():
 
 async def test_a_stream_is_to_end_with_the_credentials_of_its_viewer():
     async with running(stream_age=100.0) as hub:
-        with await hub.view(USER, JOB, Wish(), expires=0.0) as view:
+        with await hub.view(Caller(USER, expires=0.0), JOB, Wish()) as view:
             _, seat = take_seat(view)
             assert (seat.last, seat.until < asyncio.get_running_loop().time()) == (Reason.EXPIRED, True)
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             _, seat = take_seat(view)
             assert seat.last is Reason.AGED
             assert 80 <= seat.until - asyncio.get_running_loop().time() <= 100
@@ -289,7 +293,7 @@ async def test_a_job_that_is_not_made_yet_is_waited_for():
     broker = ScriptedBroker()
     fields, broker.fields = broker.fields, {}
     async with running(broker) as hub:
-        coming = asyncio.create_task(hub.view(USER, JOB, Wish(), wait=10))
+        coming = asyncio.create_task(hub.view(Caller(USER), JOB, Wish(), wait=10))
         await asyncio.sleep(3)
         broker.fields = fields
         with await coming as view:
@@ -301,11 +305,11 @@ async def test_a_job_begun_again_is_a_new_feed_and_the_old_log_stays_readable():
     broker = ScriptedBroker()
     broker.publish(status="ready")
     async with running(broker) as hub:
-        old = await hub.view(USER, JOB, Wish())
+        old = await hub.view(Caller(USER), JOB, Wish())
         broker.fields["status"] = "code"
         broker.lose_numbers()
         broker.publish()
-        with await hub.view(USER, JOB, Wish()) as new:
+        with await hub.view(Caller(USER), JOB, Wish()) as new:
             assert new.log is not old.log
             assert hub.statistics().jobs == 1
             wire, _ = take_seat(old)
@@ -317,17 +321,17 @@ async def test_a_job_begun_again_is_a_new_feed_and_the_old_log_stays_readable():
 async def test_a_feed_that_failed_while_it_was_held_is_replaced_without_a_second_word():
     broker = ScriptedBroker()
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             hub._feeds[JOB].expel()
-            with await hub.view(USER, JOB, Wish()) as other:
+            with await hub.view(Caller(USER), JOB, Wish()) as other:
                 assert other.log is not view.log
             assert wire.reasons == [Reason.NOT_FOUND]
 
 
 async def test_a_feed_that_failed_ends_with_its_last_viewer_and_does_not_linger():
     async with running() as hub:
-        view = await hub.view(USER, JOB, Wish())
+        view = await hub.view(Caller(USER), JOB, Wish())
         hub._feeds[JOB].expel()
         view.close()
         assert hub.statistics().jobs == 0
@@ -338,17 +342,17 @@ async def test_what_was_read_for_one_viewer_reaches_the_feed():
     broker = ScriptedBroker()
     broker.publish()
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             for _ in range(3):
-                (await hub.view(USER, JOB, Wish())).close()
+                (await hub.view(Caller(USER), JOB, Wish())).close()
             await asyncio.sleep(1)
             reads = broker.snapshots
             assert names_of(wire) == [None]
             broker.delete_log()
             broker.publish()  # a new epoch, whose message is lost
             broker.flight.clear()
-            (await hub.view(USER, JOB, Wish())).close()
+            (await hub.view(Caller(USER), JOB, Wish())).close()
             await asyncio.sleep(1)
             assert names_of(wire) == [None, "resync", "state", None]
             assert broker.snapshots > reads
@@ -358,7 +362,7 @@ async def test_what_is_read_before_the_window_is_filled_is_left_to_the_feed():
     broker = ScriptedBroker()
     async with running(broker) as hub:
         broker.open = False
-        coming = [asyncio.create_task(hub.view(USER, JOB, Wish())) for _ in range(2)]
+        coming = [asyncio.create_task(hub.view(Caller(USER), JOB, Wish())) for _ in range(2)]
         broker_turns = 0
         while not all(one.done() for one in coming) and broker_turns < 100:
             broker.release(0)
@@ -378,7 +382,7 @@ def names_of(wire: Wire) -> list[object]:
 async def test_each_new_feed_is_planned_for_the_position_check():
     broker = ScriptedBroker()
     async with running(broker, position_check=50.0) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
             assert hub._feeds[JOB].due > asyncio.get_running_loop().time()
             broker.publish()
@@ -399,7 +403,7 @@ async def test_a_job_that_is_over_is_shown_as_it_was_last_read():
     broker = ScriptedBroker()
     broker.publish(status="ready")
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             broker.fields["title"] = "new"
-            with await hub.view(USER, JOB, Wish()):
+            with await hub.view(Caller(USER), JOB, Wish()):
                 assert view.job.fields["title"] == "new"

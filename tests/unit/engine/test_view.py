@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.engine.patience import LIMIT
 from hub.engine.view import FIRST_PAGE, View
@@ -45,7 +46,7 @@ def names(frames: list[Frame]) -> list[str]:
 
 async def watched(hub: Hub, wish: Wish) -> list[str]:
     """All that a viewer with this wish is given of what is there already."""
-    with await hub.view(USER, JOB, wish) as view:
+    with await hub.view(Caller(USER), JOB, wish) as view:
         frames = [*view.preamble, *await past(hub, view)]
         wire, _ = take_seat(view)
         return names([*frames, *wire.frames])
@@ -91,7 +92,7 @@ async def test_the_window_needs_no_read():
 )
 async def test_a_cursor_that_nobody_knows_is_said_to_be(text, reason):
     async with running(published(5)) as hub:
-        with await hub.view(USER, JOB, Wish(cursor=text)) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=text)) as view:
             resync, state = view.preamble
             assert (resync.name, state.name) == ("resync", "state")
             assert resync.event.fields["reason"] == reason
@@ -102,7 +103,7 @@ async def test_what_the_log_has_lost_is_a_gap_or_a_resync():
     broker = published(40)
     broker.trim(25)  # 15 is the oldest
     async with running(broker, window_events=8) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             frames = [*view.preamble, *await past(hub, view)]
             assert names(frames)[:3] == ["gap", "state", "15"]
             gap = frames[0].event.fields
@@ -112,9 +113,9 @@ async def test_what_the_log_has_lost_is_a_gap_or_a_resync():
                 "trimmed",
             )
             assert json.loads(frames[1].body)["position"] == cursor(broker, 14)
-        with await hub.view(USER, JOB, Wish(cursor=cursor(broker, 3))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=cursor(broker, 3))) as view:
             assert view.preamble[0].event.fields["reason"] == "trimmed"
-        with await hub.view(USER, JOB, Wish(cursor=cursor(broker, 14))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=cursor(broker, 14))) as view:
             assert view.preamble == []
             assert names(await past(hub, view))[0] == "15"
 
@@ -131,7 +132,7 @@ async def test_a_log_that_begins_late_says_so_from_the_start_only():
 async def test_a_log_that_is_trimmed_while_it_is_read_leaves_a_gap():
     broker = published(400)
     async with running(broker, window_events=8) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             first = await hub.read_past(view)
             broker.trim(100)  # 300 is the oldest
             rest = await past(hub, view)
@@ -145,7 +146,7 @@ async def test_a_log_that_is_trimmed_while_it_is_read_leaves_a_gap():
 async def test_a_log_that_goes_away_while_it_is_read_leaves_a_gap_up_to_the_window():
     broker = published(400)
     async with running(broker, window_events=8) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             first = await hub.read_past(view)
             broker.log.clear()
             rest = await past(hub, view)
@@ -171,7 +172,7 @@ async def test_the_past_is_read_in_pages_that_follow_the_size_of_events():
             broker.publish(size=size)
         asked.clear()
         async with running(broker, window_events=1, max_event_bytes=10**7) as hub:
-            with await hub.view(USER, JOB, Wish()) as view:
+            with await hub.view(Caller(USER), JOB, Wish()) as view:
                 assert [frame.id.seq for frame in await past(hub, view)] == list(range(number - 1))
         return list(asked)
 
@@ -183,7 +184,7 @@ async def test_the_past_is_read_in_pages_that_follow_the_size_of_events():
 
 async def test_one_write_of_the_past_is_a_chunk_at_most_and_an_event():
     async with running(published(60, size=CHUNK // 10), window_events=1, max_event_bytes=10**7) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             while frames := await hub.read_past(view):
                 assert sum(frame.size for frame in frames) <= CHUNK + CHUNK // 10 + 100
 
@@ -200,13 +201,13 @@ async def test_an_event_over_the_limit_is_a_gap_in_the_past_too():
 async def test_a_cursor_ahead_of_the_window_waits_until_the_window_has_it():
     broker = published(5)
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish(from_="live")):
+        with await hub.view(Caller(USER), JOB, Wish(from_="live")):
             broker.down = True  # its messages do not arrive
             ahead = broker.publish().id
             broker.down = False
-            with await hub.view(USER, JOB, Wish(cursor=str(ahead))) as view:
+            with await hub.view(Caller(USER), JOB, Wish(cursor=str(ahead))) as view:
                 assert (view.preamble, view.seen) == ([], ahead)
-        with await hub.view(USER, JOB, Wish(cursor=cursor(broker, 77))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=cursor(broker, 77))) as view:
             assert view.preamble[0].event.fields["reason"] == "unknown"
 
 
@@ -215,9 +216,9 @@ async def test_a_cursor_of_the_end_of_a_job_that_is_over_is_told_to_be():
     end = broker.publish(status="ready").id
     async with running(broker) as hub:
         for text in (str(end), "0-0"):
-            with await hub.view(USER, JOB, Wish(cursor=text)) as view:
+            with await hub.view(Caller(USER), JOB, Wish(cursor=text)) as view:
                 assert view.begin.over
-        with await hub.view(USER, JOB, Wish(cursor=cursor(broker, 1))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=cursor(broker, 1))) as view:
             assert not view.begin.over
             wire, _ = take_seat(view)
             assert (names(wire.frames), wire.reasons) == (["2", "3", "end"], [Reason.ENDED])
@@ -227,12 +228,12 @@ async def test_only_the_end_of_a_job_that_is_over_can_be_asked_for():
     broker = published(3)
     broker.publish(status="ready")
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             view.skip_to_end()
             wire, _ = take_seat(view)
             assert names(wire.frames) == ["end"]
     async with running(published(3)) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             view.skip_to_end()
             wire, _ = take_seat(view)
             assert (names(wire.frames), wire.reasons) == ([], [])
@@ -241,7 +242,7 @@ async def test_only_the_end_of_a_job_that_is_over_can_be_asked_for():
 async def test_a_view_says_what_its_job_is():
     broker = published(2)
     async with running(broker) as hub:
-        with await hub.view(USER, JOB, Wish(types=frozenset({"t"}))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(types=frozenset({"t"}))) as view:
             assert (view.status, view.job.user_id, view.log.end) == ("code", USER, 2)
             assert f'"position":"{cursor(broker, 1)}"' in view.state_text()
             _, seat = take_seat(view)
@@ -250,7 +251,7 @@ async def test_a_view_says_what_its_job_is():
 
 async def test_closing_twice_is_closing_once():
     async with running() as hub:
-        first, other = await hub.view(USER, JOB, Wish()), await hub.view(USER, JOB, Wish())
+        first, other = await hub.view(Caller(USER), JOB, Wish()), await hub.view(Caller(USER), JOB, Wish())
         _, seat = take_seat(first)
         first.close()
         first.close()
@@ -263,7 +264,7 @@ async def test_closing_twice_is_closing_once():
 
 async def test_a_settled_view_keeps_nothing_of_its_beginning():
     async with running(published(20), window_events=4) as hub:
-        with await hub.view(USER, JOB, Wish(cursor="nonsense")) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor="nonsense")) as view:
             take_seat(view)
             view.settle()
             assert (view.preamble, list(view._page), view.wish) == ([], [], Wish())
@@ -271,7 +272,7 @@ async def test_a_settled_view_keeps_nothing_of_its_beginning():
 
 async def test_a_seat_that_is_taken_when_the_hub_has_ended_is_sent_away():
     async with running() as hub:
-        view = await hub.view(USER, JOB, Wish())
+        view = await hub.view(Caller(USER), JOB, Wish())
         await hub.aclose()
         wire, _ = take_seat(view)
         await asyncio.sleep(0)
@@ -282,7 +283,7 @@ async def test_a_seat_that_is_taken_when_the_hub_has_ended_is_sent_away():
 async def test_a_log_that_does_not_answer_is_given_up():
     broker = published(400)
     async with running(broker, window_events=4) as hub:
-        with await hub.view(USER, JOB, Wish()) as view:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
             broker.since = hang
             with pytest.raises(BrokerUnavailable):
                 while await hub.read_past(view):
@@ -297,7 +298,7 @@ async def hang(*_: object, **__: object) -> None:
 async def test_the_position_of_a_view_whose_past_meets_the_window():
     broker = published(20)
     async with running(broker, window_events=8) as hub:
-        with await hub.view(USER, JOB, Wish(cursor=cursor(broker, 3))) as view:
+        with await hub.view(Caller(USER), JOB, Wish(cursor=cursor(broker, 3))) as view:
             assert view.seen == EventId(broker.epoch, 3)
             await past(hub, view)
             assert view.position == view.log.start

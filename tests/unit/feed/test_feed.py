@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
@@ -529,7 +530,7 @@ async def test_a_hub_that_closes_lets_nobody_in():
     """A viewer who waits for the feed to start is refused, not left on a feed that is gone."""
     story = Story()
     story.broker.open = False
-    waiting = asyncio.create_task(story.hub.view(USER, JOB, Wish()))
+    waiting = asyncio.create_task(story.hub.view(Caller(USER), JOB, Wish()))
     await story.settle()
     story.broker.release(0)
     await story.settle()

@@ -92,7 +92,7 @@ class Client:
     def closing(self, reason: Reason) -> bytes:
         return wire_frame(Close(reason.close_code, reason.words).serialize(), Opcode.CLOSE)
 
-    def answer(self, view, text: str) -> bytes:
+    def answer(self, wire, view, text: str) -> bytes:
         self.said.append(text)
         return wire_frame(text.encode())
 
