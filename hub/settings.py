@@ -179,6 +179,18 @@ class Settings(BaseSettings):
         MAX_EVENT_BYTES, gt=0, description="bytes of the largest event; a larger one becomes a gap frame"
     )
 
+    # The operator
+    admin_port: int = Field(
+        8001, ge=0, le=65535, description="port of /metrics, /docs and /admin; 0: there is none"
+    )
+    admin_host: str = Field(
+        "127.0.0.1", description="address of the admin port; whoever reaches it is the operator"
+    )
+    admin_token: SecretStr | None = Field(
+        None,
+        description="Bearer token, at least 16 bytes, with which /metrics, /docs and /admin are on every port",
+    )
+
     # Process
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe lines that are logged: debug, info, warning or error"
@@ -214,7 +226,7 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("jwt_secret", "jwt_public_key", "redis_url", mode="before")
+    @field_validator("jwt_secret", "jwt_public_key", "redis_url", "admin_token", mode="before")
     @classmethod
     def _stripped(cls, value: object) -> object:
         """Without the newline that an editor leaves at the end of a file."""
@@ -239,6 +251,13 @@ class Settings(BaseSettings):
         # A job whose worker was lost gets this status, and the job must end with it.
         return value | {LOST}
 
+    @field_validator("admin_token")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (got := len(value.get_secret_value().encode())) < 16:
+            raise ValueError(f"expected at least 16 bytes, got {got}")
+        return value
+
     @field_validator("jwt_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
@@ -258,6 +277,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the files that it names."""
         return init_settings, env_settings, _Files(settings_cls)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Values that must not be shown."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        found = [value for value in (*values, *self.jwks_headers.values()) if isinstance(value, SecretStr)]
+        return frozenset(value.get_secret_value() for value in found)
 
     @property
     def authenticates(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
+import socket
 import sys
 import webbrowser
 from contextlib import ExitStack
@@ -47,11 +49,41 @@ def serve(
     sockets = [listen(host, port, shared=workers > 1)]
     address, actual = sockets[0].getsockname()[:2]
     err.print(f"push-hub: listening on http://{address}:{actual}", highlight=False)
+    admin = _admin_socket(settings, shared=workers > 1)
     if workers == 1:
-        run(application, settings, sockets)
+        run(application, settings, sockets, admin=admin)
         return
     sockets += [listen(host, actual, shared=True) for _ in range(workers - 1)]
-    serve_many(lambda: create_app(settings), settings, sockets)
+    admins = []
+    if admin is not None:
+        place = settings.admin_host, admin.getsockname()[1]
+        admins = [admin, *(listen(*place, shared=True) for _ in range(workers - 1))]
+    serve_many(lambda: create_app(settings), settings, sockets, admins=admins)
+
+
+def _admin_socket(settings: Settings, *, shared: bool) -> socket.socket | None:
+    """The socket of the operator's endpoints. Raises InvalidSettings if the port that was asked for is in use."""
+    from hub.serve.server import listen
+
+    if not settings.admin_port:
+        return None
+    try:
+        if shared:
+            listen(settings.admin_host, settings.admin_port).close()  # another hub could share it, too
+        sock = listen(settings.admin_host, settings.admin_port, shared=shared)
+    except InvalidSettings as error:
+        if "admin_port" in settings.model_fields_set:
+            raise
+        err.print(
+            f"push-hub: no metrics: {error}; HUB_ADMIN_PORT names another port",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
+    err.print(
+        f"push-hub: metrics on http://{settings.admin_host}:{settings.admin_port}/metrics", highlight=False
+    )
+    return sock
 
 
 @app.command()
@@ -75,13 +107,28 @@ def demo(
         sock = listen(host, port)
         redis_url = _demo_redis(redis_url, stack)
         address, actual = sock.getsockname()[:2]
-        url = f"http://{'127.0.0.1' if ip_address(address).is_unspecified else host}:{actual}"
-        origins = frozenset({url, f"http://localhost:{actual}", f"http://127.0.0.1:{actual}"})
-        application, settings, session = create_demo(redis_url, origins, pace=pace)
-        _introduce_demo(url, session)
+        is_open = not ip_address(address).is_loopback
+        url = f"http://{_reachable(address)}:{actual}"
+        made = create_demo(redis_url, pace=pace)
+        admin = listen("127.0.0.1", 0)
+        key = f"?key={made.key}" if is_open else ""
+        _introduce_demo(url, key, made.session, f"http://127.0.0.1:{admin.getsockname()[1]}")
         if browser:
-            webbrowser.open(url)
-        run(application, settings, [sock])
+            webbrowser.open(f"{url}/{key}")
+        run(made.app, made.settings, [sock], admin=admin)
+
+
+def _reachable(address: str) -> str:
+    """The address to type into a browser for a socket that listens on `address`."""
+    if not ip_address(address).is_unspecified:
+        return f"[{address}]" if ":" in address else address
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it asks the kernel which address it would use
+        except OSError:
+            return "127.0.0.1"
+        name: str = probe.getsockname()[0]
+        return name
 
 
 def _demo_redis(url: str | None, stack: ExitStack) -> str:
@@ -91,16 +138,17 @@ def _demo_redis(url: str | None, stack: ExitStack) -> str:
         return url
     from hub.demo.embedded import EmbeddedServer
 
-    server = stack.enter_context(EmbeddedServer())
+    server = stack.enter_context(EmbeddedServer(password=secrets.token_hex(16)))
     err.print(f"Redis      {server.binary} on port {server.port}, private, nothing on disk", highlight=False)
     return server.url
 
 
-def _introduce_demo(url: str, session: str) -> None:
+def _introduce_demo(url: str, key: str, session: str, admin: str) -> None:
     stream = f"{url}/api/jobs/atlas-1/events/stream"
     for line in (
         "Builds     three simulated builds that run again and again; one of them fails now and then",
-        f"Watch      {url}   (dashboard: {url}/dashboard, API: {url}/docs)",
+        f"Watch      {url}{key and '/' + key}   (dashboard: {url}/dashboard{key})",
+        f"Operate    {admin}/docs   ({admin}/metrics)",
         f"In a shell curl -N -H 'Authorization: Bearer {session}' {stream}",
         "Ctrl-C ends the demo.",
     ):

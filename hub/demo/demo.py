@@ -6,6 +6,7 @@ Only the builds are simulated. Redis, the publisher and the user with a session 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import random
 import secrets
 import time
@@ -13,10 +14,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
 
 import jwt
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
 from hub.demo.pictures import STEPS, snapshot
@@ -29,6 +31,17 @@ from hub.settings import Settings
 from hub.web.app import create_app
 
 USER = "demo-user"
+
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+STATIC = {
+    "viewer.css": "text/css",
+    "viewer.js": "text/javascript",
+    "dashboard.css": "text/css",
+    "dashboard.js": "text/javascript",
+}
+"""Files of the pages, and their types."""
 
 PAUSE = 6.0
 """Seconds between the end of a build and its next run, at pace 1: time to look at the result."""
@@ -186,14 +199,20 @@ def token(secret: str) -> str:
     return jwt.encode({"sub": USER, "exp": int(time.time()) + 86_400}, secret, "HS256")
 
 
-def create_demo(
-    redis_url: str, origins: frozenset[str], *, pace: float = 1.0
-) -> tuple[FastAPI, Settings, str]:
-    """Returns the demo's application, its settings and its user's token. Its lifespan runs the builds."""
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The demo's application and settings; `session` is its user's token, `key` opens its pages from elsewhere."""
+
+    app: FastAPI
+    settings: Settings
+    session: str
+    key: str
+
+
+def create_demo(redis_url: str, *, pace: float = 1.0) -> Demo:
+    """Returns the demo. The lifespan of its application runs the builds."""
     secret = secrets.token_hex(32)
-    settings = Settings(
-        redis_url=redis_url, jwt_secret=secret, allowed_origins=origins, drain=0, log_level="warning"
-    )
+    settings = Settings(redis_url=redis_url, jwt_secret=secret, drain=0, log_level="warning")
     app = create_app(settings)
     client = app.state.push_hub.client()
     simulation = Simulation(JobStateMachine(client), Publisher(client), pace=pace)
@@ -210,29 +229,51 @@ def create_demo(
                 await end_tasks(*running)
 
     app.router.lifespan_context = lifespan
-    _pages(app, simulation, token(secret), settings.session_cookie)
-    return app, settings, token(secret)
+    key = secrets.token_urlsafe(16)
+    _pages(app, simulation, token(secret), settings.session_cookie, key)
+    return Demo(app, settings, token(secret), key)
+
+
+def _static(name: str) -> str:
+    return files("hub.demo").joinpath("static", name).read_text("utf-8")
+
+
+def _is_loopback(host: str | None) -> bool:
+    """Returns True for a name that no other site can have: its pages could read the demo's cookie otherwise."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _listed(build: Build) -> dict[str, str]:
     return {"job_id": build.job_id, "title": build.title, "status": build.status}
 
 
-def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str) -> None:
+def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str, key: str) -> None:
     titles = {build.name: build for build in simulation.builds}
 
-    def page(name: str) -> HTMLResponse:
-        response = HTMLResponse(files("hub.demo").joinpath("static", name).read_text("utf-8"))
+    def page(name: str, request: Request) -> Response:
+        given = request.query_params.get("key", "")
+        if not _is_loopback(request.url.hostname) and not hmac.compare_digest(given.encode(), key.encode()):
+            return Response("The URL that the demo printed has a key in it, which this one has not.", 404)
+        response = HTMLResponse(_static(name), headers={"Content-Security-Policy": POLICY})
         response.set_cookie(cookie, session, httponly=True, samesite="strict")
         return response
 
     @app.get("/", include_in_schema=False)
-    async def viewer() -> HTMLResponse:
-        return page("viewer.html")
+    async def viewer(request: Request) -> Response:
+        return page("viewer.html", request)
 
     @app.get("/dashboard", include_in_schema=False)
-    async def dashboard() -> HTMLResponse:
-        return page("dashboard.html")
+    async def dashboard(request: Request) -> Response:
+        return page("dashboard.html", request)
+
+    @app.get("/demo/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        if name not in STATIC:
+            return Response(status_code=404)
+        return Response(_static(name), media_type=STATIC[name])
 
     @app.get("/demo/jobs", include_in_schema=False)
     async def jobs() -> dict[str, list[dict[str, str]]]:

@@ -23,10 +23,11 @@ START_DEADLINE = 10.0
 class EmbeddedServer:
     """A running server, ended by `close` or `with`. Raises BrokerUnavailable if there is no binary."""
 
-    def __init__(self, *, port: int | None = None) -> None:
+    def __init__(self, *, port: int | None = None, password: str = "") -> None:
         self.binary = find_binary()
         self.port = port or _free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{password and ':' + password + '@'}127.0.0.1:{self.port}/0"
+        self._password = password
         self._directory = tempfile.TemporaryDirectory(prefix="push-hub-")
         self.start()
 
@@ -35,13 +36,16 @@ class EmbeddedServer:
         settings = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "daemonize": "no"}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         self.process = subprocess.Popen(
-            [self.binary, *words],
+            [self.binary, "-", *words],
             cwd=self._directory.name,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in the terminal must reach only us: we end the server last
         )
+        assert self.process.stdin is not None, "it was asked for"
+        with self.process.stdin as config:  # not an argument, which every user of the machine could read
+            config.write(f"requirepass {self._password}\n".encode() if self._password else b"")
         self._wait()
 
     def __enter__(self) -> EmbeddedServer:
@@ -102,7 +106,7 @@ def _answers(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
             sock.sendall(b"PING\r\n")
-            return sock.recv(64).startswith(b"+PONG")
+            return sock.recv(64).startswith((b"+PONG", b"-NOAUTH"))
     except OSError:
         return False
 

@@ -12,7 +12,6 @@ import errno
 import gc
 import logging
 import os
-import re
 import resource
 import signal
 import socket
@@ -22,13 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from hub.ending import end_tasks
 from hub.errors import InvalidSettings
+from hub.serve.logs import log_config
 from hub.serve.protocols import protocols
 from hub.serve.workers import Workers
 from hub.settings import Settings
@@ -68,8 +67,6 @@ SPARE_FILES = 200
 
 SAME_SIGNAL = 1.0
 """Seconds within which a second signal to a worker counts as the first one, delivered twice."""
-
-_SECRETS = re.compile(r"((?:token|ticket|access_token|jwt)=)[^&\s\"]+", re.IGNORECASE)
 
 
 class Server(uvicorn.Server):
@@ -154,16 +151,25 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: FastAPI, settings: Settings, sockets: list[socket.socket], *, parent: int | None = None
+    app: FastAPI,
+    settings: Settings,
+    sockets: list[socket.socket],
+    *,
+    admin: socket.socket | None = None,
+    parent: int | None = None,
 ) -> None:
     """Serve `app` on `sockets` until SIGTERM or SIGINT. A second signal ends the process at once.
 
+    `admin`: the socket on which the operator's endpoints are.
     `parent`: the id of the process that supervises this one. When that process is gone, this one ends.
     """
     context: Context = app.state.push_hub
     # First, because `config` configures logging, and `limit_viewers` may log.
     server = Server(config(app, settings), context, freeze=True, parent=parent)
     context.limit_viewers(_allow_many_files() - SPARE_FILES)
+    if admin is not None:
+        context.admin_ports.add(admin.getsockname()[1])
+        sockets = [*sockets, admin]
     server.run(sockets)
 
 
@@ -176,18 +182,31 @@ def _allow_many_files() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def serve_many(create: Callable[[], FastAPI], settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve with one process per socket. Each process makes its own application with `create`."""
+def serve_many(
+    create: Callable[[], FastAPI],
+    settings: Settings,
+    sockets: list[socket.socket],
+    *,
+    admins: list[socket.socket],
+) -> None:
+    """Serve with one process per socket. Each process makes its own application with `create`.
+
+    `admins`: as many sockets on the admin port, or none.
+    """
     board = Board(len(sockets))
     parent = os.getpid()
 
-    def work(number: int, sock: socket.socket) -> None:
+    def work(number: int) -> None:
+        for other, sock in enumerate([*sockets, *admins]):
+            if other % len(sockets) != number:
+                sock.close()
         board.begin(number)
         app = create()
         app.state.push_hub.place = board, number
-        serve(app, settings, [sock], parent=parent)
+        admin = admins[number] if admins else None
+        serve(app, settings, [sockets[number]], admin=admin, parent=parent)
 
-    Workers(sockets, work).run()
+    Workers(len(sockets), work, [*sockets, *admins]).run()
 
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -207,7 +226,7 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=BACKLOG,
         server_header=False,
         access_log=settings.log_level in ("debug", "info"),  # else lines are formatted and then dropped
-        log_config=_log_config(settings.log_level),
+        log_config=log_config(settings),
     )
 
 
@@ -237,33 +256,3 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         problem = "which is in use" if taken else f"({error.strerror})"
         raise InvalidSettings(f"expected a free port, got {host}:{port} {problem}") from error
     return sock
-
-
-class Redact(logging.Filter):
-    """Removes credentials in query strings from the access log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Replace credentials in the record's arguments by `***`. Every record passes."""
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                _SECRETS.sub(r"\1***", value) if isinstance(value, str) else value for value in record.args
-            )
-        return True
-
-
-def _log_config(level: str) -> dict[str, Any]:
-    loud = level.upper()
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "filters": {"redact": {"()": "hub.serve.server.Redact"}},
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]},
-        },
-        "loggers": {
-            "hub": {"handlers": ["stderr"], "level": loud, "propagate": False},
-            "uvicorn": {"handlers": ["stderr"], "level": loud, "propagate": False},
-            "uvicorn.access": {"handlers": ["stderr"], "level": loud, "propagate": False},
-        },
-    }

@@ -25,14 +25,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 YOUNG = 1.0
 """Seconds: a worker that dies younger is replaced after this pause, so that a broken start does not spin."""
 
-Work = Callable[[int, socket.socket], None]
-"""The work of a worker, called with the worker's number and listening socket; returns after a signal."""
+Work = Callable[[int], None]
+"""The work of a worker, called with its number; it closes the sockets of the others, and returns after a signal."""
 
 
 class Workers:
-    """One worker process per socket."""
+    """`count` worker processes. `sockets` are those of all of them."""
 
-    def __init__(self, sockets: list[socket.socket], work: Work) -> None:
+    def __init__(self, count: int, work: Work, sockets: list[socket.socket]) -> None:
+        self._count = count
         self._sockets = sockets
         self._work = work
         self._born: dict[int, tuple[int, float]] = {}  # process id -> number, monotonic time
@@ -42,7 +43,7 @@ class Workers:
         """Start the workers, replace those that die, forward signals. Returns when a signal has ended all."""
         before = {sig: signal.signal(sig, self._forward) for sig in _SIGNALS}
         try:
-            for number in range(len(self._sockets)):
+            for number in range(self._count):
                 self._start(number)
             while self._born:
                 self._wait()
@@ -83,10 +84,7 @@ class Workers:
             for sig in _SIGNALS:
                 signal.signal(sig, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            for other, sock in enumerate(self._sockets):
-                if other != number:
-                    sock.close()
-            self._work(number, self._sockets[number])
+            self._work(number)
             code = 0
         except BaseException:  # the process ends here, whatever was raised
             logger.exception("worker %d failed", number)

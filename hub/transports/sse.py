@@ -21,13 +21,15 @@ from hub.job.frame import Frame
 from hub.settings import Settings
 from hub.transports.fast import SseWire
 from hub.transports.handoff import Handoff
+from hub.transports.headers import PRIVATE
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.hello import hello, retry_ms
 from hub.transports.portable import AsgiWire, Message, Messages
 
 HEADERS = {
+    **PRIVATE,
     "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
+    "Cache-Control": "no-cache, no-store, no-transform",
     "Connection": "keep-alive",
     "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }

@@ -5,6 +5,7 @@ The limits here are for sockets that stay with uvicorn: dashboards, and those th
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -53,6 +54,10 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     _due = 0.0  # loop time at which the client's budget of frames is full again
     _is_deaf = False  # True after a flood: nothing more is read
     _handoff: _WebSocketHandoff | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn.logger, self.conn.debug = logging.getLogger("hub.websockets"), False
 
     def detach(self) -> Detached | None:
         """Give up the socket; None if that is not possible now."""

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
 from importlib.metadata import version
-from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.params import Depends as DependsOn
-from fastapi.responses import JSONResponse, Response
 from fastapi.telemetry import TelemetryConfig
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 
-from hub.contract import asyncapi
-from hub.errors import BrokerUnavailable, HubError, KeysUnavailable
+from hub.errors import BrokerUnavailable, KeysUnavailable
 from hub.job.catalogue import load
 from hub.settings import Settings
-from hub.web.context import Context, get_context, get_redis, get_service
+from hub.web.admin import admin_router
+from hub.web.context import Context, get_redis
 from hub.web.direct import direct_routes
-from hub.web.metrics import registry
+from hub.web.headers import SafeHeaders
+from hub.web.health import router as health_router
 from hub.web.refusals import unavailable
-from hub.web.routes import Here
 from hub.web.routes import router as jobs_router
 from hub.web.session import router as session_router
 from hub.web.shutdown import on_shutdown
@@ -41,18 +36,25 @@ DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket.
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Returns a FastAPI application that is the hub: the job endpoints, health, metrics, docs.
+    """Returns a FastAPI application that is the hub: the job endpoints, health, the operator's.
 
     Without `settings` they come from the environment. Raises InvalidSettings or pydantic's ValidationError.
     """
     # FastAPI's own OpenTelemetry is off: a stream would be one span of hours, and /metrics has the figures.
     telemetry = TelemetryConfig(tracing=False, metrics=False, logs=False)
-    app = FastAPI(title="push-hub", description=DESCRIPTION, version=version("push-hub"), telemetry=telemetry)
+    app = FastAPI(
+        title="push-hub",
+        description=DESCRIPTION,
+        version=version("push-hub"),
+        telemetry=telemetry,
+        openapi_url=None,  # the operator's (admin.py)
+    )
     mount(app, settings)
     # Not in `mount`: direct routes skip the application's own dependencies, and only this one has none.
     app.router.routes[:0] = direct_routes(app)
     settings = app.state.push_hub.settings
-    app.include_router(_operations(settings))
+    app.include_router(health_router)
+    app.include_router(admin_router(settings))
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -62,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             max_age=PREFLIGHT_AGE,
         )
+    app.add_middleware(SafeHeaders)
     return app
 
 
@@ -102,47 +105,3 @@ def mount(
     app.include_router(tickets_router, prefix=path, dependencies=dependencies)
     app.include_router(session_router, prefix=path, dependencies=dependencies)
     return context
-
-
-def _operations(settings: Settings) -> APIRouter:
-    router = APIRouter(tags=["operations"])
-
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Always 200: the process is alive."""
-        return {"status": "ok"}
-
-    @router.get("/readyz", responses={503: {"description": "Redis does not answer, or the hub is draining"}})
-    async def readyz(service: Here) -> Response:
-        """200 if new viewers can be served: Redis answers and the hub is not draining. Else 503."""
-        hub = service.hub
-        redis = hub.broker.subscriber.connected
-        if redis:
-            try:
-                await hub.broker.ping()
-            except HubError:
-                redis = False
-        ready = redis and not hub.draining
-        words = {"status": "ready" if ready else "not ready", "redis": redis, "draining": hub.draining}
-        return JSONResponse(words, 200 if ready else 503)
-
-    @router.get("/metrics", response_class=Response, dependencies=[Depends(get_service)])
-    async def metrics(request: Request) -> Response:
-        """Metrics in the Prometheus format."""
-        context = get_context(request)
-        if context.place is None:
-            read = context.statistics
-        else:
-            board, _ = context.place
-            context.report()
-            read = board.sum
-        return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
-
-    contract = cache(lambda: asyncapi.document(settings))
-
-    @router.get("/asyncapi.json")
-    async def asyncapi_json() -> dict[str, Any]:
-        """The contract of both transports and every registered event type, as AsyncAPI 3."""
-        return contract()
-
-    return router

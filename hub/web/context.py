@@ -37,6 +37,7 @@ from hub.transports.sse import SseTransport
 from hub.transports.websocket import WebSocketTransport
 from hub.web.auth import Authenticator, User, who
 from hub.web.metrics import Board
+from hub.web.readiness import Readiness
 from hub.web.refusals import refusal
 
 logger = logging.getLogger("hub")
@@ -53,6 +54,7 @@ class Service:
     sse: SseTransport
     websocket: WebSocketTransport
     dashboards: DashboardSockets
+    readiness: Readiness
     client: AsyncRedis | None = None  # that was made for it, and ends with it
 
     async def drain(self) -> None:
@@ -76,6 +78,7 @@ class Context:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.authenticator = Authenticator(settings)
+        self.admin_ports: set[int] = set()  # ports of ours on which the operator's endpoints are
         self.place: tuple[Board, int] | None = None  # the board and our row, if there are several processes
         self._clients: PerLoop | None = None
         self._services: dict[Hashable, Service] = {}
@@ -142,7 +145,7 @@ class Context:
         verify = self._verify if self.settings.authenticates else None
         websocket = WebSocketTransport(hub, verify)
         own = None if is_ours else client
-        service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket), own)
+        service = Service(hub, SseTransport(hub), websocket, DashboardSockets(websocket), Readiness(hub), own)
         service.sse.heartbeat.start()
         service.websocket.heartbeat.start()
         hub.broker.subscriber.start()

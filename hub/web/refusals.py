@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from hub.errors import BrokerUnavailable, HubError, JobNotFound, KeysUnavailable
 from hub.settings import Settings
+from hub.transports.headers import PRIVATE
 from hub.transports.hello import ARRIVED_LATE, is_browser
 from hub.transports.sse import overloaded
 
@@ -25,7 +26,9 @@ RETRY_LATER = {"Retry-After": "3"}
 
 def refusal(error: HubError) -> HTTPException:
     """Returns `error` as an HTTPException, which Starlette sends as a denial of a WebSocket handshake too."""
-    return HTTPException(error.status, error.detail, headers=RETRY_LATER if error.status == 503 else None)
+    return HTTPException(
+        error.status, error.detail, headers=PRIVATE | RETRY_LATER if error.status == 503 else PRIVATE
+    )
 
 
 def stream_refused(settings: Settings, request: Request, error: HubError) -> Response:
@@ -56,4 +59,4 @@ async def unavailable(connection: HTTPConnection, error: Exception) -> Response 
         if connection.url.path.endswith("/stream"):
             settings: Settings = connection.app.state.push_hub.settings
             return overloaded(settings)
-    return JSONResponse({"detail": error.detail}, error.status, RETRY_LATER)
+    return JSONResponse({"detail": error.detail}, error.status, PRIVATE | RETRY_LATER)

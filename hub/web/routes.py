@@ -16,6 +16,7 @@ from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.job.cursor import Wish
 from hub.job.event import JobId
 from hub.job.event import job_id as parse_job_id
+from hub.transports.headers import PRIVATE
 from hub.transports.hello import ARRIVED_LATE
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream
@@ -81,7 +82,7 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
         return stream_refused(service.hub.settings, request, error)
     if view.begin.over:
         view.close()
-        return Response(status_code=204)
+        return Response(status_code=204, headers=PRIVATE)
     return await _stream(request, service, view)
 
 
@@ -133,7 +134,7 @@ async def get_job(user: Caller, job_id: JobPath, service: Here, request: Request
     """A job's current state: status, position, public fields, the last event of each type."""
     view = await _view(service, user, job_id, Wish(from_="live"), request)
     with view:
-        return Response(view.state_text(), media_type="application/json")
+        return Response(view.state_text(), headers=PRIVATE, media_type="application/json")
 
 
 @router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
@@ -160,7 +161,7 @@ async def get_job_events(
             raise refusal(error) from error
         except TimeoutError as error:
             raise refusal(BrokerUnavailable("expected a page within 35 s")) from error
-        return Response(page, media_type="application/json")
+        return Response(page, headers=PRIVATE, media_type="application/json")
 
 
 async def _stream(request: Request, service: Service, view: View, *, prologue: str | None = None) -> Response:

@@ -10,10 +10,9 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
+from hub.transports.headers import PRIVATE
 from hub.web.auth import User, who
 from hub.web.context import Service, caller, get_service, require_auth
-
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 class _SessionRoute(APIRoute):
@@ -28,7 +27,7 @@ class _SessionRoute(APIRoute):
             except HTTPException as error:
                 if error.status_code not in (401, 403, 404):
                     raise
-                return JSONResponse({"detail": "Not signed in"}, 401, NO_STORE)
+                return JSONResponse({"detail": "Not signed in"}, 401, PRIVATE)
 
         return answer
 
@@ -47,5 +46,5 @@ async def get_session(
         raise HTTPException(401)
     expires = getattr(user, "expires", math.inf)
     return JSONResponse(
-        {"user": str(who(user)), "expires": expires if math.isfinite(expires) else None}, headers=NO_STORE
+        {"user": str(who(user)), "expires": expires if math.isfinite(expires) else None}, headers=PRIVATE
     )

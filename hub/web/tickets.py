@@ -23,11 +23,11 @@ from starlette.types import Scope
 
 from hub.broker.tickets import Ticket, Tickets
 from hub.errors import HubError, JobNotFound
+from hub.transports.headers import PRIVATE
 from hub.web import routes
 from hub.web.auth import User
 from hub.web.context import ONLY, Service, caller, get_context, get_service, require_auth
 from hub.web.refusals import refusal
-from hub.web.session import NO_STORE
 
 PREFIX = "pht_"
 """How a ticket begins, so that a log or a scanner for secrets recognises it."""
@@ -81,7 +81,7 @@ async def make_ticket(
         await Tickets(service.hub.broker.client).put(secret, ticket, until=expires, uses=wanted.uses)
     except HubError as error:
         raise refusal(error) from error
-    return JSONResponse({"ticket": secret, "expires": expires, "uses": wanted.uses}, 201, NO_STORE)
+    return JSONResponse({"ticket": secret, "expires": expires, "uses": wanted.uses}, 201, PRIVATE)
 
 
 def _check(wanted: NewTicket, longest: float) -> None:

@@ -9,15 +9,16 @@ import httpx
 import pytest
 
 from tests.support import producers
+from tests.support.live import operator
 from tests.support.sse import SseViewer
 from tests.support.viewer import bearer, view, with_headers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def get(live, path: str, **params):
+async def get(live, path: str, *, headers=None, **params):
     """One authenticated GET."""
-    async with httpx.AsyncClient(base_url=live.url, timeout=15, headers=bearer()) as http:
+    async with httpx.AsyncClient(base_url=live.url, timeout=15, headers=headers or bearer()) as http:
         return await http.get(path, params=params)
 
 
@@ -184,13 +185,12 @@ async def test_the_older_status_stream_of_an_ended_job_ends(live, redis):
     assert viewer.viewer.ended
 
 
-async def test_operations_answer_without_credentials(live):
-    """Health, readiness, metrics and the interactive documentation need no credentials."""
+async def test_operations_answer_the_operator(live):
+    """Health and readiness need no credentials."""
     async with httpx.AsyncClient(base_url=live.url, timeout=10) as http:
-        answers = {
-            path: await http.get(path)
-            for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
-        }
+        answers = {path: await http.get(path) for path in ("/healthz", "/readyz")}
+        for path in ("/metrics", "/docs", "/openapi.json", "/asyncapi.json"):
+            answers[path] = await http.get(path, headers=operator())
     assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(answers, 200)
     assert answers["/readyz"].json()["redis"] is True
 
@@ -199,7 +199,7 @@ async def test_metrics_count_the_viewers_of_this_hub(live, job):
     """The metrics are those of the hub that serves the viewers."""
     async with view(live, "sse", job), view(live, "websocket", job):
         await live.until(lambda: live.hub.statistics().viewers == 2)
-        text = (await get(live, "/metrics")).text
+        text = (await get(live, "/metrics", headers=operator())).text
     values = {line.split()[0]: line.split()[1] for line in text.splitlines() if line and line[0] != "#"}
     assert {value for name, value in values.items() if name.endswith("viewers")} == {"2.0"}
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from hub import JobStateMachine, Publisher
 from tests.support import producers
-from tests.support.live import SECRET, token
+from tests.support.live import ADMIN, SECRET, token
 from tests.support.sse import SseViewer
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def environment(**values: str) -> dict[str, str]:
 
 def signed(url: str) -> dict[str, str]:
     """An environment with settings that authenticate."""
-    return environment(HUB_JWT_SECRET=SECRET, HUB_REDIS_URL=url)
+    return environment(HUB_JWT_SECRET=SECRET, HUB_REDIS_URL=url, HUB_ADMIN_PORT="0", HUB_ADMIN_TOKEN=ADMIN)
 
 
 class Command:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from tests.support.live import live_hub
+from tests.support.live import live_hub, operator
 
 EVENTS = '''
 from typing import Literal
@@ -124,7 +124,7 @@ def test_a_module_that_cannot_be_imported_is_one_line(application):
 
 async def test_the_hub_serves_the_contract():
     async with live_hub(FakeAsyncRedis()) as live, httpx.AsyncClient(base_url=live.url) as client:
-        served = (await client.get("/asyncapi.json")).json()
+        served = (await client.get("/asyncapi.json", headers=operator())).json()
     assert served["channels"]["socket"]["address"] == "/api/jobs/{job_id}/events/ws"
 
 

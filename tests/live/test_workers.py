@@ -12,14 +12,14 @@ import psutil
 
 from hub import JobStateMachine, Publisher
 from tests.live.test_cli import running, signed
-from tests.support.live import token
+from tests.support.live import operator, token
 from tests.support.sse import SseViewer
 
 
 async def metric(url: str, name: str) -> float:
     """One metric of all processes; any process answers for all."""
     async with httpx.AsyncClient() as client:
-        text = (await client.get(f"{url}/metrics")).text
+        text = (await client.get(f"{url}/metrics", headers=operator())).text
     found = re.search(rf"^hub_{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, text
     return float(found[1])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import producers
 from tests.support.browser import ROOT
-from tests.support.live import SECRET, live_hub, token
+from tests.support.live import SECRET, live_hub, operator, token
 from tests.support.viewer import bearer, dashboard, view, with_headers
 
 DEAD = {"jwt_secret": None, "jwks_url": "http://127.0.0.1:9/keys"}
@@ -79,7 +79,7 @@ async def test_the_operator_sees_why(real_redis):
             (job, foreign),
         ):
             assert (await client.get(f"/api/jobs/{name}", headers=headers)).status_code == 404
-        metrics = (await client.get("/metrics")).text
+        metrics = (await client.get("/metrics", headers=operator())).text
         for reason in ("missing", "expired", "owner", "unknown", "origin"):
             assert f'hub_auth_refused_total{{reason="{reason}"}} 1.0' in metrics
         assert 'hub_auth_refused_total{reason="signature"} 0.0' in metrics

@@ -23,6 +23,7 @@ from tests.support.sse import SseViewer
 
 SECRET = "a secret that is long enough for HS256"
 USER = "ada"
+ADMIN = "the operator of the tests"
 
 
 def token(user: str = USER, **claims) -> str:
@@ -32,7 +33,9 @@ def token(user: str = USER, **claims) -> str:
 
 def settings(**values) -> Settings:
     """Returns the defaults, except for what would make a test wait or log too much."""
-    return Settings(**{"jwt_secret": SECRET, "drain": 0, "log_level": "warning", **values})
+    return Settings(
+        **{"jwt_secret": SECRET, "admin_token": ADMIN, "drain": 0, "log_level": "warning", **values}
+    )
 
 
 @dataclass
@@ -148,6 +151,11 @@ async def live_hub(
 def _url(client: Redis) -> str:
     place = client.connection_pool.connection_kwargs
     return f"redis://{place['host']}:{place['port']}/{place.get('db', 0)}"
+
+
+def operator() -> dict[str, str]:
+    """Returns the header that opens the operator's endpoints."""
+    return {"Authorization": f"Bearer {ADMIN}"}
 
 
 async def frames(socket: ClientConnection, *, timeout: float = 10) -> list[dict]:

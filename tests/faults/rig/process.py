@@ -14,12 +14,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import redis
 
 from hub.demo.embedded import find_binary
-from tests.support.live import SECRET
+from tests.support.live import ADMIN, SECRET
 
 ROOT = Path(__file__).parents[3]
 
@@ -141,6 +141,7 @@ class Hub(Process):
         self.url = f"http://127.0.0.1:{self.port}"
         settings = {"jwt_secret": SECRET, "log_level": "info", "max_viewers_per_user": 100_000} | settings
         settings = {"max_viewers_per_user_and_job": 100_000, "redis_url": redis_url} | settings
+        settings = {"admin_port": 0, "admin_token": ADMIN, **settings}
         environment = {f"HUB_{name.upper()}": str(value) for name, value in settings.items()}
         module = program or ("tests.faults.rig.portable" if portable else "hub")
         more = ["--workers", str(workers)] if workers > 1 else []
@@ -155,7 +156,8 @@ class Hub(Process):
     def get(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
         """Returns status and body of a GET. The status is 0 if nothing answers."""
         try:
-            with urlopen(self.url + path, timeout=timeout) as answer:
+            request = Request(self.url + path, headers={"Authorization": f"Bearer {ADMIN}"})
+            with urlopen(request, timeout=timeout) as answer:
                 return answer.status, answer.read().decode()
         except OSError as error:
             return getattr(error, "code", 0), ""

@@ -1,0 +1,159 @@
+"""The operator's endpoints: metrics, the descriptions of the API, revocation.
+
+Invariant: they exist for requests on the admin port and for those with the admin token. Everybody else gets the
+answer of a path that does not exist.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from functools import cache
+from importlib.resources import files
+from ipaddress import ip_address
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection
+from starlette.routing import Match
+from starlette.types import Scope
+
+from hub.contract import asyncapi
+from hub.errors import InvalidSettings
+from hub.settings import Settings
+from hub.transports.headers import PRIVATE, SAFE
+from hub.web.context import Context, get_context, get_service
+from hub.web.metrics import registry
+
+ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+"""Files of `/docs`, in the package fastapi-offline: nothing is loaded from anybody else's host."""
+
+
+class _AdminRoute(APIRoute):
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if _is_operator(scope) else (Match.NONE, {})
+
+
+def _is_operator(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    request = HTTPConnection(scope)
+    context = get_context(request)
+    return (_is_on_admin_port(scope, context) and not _is_foreign_page(request)) or _has_token(
+        request, context
+    )
+
+
+def _is_on_admin_port(scope: Scope, context: Context) -> bool:
+    """By the address of the socket, which no header can change."""
+    server = scope.get("server")
+    return server is not None and server[1] in context.admin_ports
+
+
+def _is_foreign_page(request: HTTPConnection) -> bool:
+    """Returns True for a request that a page of another site makes in the operator's browser.
+
+    Also where its name was made to point to this machine (DNS rebinding): a page of ours has a numeric address.
+    """
+    headers = request.headers
+    if "origin" not in headers and "sec-fetch-site" not in headers:
+        return False  # no browser of this decade
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return True
+    host = request.url.hostname or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        return host != "localhost"
+    return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
+
+
+def _has_token(request: HTTPConnection, context: Context) -> bool:
+    expected = context.settings.admin_token
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if expected is None or scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(given.strip().encode(), expected.get_secret_value().encode())
+
+
+class Revoke(BaseModel, extra="forbid"):
+    """Whose credentials are to be taken back."""
+
+    user: str
+    job: str | None = Field(None, description="only on this job")
+
+
+def admin_router(settings: Settings) -> APIRouter:
+    """The endpoints, for an application with these settings."""
+    router = APIRouter(tags=["admin"], route_class=_AdminRoute)
+    contract = cache(lambda: asyncapi.document(settings))
+
+    @router.get("/metrics", response_class=Response, dependencies=[Depends(get_service)])
+    async def metrics(request: Request) -> Response:
+        """Metrics in the Prometheus format."""
+        context = get_context(request)
+        if context.place is None:
+            read = context.statistics
+        else:
+            board, _ = context.place
+            context.report()
+            read = board.sum
+        return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/asyncapi.json")
+    async def asyncapi_json() -> dict[str, Any]:
+        """The contract of both transports and every registered event type, as AsyncAPI 3."""
+        return contract()
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi_json(request: Request) -> Response:
+        return JSONResponse(request.app.openapi())
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return _page()
+
+    @router.get("/docs/assets/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name not in ASSETS:
+            raise HTTPException(404)
+        data = files("fastapi_offline").joinpath("static", name).read_bytes()
+        return Response(data, media_type=ASSETS[name], headers={"Cache-Control": "max-age=3600"})
+
+    @router.post("/admin/revoke", status_code=204, response_class=Response)
+    async def revoke(request: Request, wanted: Revoke) -> Response:
+        """Take back what a user was given until now, on every hub within a second."""
+        try:
+            await get_context(request).revoke(wanted.user, wanted.job)
+        except InvalidSettings as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(status_code=204, headers=PRIVATE)
+
+    return router
+
+
+@cache
+def _page() -> HTMLResponse:
+    """FastAPI's page, with files of ours, and a policy that allows its one script by its hash."""
+    html = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="push-hub",
+        swagger_js_url="docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="docs/assets/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    ).body
+    script = re.search(rb"<script>(.*?)</script>", bytes(html), re.DOTALL)
+    assert script is not None, "FastAPI's page has one script in it"
+    digest = base64.b64encode(hashlib.sha256(script[1]).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(bytes(html), headers={**SAFE, "Content-Security-Policy": policy})
