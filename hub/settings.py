@@ -175,6 +175,11 @@ class Settings(BaseSettings):
     window_bytes: int = Field(
         1 << 20, gt=0, description="most bytes of event bodies kept in memory for a watched job"
     )
+    memory: int = Field(
+        0,
+        ge=0,
+        description="most bytes that events may take in a process; 0: half of the container's or the machine's memory",
+    )
     max_event_bytes: int = Field(
         MAX_EVENT_BYTES, gt=0, description="bytes of the largest event; a larger one becomes a gap frame"
     )

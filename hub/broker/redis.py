@@ -26,6 +26,9 @@ GRACE = 5.0
 """Seconds that Redis must have been connected before a worker counts as lost. During an outage workers cannot
 renew their leases; they retry every second, so a live worker renews within this time."""
 
+FIRST_READ = 20
+"""Entries of a job that are read before their size is known: an event may be a megabyte."""
+
 MAX_DIGITS = 20
 """Largest number of digits of a number in a hash: 64 bits. `int` raises ValueError for more than 4,300
 digits, and an application can write any text there."""
@@ -58,15 +61,36 @@ class RedisBroker:
             pairs = zip(replies[::2], replies[1::2], strict=True)
             return [self._job(job, *pair, now) for job, pair in zip(jobs, pairs, strict=True)]
 
-    async def latest(self, job: JobId, *, limit: int) -> Snapshot:
-        """Read the job's hash and its last `limit` retained events."""
-        snapshot = await self._snapshot(job, "XREVRANGE", "+", "-", limit)
+    async def latest(self, job: JobId, *, limit: int, size: int = 1 << 20) -> Snapshot:
+        """Read the job's hash and its last retained events: `limit`, or fewer that have `size` bytes.
+
+        The first events are read together with the hash. Those before them cannot change, they can only go.
+        """
+        snapshot = await self._snapshot(job, "XREVRANGE", "+", "-", min(limit, FIRST_READ))
+        await self._read_older(job, snapshot, limit=limit, size=size)
         if snapshot.job is not None and snapshot.job.stated not in (frozenset(), self._publication.ends):
             # Its publisher learns from the answer to its next event that this hub ends jobs with others.
             async with available():
                 ends = ",".join(sorted(self._publication.ends))
                 await self.client.hset(self.keys.meta(job), "hub_terminal", ends)
         return snapshot
+
+    async def _read_older(self, job: JobId, snapshot: Snapshot, *, limit: int, size: int) -> None:
+        entries = snapshot.entries
+        count = FIRST_READ
+        while len(entries) >= count and len(entries) < limit:
+            got = sum(len(entry.body) for entry in entries)
+            if got >= size:
+                return
+            more = min(limit - len(entries), max(1, (size - got) * len(entries) // max(1, got)))
+            async with available():
+                rows: Any = await self.client.xrevrange(
+                    self.keys.log(job), max=f"({entries[0].id}", min="-", count=more
+                )
+            older = [entry for row in reversed(rows) if _has(snapshot.job, entry := _entry(row))]
+            entries[:0] = older
+            if len(older) < more:
+                return
 
     async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot:
         """Read the job's hash and the first `limit` retained events after the id `after`."""

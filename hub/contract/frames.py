@@ -59,6 +59,9 @@ class State(Control):
     attempt: int = Field(ge=1, description="counts the job's attempts; a restart begins the next")
     job: dict[str, Any] = Field(description="the public fields of the job's hash, as they were last read")
     last: dict[str, Any] = Field(description="the last event of each type")
+    truncated: bool = Field(
+        False, description="the last events of some types were left out: they are too large"
+    )
     ref: Ref = Field(None, description="the `ref` of the command that asked for it; WebSocket only")
 
 

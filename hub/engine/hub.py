@@ -18,6 +18,7 @@ from hub.engine.caller import Caller
 from hub.engine.check import PositionCheck
 from hub.engine.drain import Drain
 from hub.engine.guests import GuestCheck
+from hub.engine.memory import COPIES, budget, held
 from hub.engine.patience import Patience
 from hub.engine.reads import JobReads
 from hub.engine.revocations import Revocations
@@ -57,6 +58,8 @@ class Hub:
         self.revocations = Revocations(broker, self._expel)
         broker.listen(self.revocations)
         self._views: set[View] = set()
+        self._memory = budget(settings.memory)
+        self._freed = 0  # bytes of feeds that are ending
         self._feeds: dict[JobId, Feed] = {}
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -92,6 +95,8 @@ class Hub:
         self.check_open()
         found = await self.authorised(caller, job, wait=wait)
         self.check_open()
+        if job not in self._feeds:
+            self._make_room()
         self.admission.enter(caller.user, job)
         feed = self._feed(found)
         expiry = self.age.expiry(caller.expires)
@@ -173,6 +178,15 @@ class Hub:
         feed.note(job)
         return feed
 
+    def _make_room(self) -> None:
+        """Let go of jobs that nobody watches, the longest first, if memory is short. Raises Overloaded."""
+        for job in list(self._lingering):
+            if held(self.totals) - self._freed < self._memory:
+                return
+            self._end(self._feeds[job])
+        if held(self.totals) - self._freed >= self._memory:
+            raise self.admission.refuse(f"expected at most {self._memory} bytes of events in memory")
+
     def _replace(self, feed: Feed) -> None:
         """Another feed takes the place of one that failed, or whose job was begun again or changed hands."""
         if not feed.log.closed and not feed.failed:
@@ -205,7 +219,12 @@ class Hub:
             feed.closing = True
             task = asyncio.create_task(feed.aclose(), name=f"hub-feed-end-{feed.id}")
             self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._freed += (size := COPIES * feed.log.size)
+            task.add_done_callback(lambda done: self._ended(done, size))
+
+    def _ended(self, task: asyncio.Task[None], size: int) -> None:
+        self._closing.discard(task)
+        self._freed -= size
 
     # --- the end
 
@@ -243,6 +262,7 @@ class Hub:
         subscriber = self.broker.statistics()
         return replace(
             self.totals,
+            held_bytes=held(self.totals),
             jobs=len(self._feeds),
             connected=int(subscriber.connected),
             draining=int(self.draining),

@@ -18,7 +18,7 @@ from hub.fanout.age import earlier
 from hub.fanout.audience import CHUNK, Seat
 from hub.fanout.wire import Reason, Wire
 from hub.feed.feed import Feed
-from hub.feed.intake import PAGE
+from hub.feed.paging import first_limit, next_limit
 from hub.job.cursor import Beginning, Wish, beginning, live
 from hub.job.event import EventId, JobId
 from hub.job.frame import Format, Frame, gap_frame, resync_frame
@@ -26,10 +26,6 @@ from hub.job.log import Log
 from hub.job.record import Entry, Job, Snapshot
 
 P = TypeVar("P")
-
-FIRST_PAGE = 50
-"""Entries of a viewer's first read of the past: an event may be a megabyte, and each viewer has its own copy.
-"""
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
@@ -50,6 +46,7 @@ class View:
         "_expelled",
         "_expiry",
         "_feed",
+        "_held",
         "_leave",
         "_limit",
         "_page",
@@ -83,8 +80,9 @@ class View:
         self._age = age
         self._expiry = expiry
         self._expelled: Reason | None = None
-        self._limit = min(FIRST_PAGE, PAGE)
+        self._limit = 0  # entries of the next read of the past; 0 before the first
         self._page = _NO_PAGE
+        self._held = 0  # bytes of the page
         self._seat: Seat[Any] | None = None
 
     def __enter__(self) -> View:
@@ -100,6 +98,8 @@ class View:
         leave, self._leave = self._leave, None
         if leave is None:
             return
+        self._feed.totals.past_bytes -= self._held
+        self._page, self._held = _NO_PAGE, 0
         seat, self._seat = self._seat, None
         if seat is not None:
             seat.leave()
@@ -210,9 +210,18 @@ class View:
         return _NO_FRAMES
 
     async def _read_page(self, after: EventId) -> None:
-        entries = (await self._broker.since(self.job_id, after, limit=self._limit)).entries
-        self._limit = _next_limit(self._limit, entries)
-        self._page = deque(entries)
+        limit = self._limit or first_limit(self.log.size, self.log.end - self.log.start)
+        entries = (await self._broker.since(self.job_id, after, limit=limit)).entries
+        self._limit = next_limit(limit, entries)
+        self._turn(deque(entries))
+
+    def _turn(self, page: deque[Entry]) -> None:
+        """Hold another page than before."""
+        if self._leave is None:
+            return  # closed while the page was read
+        size = sum(len(entry.body) for entry in page)
+        self._feed.totals.past_bytes += size - self._held
+        self._page, self._held = page, size
 
     def _past_frames(self, after: EventId) -> list[Frame]:
         """Frames of the page that was read; a gap up to the window if the log has no more of what is before
@@ -292,7 +301,7 @@ class View:
         self.begin = _SETTLED
         self.wish = _NO_WISH
         self.preamble = _NO_FRAMES
-        self._page = _NO_PAGE
+        self._turn(_NO_PAGE)
 
     def _gap(self, first: EventId, last: EventId) -> list[Frame]:
         return [gap_frame("trimmed", first, last), self._state(last)]
@@ -305,11 +314,3 @@ def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
     """Returns True if the retained log has given this id."""
     position = snapshot.job.position if snapshot.job is not None else None
     return position is not None and position.epoch == event_id.epoch and position >= event_id
-
-
-def _next_limit(limit: int, entries: list[Entry]) -> int:
-    """Entries of the next read: more when they are small, fewer when they are large."""
-    size = sum(len(entry.body) for entry in entries)
-    if size < CHUNK:
-        return min(PAGE, limit * 5)
-    return limit if size < 16 * CHUNK else max(1, limit // 5)

@@ -48,7 +48,7 @@ class Feed:
         self.due = 0.0  # loop time of the next position check; the hub sets it
         self._broker = broker
         self._settings = settings
-        self._totals = totals
+        self.totals = totals
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._audiences: dict[tuple[Format[Any], frozenset[str] | None], Audience[Any]] = {}
@@ -158,7 +158,7 @@ class Feed:
         """The audience for this format and filter."""
         found = self._audiences.get((fmt, types))
         if found is None:
-            found = Audience(self.log, fmt, types, self._totals, self._loop.time())
+            found = Audience(self.log, fmt, types, self.totals, self._loop.time())
             self._audiences[fmt, types] = found
         return found
 
@@ -182,7 +182,8 @@ class Feed:
         # garbage collector, which the server has made slow, would come after a thousand of them.
         del self._task
         self._inbox.clear()
-        self._totals.window_bytes -= self.log.size
+        self.totals.window_bytes -= self.log.size
+        self.state.clear()
 
     # --- the task
 
@@ -216,7 +217,8 @@ class Feed:
         try:
             if not has_ended:
                 await self._broker.subscribe(self.id, self._inbox)
-            self._intake.fill(await self._broker.latest(self.id, limit=self._settings.window_events))
+            limit, size = self._settings.window_events, self._settings.window_bytes
+            self._intake.fill(await self._broker.latest(self.id, limit=limit, size=size))
             if not has_ended:
                 self._intake.end_soon()
                 return True

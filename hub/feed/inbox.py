@@ -17,6 +17,10 @@ LIMIT = 10_000
 read."""
 
 
+LIMIT_BYTES = 8 << 20
+"""Bytes that may wait; beyond it the same. One message may be larger."""
+
+
 class Mark(enum.Enum):
     """Stands in the place where something may be missing, so that a notice comes neither early nor late."""
 
@@ -30,12 +34,13 @@ class Inbox:
     """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or
     dropped."""
 
-    __slots__ = ("_items", "_totals", "_wake", "popped", "received")
+    __slots__ = ("_items", "_size", "_totals", "_wake", "popped", "received")
 
     def __init__(self, totals: Totals) -> None:
         self.received = 0
         self.popped = 0
         self._totals = totals
+        self._size = 0
         self._items: deque[bytes | Mark] = deque()
         self._wake = asyncio.Event()
 
@@ -44,11 +49,12 @@ class Inbox:
 
     def receive(self, data: bytes) -> None:
         """A message on the job's channel."""
-        if len(self._items) >= LIMIT:
+        if self._items and (len(self._items) >= LIMIT or self._size + len(data) > LIMIT_BYTES):
             self.clear()
             self.missed()
         self.received += 1
         self._totals.inbox += 1
+        self._weigh(len(data))
         self._items.append(data)
         self._wake.set()
 
@@ -83,12 +89,16 @@ class Inbox:
     def pop(self) -> bytes | Mark:
         """Take the first item out."""
         item = self._items.popleft()
-        self._count_popped(not isinstance(item, Mark))
+        if not isinstance(item, Mark):
+            self._count_popped(1)
+            self._weigh(-len(item))
         return item
 
     def put_back(self, item: bytes | Mark) -> None:
         """Make `item` the first again."""
-        self._count_popped(-(not isinstance(item, Mark)))
+        if not isinstance(item, Mark):
+            self._count_popped(-1)
+            self._weigh(len(item))
         self._items.appendleft(item)
 
     def first_after(self, last: EventId) -> EventId | None:
@@ -104,11 +114,17 @@ class Inbox:
         kept = [item for item in self._items if isinstance(item, Mark) or EventId.of_message(item) is None]
         self._count_popped(len(self._items) - len(kept))
         self._items = deque(kept)
+        self._weigh(sum(len(item) for item in kept if not isinstance(item, Mark)) - self._size)
 
     def clear(self) -> None:
         """Drop everything."""
         self._count_popped(self.received - self.popped)
+        self._weigh(-self._size)
         self._items.clear()
+
+    def _weigh(self, size: int) -> None:
+        self._size += size
+        self._totals.inbox_bytes += size
 
     def _count_popped(self, number: int) -> None:
         self.popped += number

@@ -15,15 +15,13 @@ from hub.broker.seam import Broker
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.audience import CHUNK
 from hub.feed.inbox import Inbox, Mark
+from hub.feed.paging import first_limit, next_limit
 from hub.feed.window import Window
 from hub.job.event import EventId
 from hub.job.frame import Frame
 from hub.job.record import Entry, Job, Snapshot
 from hub.settings import Settings
 from hub.totals import Totals
-
-PAGE = 500
-"""Entries per read of the retained log: about 100 KB of small events."""
 
 SETTLE = 0.25
 """Seconds between a hash that says the job has ended and the end frame, if no event brings the end. A
@@ -47,6 +45,7 @@ class Intake:
         self._settings = settings
         self._totals = totals
         self._page: deque[Entry] = deque()  # read from the retained log, in no batch yet
+        self._limit = first_limit(0, 0)  # entries of the next read
         self._ends = False  # a timer will put Mark.OVER into the inbox
         self._healed = -1  # messages that came before the one for which the log was last read
         self._looked = 0  # messages that had come by then
@@ -55,6 +54,7 @@ class Intake:
         """Put what was read after the subscription into the window. Raises JobNotFound."""
         if snapshot.job is None or not snapshot.job.exists:
             raise JobNotFound(f"expected a job, got {self.window.id!r}, which is gone")
+        self._limit = next_limit(self._limit, snapshot.entries)
         self._page.extend(self.window.open(snapshot.job, snapshot.entries))
         while self._page:
             self.window.append(self._page_frames())
@@ -190,7 +190,8 @@ class Intake:
         if mark is Mark.LOST and window.may_lose:
             mark = Mark.LOST_BARE
         after = window.numbering.read_after(window.last)
-        snapshot = await _patiently(lambda: self._broker.since(window.id, after, limit=PAGE))
+        snapshot = await _patiently(lambda: self._broker.since(window.id, after, limit=self._limit))
+        self._limit = next_limit(self._limit, snapshot.entries)
         job = snapshot.job
         if job is not None and window.is_anothers(job):
             raise JobNotFound(f"expected job {window.id} of its owner, got another's of that name")
@@ -257,8 +258,8 @@ class Intake:
         kept: list[Entry] = []
         if reason == "rolled back":
             # What the log still has up to `last` was delivered before, and is part of the state.
-            limit = self._settings.window_events
-            read = await _patiently(lambda: self._broker.latest(self.window.id, limit=limit))
+            limit, size = self._settings.window_events, self._settings.window_bytes
+            read = await _patiently(lambda: self._broker.latest(self.window.id, limit=limit, size=size))
             kept = [entry for entry in read.entries if entry.id <= last]
         # The new log has whatever is worth having; what waits with an id has an old one.
         self.inbox.drop_numbered()

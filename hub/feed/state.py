@@ -1,7 +1,8 @@
 """A job's current state, for a viewer that cannot have every event: status, public fields, last event of each
 type.
 
-Invariant: the state is as new as the last frame made from it. The feed keeps it, so that a join makes no trip
+Invariant: the state is as new as the last frame made from it, and has as many bytes as a window at most; it says so
+if it had to leave types out. The feed keeps it, so that a join makes no trip
 to Redis.
 """
 
@@ -13,18 +14,23 @@ from typing import Any
 from hub.job.event import Event, EventId, JobId
 from hub.job.frame import Frame
 from hub.job.record import Job
+from hub.totals import Totals
 
 MAX_TYPES = 64
-"""Types of which the last event is kept. The first 64 of a producer that makes up more stay."""
+"""Types of which the last event is kept. Of a producer that makes up more the last 64 stay."""
 
 
 class State:
     """The current state of one job."""
 
-    __slots__ = ("_job_id", "_last", "_public", "_status", "job")
+    __slots__ = ("_is_cut", "_job_id", "_last", "_limit", "_public", "_size", "_status", "_totals", "job")
 
-    def __init__(self, job_id: JobId, public: frozenset[str]) -> None:
+    def __init__(self, job_id: JobId, public: frozenset[str], *, limit: int, totals: Totals) -> None:
         self.job: Job | None = None
+        self._limit = limit
+        self._totals = totals
+        self._size = 0  # bytes of `_last`
+        self._is_cut = False  # types were dropped
         self._job_id = job_id
         self._public = public
         self._status: str | None = None
@@ -40,13 +46,37 @@ class State:
         if event.status is not None:
             self._status = event.status
         kind = event.type
-        if kind is not None and (kind in self._last or len(self._last) < MAX_TYPES):
-            self._last[kind] = event.body
+        if kind is None:
+            return
+        self._drop(kind)
+        if (size := _size(kind, event.body)) > self._limit:
+            self._is_cut = True
+            return
+        self._last[kind] = event.body
+        self._weigh(size)
+        while len(self._last) > MAX_TYPES or self._size > self._limit:
+            self._is_cut = True
+            self._drop(next(iter(self._last)))  # the one whose last event is the oldest
+
+    def _drop(self, kind: str) -> None:
+        body = self._last.pop(kind, None)
+        if body is not None:
+            self._weigh(-_size(kind, body))
+
+    def _weigh(self, size: int) -> None:
+        self._size += size
+        self._totals.state_bytes += size
+
+    def clear(self) -> None:
+        """Drop the events."""
+        self._weigh(-self._size)
+        self._last.clear()
+        self._is_cut = False
 
     def forget(self, job: Job | None) -> None:
         """The log was lost, and with it what was remembered from it. `job` is the hash, if there still is
         one."""
-        self._last.clear()
+        self.clear()
         if job is not None:
             self.job = job
             self._status = None
@@ -62,6 +92,8 @@ class State:
             "attempt": self.job.attempt if self.job else 1,
             "job": public,
         }
+        if self._is_cut:
+            head["truncated"] = True
         last = ",".join(f"{json.dumps(kind)}:{body}" for kind, body in self._last.items())
         return f'{json.dumps(head, separators=(",", ":"))[:-1]},"last":{{{last}}}}}'
 
@@ -70,3 +102,8 @@ class State:
         return Frame(
             Event(None, self.text(position), {"job_id": self._job_id}), event_id=position, name="state"
         )
+
+
+def _size(kind: str, body: str) -> int:
+    text = kind + body
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

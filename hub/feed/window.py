@@ -28,7 +28,7 @@ class Window:
     def __init__(self, job: JobId, settings: Settings, totals: Totals) -> None:
         self.id = job
         self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
-        self.state = State(job, settings.public_fields)
+        self.state = State(job, settings.public_fields, limit=settings.window_bytes, totals=totals)
         self.numbering = Numbering()
         self.is_lost = False  # Redis lost the job's hash, and a publisher may go on without an owner
         self._settings = settings

@@ -13,6 +13,12 @@ from typing import Literal
 from hub.job.event import FINAL, EventId
 from hub.job.log import Log
 
+MAX_TYPES = 32
+"""Types of a filter."""
+
+MAX_TYPE = 64
+"""Characters of a type in a filter."""
+
 _FROM_LAST = re.compile(r"-([1-9][0-9]{0,5})", re.ASCII)
 
 
@@ -33,10 +39,12 @@ class Wish:
     def parse(cls, *, cursor: str | None = None, from_: str | None = None, types: str | None = None) -> Wish:
         """Read query parameters; `types` is a comma-separated list.
 
-        An unknown `from` means "start": a viewer can ignore events it did not want, but cannot guess those it
-        missed.
+        An unknown `from` means "start", and more types than a filter may have mean all: a viewer can ignore
+        events it did not want, but cannot guess those it missed.
         """
-        wanted = frozenset(name for name in map(str.strip, (types or "").split(",")) if name)
+        wanted = frozenset(name for name in map(str.strip, (types or "").split(",", MAX_TYPES)) if name)
+        if len(wanted) > MAX_TYPES or any(len(name) > MAX_TYPE for name in wanted):
+            wanted = frozenset()
         return cls(cursor=cursor or None, from_=_parse_from(from_), types=wanted or None)
 
 

@@ -20,6 +20,9 @@ from hub.job.event import EventId
 from hub.job.frame import Frame
 from hub.transports.websocket import encode
 
+MAX_PAGE = 256 * 1024
+"""Bytes of events after which a page is full: it is in memory as a whole, and its reader may be slow."""
+
 
 class _Nothing:
     """The `Format` of a long poll, which writes nothing: the page reads its frames from the log."""
@@ -103,6 +106,7 @@ class _Page:
     def __init__(self, view: View, limit: int) -> None:
         self.events: list[bytes] = []
         self.position = 0
+        self._size = 0
         self._view = view
         self._limit = limit
         self._notices: list[bytes] = []
@@ -110,8 +114,8 @@ class _Page:
 
     @property
     def full(self) -> bool:
-        """Returns True if the page has `limit` events."""
-        return len(self.events) >= self._limit
+        """Returns True if the page has `limit` events, or `MAX_PAGE` bytes of them."""
+        return len(self.events) >= self._limit or self._size >= MAX_PAGE
 
     def add(self, frames: list[Frame]) -> int:
         """Add frames until the page is full. Returns how many of them are done, including those not shown."""
@@ -120,6 +124,7 @@ class _Page:
                 return count
             if frame.name is None and frame.passes(self._view.wish.types):
                 self.events.append(encode(frame))
+                self._size += len(self.events[-1])
             elif frame.name not in (None, "end"):
                 self._notices.append(encode(frame))
             self._seen = frame.seen or self._seen

@@ -45,14 +45,14 @@ def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) 
 
 
 _SUBSCRIBE = "await self._broker.subscribe(self.id, self._inbox)"
-_LATEST = "await self._broker.latest(self.id, limit=self._settings.window_events)"
+_LATEST = "await self._broker.latest(self.id, limit=limit, size=size)"
 
 MUTANTS = {
     "subscribe-after-read": Mutant(
         "attach",
         "nobody waits for ever",
         (
-            Edit(Feed, "_begin", _SUBSCRIBE, f"early = {_LATEST}; {_SUBSCRIBE}"),
+            Edit(Feed, "_begin", _SUBSCRIBE, f"limit = size = 10**6; early = {_LATEST}; {_SUBSCRIBE}"),
             Edit(Feed, "_begin", f"fill({_LATEST})", f"fill({_LATEST} if has_ended else early)"),
         ),
     ),

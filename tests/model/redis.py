@@ -136,7 +136,7 @@ class Link:
             self.asked -= 1
         return found
 
-    async def latest(self, job, *, limit):
+    async def latest(self, job, *, limit, size=1 << 20):
         self.reads += 1
         return await self._snapshot("log", lambda: self.server.log[-limit:])
 
@@ -168,6 +168,12 @@ class Link:
             self.sink = self._waiting = None
             if not self.down:
                 self.commands.append("UNSUBSCRIBE")
+
+    def listen(self, control):
+        """Nobody revokes anything here."""
+
+    async def revocations(self):
+        return []
 
     async def declare_lost(self, job):
         answer: list[bool] = []

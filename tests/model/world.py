@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from hub.engine import check as check_module
 from hub.engine import drain as drain_module
 from hub.engine import stall as stall_module
-from hub.engine import view as view_module
 from hub.engine.hub import Hub
 from hub.errors import HubError
 from hub.fanout import age as age_module
@@ -27,6 +26,7 @@ from hub.fanout import audience as wire_module
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
 from hub.feed import intake as intake_module
+from hub.feed import paging as paging_module
 from hub.feed import window as window_module
 from hub.job.cursor import Wish
 from hub.settings import Settings
@@ -501,9 +501,9 @@ def on_its_own(scenario: Scenario) -> Iterator[World]:
     epochs = iter(range(10**12, 10**13, 1000))
     patches = [
         (scripted, "Recording", lambda: ONE_FORMAT),
-        (intake_module, "PAGE", 3),
+        (paging_module, "FIRST", 3),
+        (paging_module, "MOST", 3),
         (intake_module, "SETTLE", 0),
-        (view_module, "PAGE", 3),
         (window_module, "_now_ms", lambda: next(epochs)),
         (check_module, "TICK", NEVER),
         (check_module, "logger", types.SimpleNamespace(warning=lambda *words: None)),

@@ -109,7 +109,7 @@ async def test_a_storm_of_joins_costs_a_few_reads(start_hub, real_redis, job):
         live.hub.broker.jobs = counted
         began = time.monotonic()
         for _ in range(60):
-            views = await asyncio.gather(*(live.hub._reads.read_of("ada", job) for _ in range(20)))
+            views = await asyncio.gather(*(live.hub._reads.read_of(Caller("ada"), job) for _ in range(20)))
             assert {one.user_id for one in views} == {"ada"}
         seconds = int(time.monotonic() - began) + 2
         assert len(reads) <= 21 * seconds

@@ -239,7 +239,7 @@ class ScriptedBroker:
     async def jobs(self, jobs):
         return await self._ask(lambda: [self.leased_job() if job == JOB else None for job in jobs])
 
-    async def latest(self, job, *, limit):
+    async def latest(self, job, *, limit, size=1 << 20):
         return await self._ask(lambda: self._snapshot(job, self.log[-limit:]))
 
     async def since(self, job, after, *, limit):

@@ -10,11 +10,12 @@ import pytest
 from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.engine.patience import LIMIT
-from hub.engine.view import FIRST_PAGE, View
+from hub.engine.view import View
 from hub.errors import BrokerUnavailable
 from hub.fanout.audience import CHUNK
 from hub.fanout.wire import Reason
-from hub.feed.intake import PAGE
+from hub.feed import paging
+from hub.feed.paging import AIM, MOST
 from hub.job.cursor import Wish
 from hub.job.event import EventId
 from hub.job.frame import Frame
@@ -129,7 +130,8 @@ async def test_a_log_that_begins_late_says_so_from_the_start_only():
         assert await watched(hub, Wish(from_="live")) == []
 
 
-async def test_a_log_that_is_trimmed_while_it_is_read_leaves_a_gap():
+async def test_a_log_that_is_trimmed_while_it_is_read_leaves_a_gap(monkeypatch):
+    monkeypatch.setattr(paging, "MOST", 50)
     broker = published(400)
     async with running(broker, window_events=8) as hub:
         with await hub.view(Caller(USER), JOB, Wish()) as view:
@@ -143,7 +145,8 @@ async def test_a_log_that_is_trimmed_while_it_is_read_leaves_a_gap():
     assert told[at + 2 :] == [str(one) for one in range(300, 392)]
 
 
-async def test_a_log_that_goes_away_while_it_is_read_leaves_a_gap_up_to_the_window():
+async def test_a_log_that_goes_away_while_it_is_read_leaves_a_gap_up_to_the_window(monkeypatch):
+    monkeypatch.setattr(paging, "MOST", 50)
     broker = published(400)
     async with running(broker, window_events=8) as hub:
         with await hub.view(Caller(USER), JOB, Wish()) as view:
@@ -176,10 +179,11 @@ async def test_the_past_is_read_in_pages_that_follow_the_size_of_events():
                 assert [frame.id.seq for frame in await past(hub, view)] == list(range(number - 1))
         return list(asked)
 
-    assert await pages(10, 2000) == [FIRST_PAGE, 5 * FIRST_PAGE, PAGE, PAGE, PAGE, PAGE][: len(asked)]
-    assert (await pages(CHUNK // FIRST_PAGE * 2, 120))[:2] == [FIRST_PAGE, FIRST_PAGE]
-    big = await pages(CHUNK, 120)
-    assert big[:3] == [FIRST_PAGE, FIRST_PAGE // 5, FIRST_PAGE // 5]
+    assert set(await pages(10, 2000)) == {MOST}
+    medium = await pages(AIM // 50, 120)
+    assert all(45 <= limit <= 50 for limit in medium)
+    assert set(await pages(AIM, 20)) == {1}
+    assert set(await pages(10 * AIM, 5)) == {1}
 
 
 async def test_one_write_of_the_past_is_a_chunk_at_most_and_an_event():
@@ -280,7 +284,8 @@ async def test_a_seat_that_is_taken_when_the_hub_has_ended_is_sent_away():
         view.close()
 
 
-async def test_a_log_that_does_not_answer_is_given_up():
+async def test_a_log_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(paging, "MOST", 50)
     broker = published(400)
     async with running(broker, window_events=4) as hub:
         with await hub.view(Caller(USER), JOB, Wish()) as view:

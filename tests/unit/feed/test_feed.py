@@ -275,8 +275,8 @@ class SubscribesAfterTheRead(ScriptedBroker):
         self.sink = sink
         self.confirmed = True
 
-    async def latest(self, job, *, limit):
-        snapshot = await super().latest(job, limit=limit)
+    async def latest(self, job, *, limit, size=1 << 20):
+        snapshot = await super().latest(job, limit=limit, size=size)
         self.subscribed = self.sink is not None
         return snapshot
 

@@ -12,6 +12,7 @@ import pytest
 
 from hub.engine.hub import Hub
 from hub.feed import intake as module
+from hub.feed import paging
 from hub.job.cursor import Wish
 from hub.settings import Settings
 from tests.unit.scripted import Client, ScriptedBroker
@@ -65,7 +66,8 @@ async def test_the_limit_is_for_the_body_and_fits_itself(way, over, kinds):
 
 async def test_a_hole_of_several_pages_is_healed(monkeypatch):
     """The log is read page by page, until a page is not full."""
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(paging, "FIRST", 3)
+    monkeypatch.setattr(paging, "MOST", 3)
     broker = ScriptedBroker()
     broker.epoch = 1000
     async with watched(broker) as client:

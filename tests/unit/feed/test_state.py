@@ -9,11 +9,14 @@ import pytest
 from hub.feed.state import MAX_TYPES, State
 from hub.job.event import Event, EventId, JobId, UserId
 from hub.job.record import Job
+from hub.totals import Totals
 from hub.transports import sse, websocket
+
+LIMIT = 1 << 20
 
 
 def made(*bodies: str, public: frozenset[str] = frozenset({"status", "title"})) -> State:
-    state = State(JobId("a"), public)
+    state = State(JobId("a"), public, limit=LIMIT, totals=Totals())
     state.job = Job(
         JobId("a"), "queued", UserId("ada"), fields={"status": "queued", "title": "T", "secret": "s"}
     )
@@ -44,11 +47,32 @@ def test_a_lost_log_takes_what_was_remembered_from_it():
 
 
 def test_types_beyond_the_bound_are_not_kept():
-    """The first stay and are kept up to date."""
-    state = made(*(f'{{"type":"t{n}"}}' for n in range(MAX_TYPES + 10)), '{"type":"t0","n":1}')
+    """Those whose last event is the oldest leave, and the state says so."""
+    state = made(*(f'{{"type":"t{n}"}}' for n in range(MAX_TYPES)), '{"type":"t0","n":1}')
+    assert "truncated" not in json.loads(state.text(None))
+    state.remember(Event.from_body(None, b'{"type":"new"}'))
+    text = json.loads(state.text(None))
+    assert text["truncated"] is True
+    assert len(text["last"]) == MAX_TYPES
+    assert "t1" not in text["last"]
+    assert text["last"]["t0"] == {"type": "t0", "n": 1}
+
+
+def test_it_has_as_many_bytes_as_a_window_at_most():
+    """The oldest types leave; one that is larger than all that is not kept at all."""
+    state = made()
+    for n in range(20):
+        state.remember(Event.from_body(None, json.dumps({"type": f"t{n}", "x": "é" * 50_000}).encode()))
+        assert len(state.text(None).encode()) <= LIMIT + 500
+    assert state._totals.state_bytes <= LIMIT
     last = json.loads(state.text(None))["last"]
-    assert len(last) == MAX_TYPES
-    assert last["t0"] == {"type": "t0", "n": 1}
+    assert list(last)[-1] == "t19"
+    assert 2 < len(last) < 20
+    state.remember(Event.from_body(None, json.dumps({"type": "t19", "x": "x" * 2 * LIMIT}).encode()))
+    without = json.loads(state.text(None))["last"]
+    assert list(without) == list(last)[:-1]
+    state.clear()
+    assert state._totals.state_bytes == 0
 
 
 @pytest.mark.parametrize("body", ['{"status":"\\ud800"}', '{"type":"\\ud800"}', '{"type":"x","a":"\\udfff"}'])

@@ -1,0 +1,40 @@
+"""The memory that events may take in one process.
+
+Invariant: at the bound no further job is watched until one that nobody watches is let go, or others shrink; jobs that
+are watched go on.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hub.totals import Totals
+
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container's limit stands (cgroup v2 and v1)."""
+
+COPIES = 3
+"""A body in a window, with what was parsed of it and its encodings."""
+
+
+def held(totals: Totals) -> int:
+    """Bytes that events take now, about."""
+    return COPIES * totals.window_bytes + totals.state_bytes + totals.inbox_bytes + totals.past_bytes
+
+
+def budget(setting: int) -> int:
+    """The bound in bytes: `setting`, or half of what the container or the machine has."""
+    return setting or _available() // 2
+
+
+def _available() -> int:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in LIMITS:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            return min(machine, int(text))
+    return machine
