@@ -71,7 +71,12 @@ class JobEnded(HubError):
 
 
 class Overloaded(HubError):
-    """A cap on viewers is reached. The new viewer is refused; none that is connected is evicted."""
+    """A cap on viewers is reached. The new viewer is refused; none that is connected is evicted.
+
+    `after`: the seconds after which another try may do better; 0 if nobody knows.
+    """
+
+    after: float = 0.0
 
     status = 503
     close_code = 4013

@@ -158,6 +158,11 @@ class Settings(BaseSettings):
     )
     max_viewers_per_user: int = Field(1_000, gt=0, description="most viewers of a user, over all jobs")
     max_viewers_per_user_and_job: int = Field(50, gt=0, description="most viewers of a user on one job")
+    max_misses: int = Field(
+        100,
+        gt=0,
+        description="jobs that are not there that a user may ask for at once; further answers are slowed down",
+    )
     max_jobs_per_socket: int = Field(100, gt=0, description="most jobs on one dashboard WebSocket")
     stream_age: float = Field(
         3600.0,

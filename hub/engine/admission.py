@@ -5,9 +5,11 @@ Invariant: at a cap the new viewer is refused and none is evicted; what `enter` 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TypeVar
 
+from hub.engine.rates import Rate
 from hub.errors import Overloaded
 from hub.job.event import JobId
 from hub.quiet import quiet_log
@@ -17,6 +19,12 @@ from hub.totals import Totals
 logger = quiet_log("hub.admission")
 
 T = TypeVar("T")
+
+REFILL = 50.0
+"""Seconds after which a user may have all of a budget again."""
+
+LONGEST_WAIT = 5.0
+"""Seconds that an answer about a job that is not there is held back at most."""
 
 MAX_WAITS = 20
 """Viewers of one user that wait for jobs to be made: each asks Redis twice a second."""
@@ -30,6 +38,8 @@ class Admission:
         self.sockets = 0  # of dashboards
         self._settings = settings
         self._totals = totals
+        self._joins = Rate(settings.max_viewers_per_user, settings.max_viewers_per_user / REFILL)
+        self._misses = Rate(settings.max_misses, settings.max_misses / REFILL)
         self._waits: Counter[str] = Counter()
         self._by_job: Counter[JobId] = Counter()
         self._by_user: Counter[str] = Counter()
@@ -78,6 +88,27 @@ class Admission:
     def leave_wait(self, user: str) -> None:
         """The pair of `enter_wait`."""
         _take_back(self._waits, user)
+
+    def enter_rate(self, user: str) -> None:
+        """A join of a user. Raises Overloaded, with a longer `after` for who goes on all the same."""
+        if after := self._joins.spend(user):
+            error = self.refuse(
+                f"expected at most {self._settings.max_viewers_per_user} joins of a user at once"
+            )
+            error.after = after
+            raise error
+
+    async def slow_down(self, user: str) -> None:
+        """A job that the user asked for is not there, or is not theirs: wait, if that was not the first.
+
+        Raises Overloaded if too many of the user's requests wait.
+        """
+        if after := self._misses.spend(user):
+            self.enter_wait(user)
+            try:
+                await asyncio.sleep(min(after, LONGEST_WAIT))
+            finally:
+                self.leave_wait(user)
 
     def refuse(self, words: str) -> Overloaded:
         """Count a refusal; the error to raise."""

@@ -23,6 +23,7 @@ from hub.engine.patience import Patience
 from hub.engine.reads import JobReads
 from hub.engine.revocations import Revocations
 from hub.engine.stall import StallWatch
+from hub.engine.ticks import Ticks
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
@@ -59,6 +60,7 @@ class Hub:
         broker.listen(self.revocations)
         self._views: set[View] = set()
         self._memory = budget(settings.memory)
+        self._ticks = Ticks()
         self._freed = 0  # bytes of feeds that are ending
         self._feeds: dict[JobId, Feed] = {}
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
@@ -93,6 +95,7 @@ class Hub:
 
     async def _view(self, caller: Caller, job: JobId, wish: Wish, wait: float) -> View:
         self.check_open()
+        self.admission.enter_rate(caller.user)
         found = await self.authorised(caller, job, wait=wait)
         self.check_open()
         if job not in self._feeds:
@@ -119,6 +122,15 @@ class Hub:
         if not self.revocations.known:
             async with self._patience.bound():
                 await self.revocations.wait_known()
+        try:
+            return await self._find(caller, job, wait)
+        except JobNotFound:
+            if not self.draining:
+                await self.admission.slow_down(caller.user)
+            await self._ticks.wait()
+            raise
+
+    async def _find(self, caller: Caller, job: JobId, wait: float) -> Job:
         found = await (self._reads.wait_for(caller, job, wait) if wait else self._reads.read_of(caller, job))
         if self.revocations.cover(caller, job):
             self.totals.auth_refused_revoked += 1

@@ -57,7 +57,7 @@ class Blocked:
         """Reset the sockets whose time is over. `close` would wait for the buffer for ever; a viewer resumes."""
         for wire, (since, before) in list(self._since.items()):
             unsent = wire.unsent
-            if unsent < before:
+            if unsent != before:  # more of it: a send was taken, and the next one waits
                 self._since[wire] = now, unsent
             elif now - since > self._timeout:
                 # Or the other transport's heartbeat would count it again before it is gone.

@@ -23,7 +23,8 @@ _CYCLE_SETS = "scope message_event response_started response_complete disconnect
 _WEBSOCKET_SETS = """connections transport conn queue frames loop writable handshake_initiated
 handshake_complete close_sent disconnected read_paused curr_msg_data_type close_timeout"""
 _WEBSOCKET_HAS = """connection_lost data_received handle_connect handle_ping handle_pong handle_cont
-handle_parser_exception send_receive_event_to_app pause_writing resume_writing stop_keepalive send"""
+handle_parser_exception send_receive_event_to_app pause_writing resume_writing stop_keepalive send
+send_keepalive_ping keepalive_timeout schedule_ping"""
 
 
 def protocols() -> Protocols:

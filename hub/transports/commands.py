@@ -24,6 +24,9 @@ hundred jobs twice."""
 RATE = 20.0
 """Frames per second that a client may send in the long run; a browser sends a Pong every 15 s."""
 
+FREE_BYTES = 16 * 1024
+"""Bytes of answers that cost as much as a frame: a state may have a megabyte."""
+
 Op = Literal["subscribe", "unsubscribe", "state", "ping", "authenticate"]
 _OPS = ("subscribe", "unsubscribe", "state", "ping", "authenticate")
 
@@ -102,3 +105,8 @@ def spend(due: float, now: float) -> float | None:
     """
     later = max(due, now) + 1 / RATE
     return later if later - now <= BURST / RATE + 1e-6 else None  # 1e-6 allows for rounding in the sums
+
+
+def charge(due: float, answered: int) -> float:
+    """Charge for an answer of so many bytes; returns the new `due`."""
+    return due + answered / FREE_BYTES / RATE

@@ -7,11 +7,13 @@ wait for Redis, so it needs a task in any case.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.websockets import WebSocket
 
+from hub.ending import end_tasks
 from hub.engine.caller import Caller
 from hub.errors import HubError, JobNotFound, Overloaded
 from hub.fanout.age import earlier
@@ -19,6 +21,7 @@ from hub.fanout.wire import Reason
 from hub.job.event import JobId
 from hub.job.frame import Frame
 from hub.job.revocation import Revocation
+from hub.quiet import quiet_log
 from hub.transports.answers import answer_text, error_text, state_text
 from hub.transports.commands import Command
 from hub.transports.handoff import Handoff
@@ -26,6 +29,8 @@ from hub.transports.lane import Lane, Lanes
 from hub.transports.portable import AsgiWire, Messages
 from hub.transports.renewal import renew
 from hub.transports.websocket import WebSocketTransport, encode, listen, message
+
+logger = quiet_log("hub.transports")
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,14 @@ class _Session(AsgiWire):
     """One client's socket, with a lane for each of its jobs. It ends at loop time `until`, for the reason `last`."""
 
     def __init__(self, transport: WebSocketTransport, websocket: WebSocket, caller: Caller) -> None:
-        handoff = Handoff.of(websocket.scope)
         super().__init__(
             websocket.send,
             transport.blocked,
-            cut=None if handoff is None else handoff.cut,
+            handoff=Handoff.of(websocket.scope),
             last_words=transport.last_words,
         )
+        self._replays: dict[Lane, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()  # of the replays: one chunk at a time waits in the wire
         self._hub = hub = transport.hub
         self._verify = transport.verify
         self._age = hub.age.end()
@@ -130,6 +136,7 @@ class _Session(AsgiWire):
         try:
             await self.run(listen(self._websocket, self, self._execute))
         finally:
+            await end_tasks(*self._replays.values())
             self.lanes.clear()
 
     def end_lane(self, lane: Lane, reason: Reason) -> None:
@@ -139,7 +146,7 @@ class _Session(AsgiWire):
             code = "not_found" if reason is Reason.NOT_FOUND else "resume"
             self._say(error_text(code, reason.words, None, job_id=lane.job))
 
-    async def _execute(self, command: Command) -> None:
+    async def _execute(self, command: Command) -> int:
         job, ref = command.job, command.ref
         if command.op == "ping":
             self._say(answer_text("pong", ref))
@@ -158,10 +165,13 @@ class _Session(AsgiWire):
                 error_text("not_subscribed", "expected a job of this socket, got another", ref, job_id=job)
             )
         elif command.op == "state":
-            self._say(state_text(lane.view, ref))
+            data = state_text(lane.view, ref)
+            self._say(data)
+            return len(data)
         else:
             self._leave(lane)
             self._say(answer_text("unsubscribed", ref, job_id=job))
+        return 0
 
     async def _subscribe(self, job: JobId, command: Command) -> None:
         ref = command.ref
@@ -181,31 +191,49 @@ class _Session(AsgiWire):
                 return
             lane = Lane(self, view)
             self.lanes.add(lane)
-            await self._start_lane(lane, ref)
+            self._start_lane(lane, ref)
 
-    async def _start_lane(self, lane: Lane, ref: Any) -> None:
+    def _start_lane(self, lane: Lane, ref: Any) -> None:
         job, view = lane.job, lane.view
         fmt = AsgiDashboard(job)
         self._say(
             answer_text("subscribed", ref, job_id=job, position=str(view.seen), attempt=view.job.attempt)
         )
         self.write(fmt.join([fmt.encode(frame) for frame in view.preamble]))
+        # A task of its own, or a `ping` would wait for all of the job's past.
+        replay = self._replays[lane] = asyncio.create_task(self._replay(lane, fmt, ref), name="hub-replay")
+        replay.add_done_callback(lambda done: self._replayed(lane, done))
+
+    async def _replay(self, lane: Lane, fmt: AsgiDashboard, ref: Any) -> None:
+        view = lane.view
         try:
             while frames := await self._hub.read_past(view):
-                self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
-                await self.flush()
+                async with self._turn:
+                    await self.flush()  # the wire may be busy with other jobs' frames
+                    self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
+                    await self.flush()
         except HubError as error:
             self._leave(lane)
-            self._say(error_text(_code(error), error.detail, ref, job_id=job))
+            self._say(error_text(_code(error), error.detail, ref, job_id=lane.job))
             return
-        await self.flush()  # the wire may be busy with other jobs' frames
-        lane.seat = view.share(lane, fmt, at=view.position)
-        lane.seat.catch_up()  # at once, because the replay may have ended at the start of the window
+        async with self._turn:
+            await self.flush()
+            lane.seat = view.share(lane, fmt, at=view.position)
+            lane.seat.catch_up()  # at once, because the replay may have ended at the start of the window
+
+    def _replayed(self, lane: Lane, replay: asyncio.Task[None]) -> None:
+        self._replays.pop(lane, None)
+        if not replay.cancelled() and (error := replay.exception()) is not None:
+            logger.error("a replay failed, its connection is closed", exc_info=error)
+            self.finish(Reason.FAILED)
 
     def _say(self, data: bytes) -> None:
         self.write([message(data)])
 
     def _leave(self, lane: Lane) -> None:
+        replay = self._replays.get(lane)
+        if replay is not None and replay is not asyncio.current_task():
+            replay.cancel()
         self.lanes.remove(lane)
         if self._hub.draining and not self.lanes:  # the drain would not find a socket without seats
             self.finish(Reason.RESTART)

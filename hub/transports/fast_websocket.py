@@ -13,7 +13,7 @@ from websockets.protocol import Protocol as Parser
 from hub.engine.view import View
 from hub.fanout.wire import Reason
 from hub.job.frame import Format
-from hub.transports.commands import MAX_BYTES, spend
+from hub.transports.commands import MAX_BYTES, charge, spend
 from hub.transports.fast import Side, SocketWire
 from hub.transports.handoff import Detached
 
@@ -149,6 +149,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             self.finish(Reason.NOT_TEXT)
             return
         if answer := self._side.answer(self, self._view, text):
+            self._due = charge(self._due, len(answer))
             self.write(answer)
 
     def close(self) -> None:

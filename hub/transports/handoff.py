@@ -37,6 +37,10 @@ class Handoff(Protocol):
         sent another one.
         """
 
+    @property
+    def unsent(self) -> int:
+        """The number of bytes that the kernel has not taken yet."""
+
     def cut(self) -> None:
         """Reset the connection. To close it would wait for a buffer that the client does not read."""
 

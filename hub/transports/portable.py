@@ -18,6 +18,7 @@ from hub.ending import end_tasks
 from hub.fanout.blocked import Blocked
 from hub.fanout.wire import Reason
 from hub.quiet import quiet_log
+from hub.transports.handoff import Handoff
 
 logger = quiet_log("hub.transports")
 
@@ -28,15 +29,15 @@ Messages = list[Message]
 class AsgiWire:
     """A `Wire` on an ASGI `send`. `last_words` makes the messages that end the connection for a reason.
 
-    A send that takes longer than `blocked` allows is aborted: by `cut`, which resets the connection if the
+    A send that takes longer than `blocked` allows is aborted: by `handoff`, which resets the connection if the
     server offers that, else by cancelling the task that sends.
     """
 
     __slots__ = (
         "_blocked",
         "_broken_off",
-        "_cut",
         "_flushed",
+        "_handoff",
         "_last_words",
         "_late",
         "_pending",
@@ -56,7 +57,7 @@ class AsgiWire:
         blocked: Blocked,
         *,
         last_words: Callable[[Reason], Messages],
-        cut: Callable[[], None] | None = None,
+        handoff: Handoff | None = None,
         late: float = 0.0,
     ) -> None:
         self.catch_up: Callable[[], None] = _nothing  # the seat's: writes what the log has for this viewer
@@ -65,7 +66,7 @@ class AsgiWire:
         self._send = send
         self._blocked = blocked
         self._broken_off = False
-        self._cut = cut
+        self._handoff = handoff
         self._task: asyncio.Task[Any] | None = None  # the task that sends
         self._last_words = last_words
         self._late = late  # seconds until the close of a job that was over on arrival
@@ -87,8 +88,8 @@ class AsgiWire:
 
     @property
     def unsent(self) -> int:
-        """Returns 0, because ASGI does not tell how many bytes wait in the server."""
-        return 0
+        """The number of bytes that the kernel has not taken yet, as the server tells it; else 0: ASGI does not."""
+        return 0 if self._handoff is None else self._handoff.unsent
 
     def write(self, payload: Messages) -> None:
         """Queue messages; `run` sends them. Does not wait."""
@@ -171,8 +172,8 @@ class AsgiWire:
 
     def abort(self) -> None:
         """Break off the send that waits for a client that takes no bytes."""
-        if self._cut is not None:
-            self._cut()
+        if self._handoff is not None:
+            self._handoff.cut()
         elif self._task is not None and not self._broken_off:
             self._broken_off = True
             self._task.cancel()

@@ -156,8 +156,7 @@ class EventStream(Response):
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> bool:
         view, transport = self._view, self._transport
         handoff = Handoff.of(scope)
-        cut = None if handoff is None else handoff.cut
-        wire = AsgiWire(send, transport.blocked, last_words=self._last_words, cut=cut)
+        wire = AsgiWire(send, transport.blocked, last_words=self._last_words, handoff=handoff)
         last = self._head()
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -203,9 +202,10 @@ def reconnect(after_ms: int, reason: Reason) -> bytes:
     return f"retry: {after_ms}\nevent: reconnect\ndata: {data}\n\n".encode()
 
 
-def overloaded(settings: Settings) -> Response:
-    """The answer of an overloaded hub. Its status is 200, because an EventSource gives up on any other."""
-    return Response(reconnect(retry_ms(settings), Reason.OVERLOADED), headers=HEADERS)
+def overloaded(settings: Settings, after: float = 0.0) -> Response:
+    """The answer of an overloaded hub, to come back after `after` seconds at the earliest. Its status is 200,
+    because an EventSource gives up on any other."""
+    return Response(reconnect(int(after * 1000) + retry_ms(settings), Reason.OVERLOADED), headers=HEADERS)
 
 
 def _chunk(data: bytes) -> bytes:

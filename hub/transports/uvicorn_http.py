@@ -59,6 +59,10 @@ class _HttpHandoff:
         if message["type"] == "http.response.body":
             self._last = message.get("body")
 
+    @property
+    def unsent(self) -> int:
+        return 0 if self._protocol is None else self._protocol.transport.get_write_buffer_size()
+
     def cut(self) -> None:
         if self._protocol is not None:
             self._protocol.transport.abort()

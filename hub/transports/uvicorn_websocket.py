@@ -35,6 +35,10 @@ class _WebSocketHandoff:
     def __init__(self, protocol: HandoffWebSocketProtocol) -> None:
         self._protocol: HandoffWebSocketProtocol | None = protocol
 
+    @property
+    def unsent(self) -> int:
+        return 0 if self._protocol is None else self._protocol.transport.get_write_buffer_size()
+
     def cut(self) -> None:
         if self._protocol is not None:
             self._protocol.transport.abort()
@@ -58,6 +62,21 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn.logger, self.conn.debug = logging.getLogger("hub.websockets"), False
+
+    def send_keepalive_ping(self) -> None:
+        """As uvicorn's; later, while the client is slow: the Ping would wait behind a large event."""
+        if self.writable.is_set():
+            super().send_keepalive_ping()
+        else:
+            self.schedule_ping()
+
+    def keepalive_timeout(self) -> None:
+        """As uvicorn's, but not while bytes wait for the client, and its Pong behind them: `Blocked` looks at
+        those."""
+        if self.writable.is_set():
+            super().keepalive_timeout()
+        elif self.ping_timeout is not None:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
 
     def detach(self) -> Detached | None:
         """Give up the socket; None if that is not possible now."""

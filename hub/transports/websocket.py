@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -23,7 +24,7 @@ from hub.fanout.wire import Reason
 from hub.job.event import RESERVED, JobId, without
 from hub.job.frame import Frame
 from hub.transports.answers import answer_text, error_text, splice, state_text, text
-from hub.transports.commands import MAX_BYTES, Command, Malformed, parse, spend
+from hub.transports.commands import MAX_BYTES, Command, Malformed, charge, parse, spend
 from hub.transports.fast_websocket import WebSocketWire
 from hub.transports.handoff import Handoff
 from hub.transports.heartbeat import Heartbeat
@@ -134,9 +135,8 @@ class WebSocketTransport:
 
     async def _serve(self, websocket: WebSocket, view: View) -> bool:
         handoff = Handoff.of(websocket.scope)
-        cut = None if handoff is None else handoff.cut
         late = ARRIVED_LATE if view.log.closed else 0.0
-        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, cut=cut, late=late)
+        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, handoff=handoff, late=late)
         opening = self._opening(view)
         try:
             if handoff is None or view.begin.after is not None:
@@ -169,13 +169,16 @@ class WebSocketTransport:
         return text({"type": "hello", **hello(self.settings, retry_ms(self.settings), view)})
 
     async def _listen(self, websocket: WebSocket, wire: AsgiWire, view: View) -> Reason:
-        async def execute(command: Command) -> None:
+        async def execute(command: Command) -> int:
             if command.op != "authenticate":
-                wire.write([message(execute_on_job(view, command))])
-            elif (answer := await self._renew(view, command)) is not None:
+                data = execute_on_job(view, command)
+                wire.write([message(data)])
+                return len(data)
+            if (answer := await self._renew(view, command)) is not None:
                 wire.write([message(answer)])
             else:
                 wire.finish(Reason.EXPIRED)
+            return 0
 
         return await listen(websocket, wire, execute)
 
@@ -253,8 +256,13 @@ def execute_on_job(view: View, command: Command) -> bytes:
             return error_text("unsupported", "expected state or ping on the socket of one job", command.ref)
 
 
-async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
-    """Read and execute commands until the client leaves or breaks a rule; returns the reason to end."""
+async def listen(
+    websocket: WebSocket, wire: AsgiWire, execute: Callable[[Command], Awaitable[int]]
+) -> Reason:
+    """Read and execute commands until the client leaves or breaks a rule; returns the reason to end.
+
+    `execute` returns the bytes of its answer, for which the client is charged.
+    """
     loop = asyncio.get_running_loop()
     due = 0.0
     while True:
@@ -270,6 +278,6 @@ async def listen(websocket: WebSocket, wire: AsgiWire, execute: Any) -> Reason:
         due = later
         await wire.flush()  # backpressure: no further command until the client has read the answers
         try:
-            await execute(parse(data))
+            due = charge(due, await execute(parse(data)))
         except Malformed as error:
             wire.write([message(error_text(error.code, str(error), error.ref))])

@@ -8,7 +8,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.requests import HTTPConnection
 
 from hub.engine.view import View
@@ -28,6 +28,7 @@ router = APIRouter()
 
 STREAM_PATH = "/api/jobs/{job_id}/events/stream"
 WEBSOCKET_PATH = "/api/jobs/{job_id}/events/ws"
+DASHBOARD_PATH = "/api/events/ws"
 
 Caller = Annotated[User, Depends(require_auth)]
 Here = Annotated[Service, Depends(get_service)]
@@ -119,7 +120,7 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
     await service.websocket.serve(websocket, view)
 
 
-@router.websocket("/api/events/ws")
+@router.websocket(DASHBOARD_PATH)
 async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     """Watch many jobs on one WebSocket. Commands on it subscribe and unsubscribe."""
     await close_dependencies(websocket.scope)
@@ -127,6 +128,14 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
         await service.dashboards.serve(websocket, caller(user, websocket))
     except HubError as error:
         await refuse_socket(websocket, error, late=_late(service))
+
+
+@router.get(WEBSOCKET_PATH, include_in_schema=False)
+@router.get(DASHBOARD_PATH, include_in_schema=False)
+async def expect_upgrade() -> Response:
+    """A handshake without its Upgrade header: for everybody the same."""
+    words = "Expected a WebSocket handshake, got none: does a proxy drop the Upgrade header?"
+    return JSONResponse({"detail": words}, 426, {**PRIVATE, "Upgrade": "websocket"})
 
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
