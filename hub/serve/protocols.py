@@ -18,8 +18,9 @@ UVICORNS_OWN: Protocols = ("httptools", "websockets-sansio")
 
 _HTTP_SETS = "connections flow pipeline tasks transport parser cycle headers scope loop"
 _HTTP_HAS = """connection_made connection_lost data_received on_message_begin on_headers_complete
-send_400_response handle_websocket_upgrade _unset_keepalive_if_required"""
-_CYCLE_SETS = "scope message_event response_started response_complete disconnected chunked_encoding"
+send_400_response handle_websocket_upgrade _unset_keepalive_if_required on_body on_message_complete
+pause_writing resume_writing"""
+_CYCLE_SETS = "scope expected_content_length message_event response_started response_complete disconnected chunked_encoding"
 _WEBSOCKET_SETS = """connections transport conn queue frames loop writable handshake_initiated
 handshake_complete close_sent disconnected read_paused curr_msg_data_type close_timeout"""
 _WEBSOCKET_HAS = """connection_lost data_received handle_connect handle_ping handle_pong handle_cont

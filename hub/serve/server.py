@@ -31,6 +31,7 @@ from hub.serve.logs import log_config
 from hub.serve.protocols import protocols
 from hub.serve.workers import Workers
 from hub.settings import Settings
+from hub.transports import uvicorn_http
 from hub.transports.commands import MAX_BYTES
 from hub.web.context import Context
 from hub.web.metrics import Board
@@ -62,8 +63,8 @@ cycles, so with Python's own 700, 10, 10 the collector walks over ten thousand v
 of a storm of joins).
 """
 
-SPARE_FILES = 200
-"""Open files that are not viewers': 51 connections to Redis, health checks, requests, refusals."""
+SPARE_FILES = 100
+"""Open files that are nobody's who connects: 51 connections to Redis, sockets that listen, the log."""
 
 SAME_SIGNAL = 1.0
 """Seconds within which a second signal to a worker counts as the first one, delivered twice."""
@@ -166,7 +167,9 @@ def serve(
     context: Context = app.state.push_hub
     # First, because `config` configures logging, and `limit_viewers` may log.
     server = Server(config(app, settings), context, freeze=True, parent=parent)
-    context.limit_viewers(_allow_many_files() - SPARE_FILES)
+    files = _allow_many_files()
+    uvicorn_http.MOST_WAITING = min(uvicorn_http.MOST_WAITING, max(20, files // 4))
+    context.limit_viewers(files - SPARE_FILES - uvicorn_http.MOST_WAITING)
     if admin is not None:
         context.admin_ports.add(admin.getsockname()[1])
         sockets = [*sockets, admin]

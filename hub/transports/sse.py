@@ -30,7 +30,6 @@ HEADERS = {
     **PRIVATE,
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-store, no-transform",
-    "Connection": "keep-alive",
     "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }
 

@@ -10,6 +10,7 @@ relies on inside uvicorn is held by tests/live/test_handoff.py.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +33,24 @@ HEAD_TIMEOUT = 10.0
 first byte. A browser needs one round trip."""
 
 
+MAX_BODY = 64 * 1024
+"""Largest body of a request in bytes; that of a new ticket has thirty."""
+
+STALLED = 10.0
+"""Seconds in which a client must take something of an answer that is too large for the buffers."""
+
+MOST_WAITING = 1000
+"""Connections without a viewer. At more the one that is idle the longest goes; `serve` lowers it to what files
+allow."""
+
+JUST_CAME = 2.0
+"""Seconds for which a connection is not idle yet: thousands come at once after a deploy."""
+
+_BODY_TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+"""The characters of a host and a port (RFC 3986, 3.2.2)."""
+
 MAX_PIPELINED = 8
 """Requests of a connection that may wait for the answer to another one. Browsers do not pipeline; a stranger
 puts 14,000 requests into one packet."""
@@ -44,17 +63,20 @@ class _HttpHandoff:
     bodies.
     """
 
-    __slots__ = ("_cycle", "_last", "_protocol", "_send")
+    __slots__ = ("_cycle", "_is_unchunked", "_last", "_protocol", "_send")
 
     def __init__(self, protocol: HandoffHttpProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol: HandoffHttpProtocol | None = protocol
         self._cycle: RequestResponseCycle | None = cycle
+        self._is_unchunked = False
         self._send = cycle.send
         self._last: bytes | None = None
         cast(Any, cycle).send = self.send
 
     async def send(self, message: ASGISendEvent) -> None:
         """As uvicorn's; also remembers the body."""
+        if self._cycle is not None and self._cycle.scope["http_version"] == "1.0":
+            self._send_unchunked(self._cycle, message)
         await self._send(message)
         if message["type"] == "http.response.body":
             self._last = message.get("body")
@@ -62,6 +84,16 @@ class _HttpHandoff:
     @property
     def unsent(self) -> int:
         return 0 if self._protocol is None else self._protocol.transport.get_write_buffer_size()
+
+    def _send_unchunked(self, cycle: Any, message: ASGISendEvent) -> None:
+        """Make uvicorn send a body without a length as it is, up to the close: HTTP/1.0 has no chunks (RFC 9112,
+        6.1)."""
+        if message["type"] == "http.response.start":
+            self._is_unchunked = not any(name.lower() == b"content-length" for name, _ in message["headers"])
+            cycle.chunked_encoding = False if self._is_unchunked else None
+        elif message["type"] == "http.response.body" and self._is_unchunked:
+            # uvicorn would complain of a body that is longer, or shorter, than its length.
+            cycle.expected_content_length = len(message.get("body", b"")) + message.get("more_body", False)
 
     def cut(self) -> None:
         if self._protocol is not None:
@@ -119,7 +151,11 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     cycle: Any  # the same
     _head_timer: TimerHandle | None = None  # runs while a head is expected
     _head_bytes = 0
-    _head_refused = False
+    _body_timer: TimerHandle | None = None  # runs until the request's body is there
+    _body_bytes = 0
+    _drain_timer: TimerHandle | None = None  # runs while the client takes nothing
+    _refusal = b""  # the answer to a request that is too large
+    came = 0.0
     _read = b""  # the bytes that are being parsed
     _handoffs: tuple[_HttpHandoff, ...] = ()  # of the requests that are not answered yet
 
@@ -139,16 +175,23 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
         self.parser = self.cycle = None
+        self._stop_timers()
+        _WAITING.pop(self, None)
         return Detached(self.transport, self.connections)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As uvicorn's; the first head is expected at once."""
         super().connection_made(cast(asyncio.Transport, transport))
         self._expect_head()
+        self.came = self.loop.time()
+        _WAITING[self] = None
+        if len(_WAITING) > MOST_WAITING:
+            _make_room(self.loop.time() - JUST_CAME)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's, and frees what the connection held."""
-        self._stop_head_timer()
+        self._stop_timers()
+        _WAITING.pop(self, None)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # after a reset uvicorn keeps the timer, which holds the protocol
         self.cycle = None  # its `on_response` holds the protocol
@@ -161,18 +204,18 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         self._read = data
         super().data_received(data)
         self._read = b""
-        if self._head_timer is None and self._is_idle:
+        if self._head_timer is None and self.is_idle:
             # uvicorn's keep-alive timer ended with these bytes, which are no head yet: a line end, or the rest
             # of a body that nobody waited for.
             self._expect_head()
         elif self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
-                self._head_refused = True
+                self._refusal = TOO_LARGE
                 self.send_400_response("")
 
     @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Returns True if the client is to send the next head: nothing is unanswered, and it is still HTTP."""
         return (
             self.parser is not None
@@ -188,28 +231,65 @@ class HandoffHttpProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn's; answers 431 instead if the head is too large."""
-        if not self._head_refused:
+        """As uvicorn's; answers 431 or 413 instead if the request is too large, and nothing within an answer."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()
+        elif not self._refusal:
             super().send_400_response(msg)
-            return
-        self.transport.write(TOO_LARGE)
-        self.transport.close()
+        else:
+            self.transport.write(self._refusal)
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """As uvicorn's; a client that takes nothing of a large answer is cut off."""
+        super().pause_writing()
+        if self._drain_timer is None:
+            self._watch_drain(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """As uvicorn's."""
+        super().resume_writing()
+        self._drain_timer = _cancelled(self._drain_timer)
+
+    def _watch_drain(self, unsent: int) -> None:
+        self._drain_timer = self.loop.call_later(STALLED, self._look_at_drain, unsent)
+
+    def _look_at_drain(self, before: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now == before:
+            self.transport.abort()
+        else:
+            self._watch_drain(now)
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn's, up to `MAX_BODY`."""
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY:
+            self._refusal = _BODY_TOO_LARGE
+            raise ValueError("body too large")  # stops the parser; uvicorn then calls `send_400_response`
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """As uvicorn's; the body is there."""
+        self._body_timer = _cancelled(self._body_timer)
+        super().on_message_complete()
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _stop_timers(self) -> None:
+        self._head_timer = _cancelled(self._head_timer)
+        self._body_timer = _cancelled(self._body_timer)
+        self._drain_timer = _cancelled(self._drain_timer)
 
     def on_headers_complete(self) -> None:
         """As uvicorn's, which makes cycle and task here; adds the `Handoff` before the task runs."""
-        self._stop_head_timer()
+        self._head_timer = _cancelled(self._head_timer)
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
-            self._head_refused = True
-            raise ValueError("head too large")  # stops the parser; uvicorn then calls `send_400_response`
+            self._refusal = TOO_LARGE
+            raise ValueError("head too large")
+        self._check_head()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many pipelined requests")  # answered with 400
         before = self.cycle
@@ -219,11 +299,30 @@ class HandoffHttpProtocol(HttpToolsProtocol):
             self._handoffs = (*(one for one in self._handoffs if one.is_open), handoff)
             cast(Any, self.scope)["extensions"] = {Handoff.NAME: handoff}
 
+    def _check_head(self) -> None:
+        """Raises ValueError for what RFC 9112 does not allow (3.2), and for a body that is too large."""
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if version not in ("1.0", "1.1") or len(hosts) > 1 or (version == "1.1" and not hosts):
+            raise ValueError("expected HTTP/1.1 with one Host")
+        if not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError("expected a host")
+        self._body_bytes = 0
+        lengths = [value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")]
+        if any(value.isdigit() and int(value[:20]) > MAX_BODY for value in lengths):
+            self._refusal = _BODY_TOO_LARGE
+            raise ValueError("body too large")
+        if lengths and lengths != [b"0"]:
+            self._body_timer = _cancelled(self._body_timer)
+            self._body_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+
     def handle_websocket_upgrade(self) -> None:
         """As uvicorn's, which gives the transport to the WebSocket protocol.
 
         uvicorn drops the bytes that the client sent right after the handshake; this passes them on.
         """
+        self._stop_timers()
+        _WAITING.pop(self, None)
         super().handle_websocket_upgrade()
         upgrade = sys.exception()  # uvicorn calls this method while it handles the parser's exception
         assert isinstance(upgrade, HttpParserUpgrade), "uvicorn calls this only for that exception"
@@ -231,6 +330,28 @@ class HandoffHttpProtocol(HttpToolsProtocol):
             protocol = cast(HandoffWebSocketProtocol, self.transport.get_protocol())
             protocol.data_received(early)
         self.parser = None  # breaks the reference cycle of parser and protocol
+
+
+_WAITING: dict[HandoffHttpProtocol, None] = {}
+"""Connections without a viewer, in the order in which they came."""
+
+
+def _make_room(before: float) -> None:
+    """Close the oldest connection that is idle, of those that came before a moment."""
+    for protocol in _WAITING:
+        if protocol.came > before:
+            return
+        if protocol.is_idle:
+            protocol.transport.abort()
+            del _WAITING[protocol]
+            return
+
+
+def _cancelled(timer: TimerHandle | None) -> TimerHandle | None:
+    """Returns None in place of the timer."""
+    if timer is not None:
+        timer.cancel()
+    return None
 
 
 async def _send_nothing(message: ASGISendEvent) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 
 import pytest
 import pytest_asyncio
 
 from hub.transports import uvicorn_http
 from hub.transports.uvicorn_http import MAX_PIPELINED
-from tests.support.live import live_hub
+from tests.support import producers
+from tests.support.live import live_hub, token
+from tests.support.viewer import view
 
 REQUEST = b"GET /api/jobs/x HTTP/1.1\r\nHost: hub\r\n\r\n"
 
@@ -62,3 +65,127 @@ async def test_bytes_after_an_answer_do_not_keep_a_connection(live, monkeypatch,
     writer.write(later)
     assert await asyncio.wait_for(reader.read(), 4.5) == b"", "closed before uvicorn's idle timer"
     writer.close()
+
+
+async def ask(live, request: bytes, *, wait: float = 5) -> bytes:
+    """What the hub answers until it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), wait)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.transport.abort()
+
+
+HOST = b"Host: hub\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + 2 * HOST + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\n" + HOST + b"\r\n",
+        b"GET /healthz HTTP/2.0\r\n" + HOST + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b" folded\r\n\r\n",
+    ],
+)
+async def test_what_the_rfc_does_not_allow_is_refused(live, request_):
+    """And the connection is closed (RFC 9112, 3.2 and 6.1)."""
+    answer = await ask(live, request_)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_stream_is_what_the_clients_version_knows(live, version):
+    """HTTP/1.0 has no chunks; the close ends it. Whoever asks for a close is told so."""
+    job = await producers.job(live, events=2)
+    head = b"GET /api/jobs/%b/events/stream HTTP/%b\r\nHost: hub\r\nConnection: close\r\nAuthorization: Bearer %b\r\n\r\n"
+    asking = asyncio.create_task(ask(live, head % (job.encode(), version, token().encode())))
+    await live.until(lambda: live.hub.statistics().viewers == 1)
+    await live.publisher.ready(job)
+    answer = await asking
+    fields, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in fields
+    assert b"keep-alive" not in fields
+    assert (b"transfer-encoding: chunked" in fields) is (version == b"1.1")
+    assert body.endswith(b"0\r\n\r\n") is (version == b"1.1")
+    assert b"event: end" in body
+    if version == b"1.0":
+        assert body.startswith(b"retry: ")
+        assert body.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 65537\r\n\r\n",
+        b"Content-Length: " + b"9" * 400 + b"\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n" + b"x" * 65_536 + b"\r\n1\r\nx\r\n",
+    ],
+)
+async def test_a_body_that_is_too_large_is_refused(live, body):
+    """No endpoint takes more than 64 KB."""
+    head = b"POST /api/jobs/x/tickets HTTP/1.1\r\n" + HOST + f"Authorization: Bearer {token()}\r\n".encode()
+    answer = await ask(live, head + body)
+    assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(live, monkeypatch):
+    """A byte a second does not extend the time."""
+    monkeypatch.setattr(uvicorn_http, "HEAD_TIMEOUT", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+    writer.write(b"POST /api/jobs/x/tickets HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n")
+    reading = asyncio.create_task(reader.read())
+    for _ in range(20):
+        writer.write(b"x")
+        await asyncio.wait([reading], timeout=0.1)
+        if reading.done():
+            break
+    assert await reading == b""
+    writer.close()
+
+
+async def test_who_takes_nothing_of_a_large_answer_is_cut_off(live, monkeypatch):
+    """It would stay in the buffer for ever: a close waits for it."""
+    monkeypatch.setattr(uvicorn_http, "STALLED", 0.3)
+    job = await producers.job(live)
+    for n in range(20):
+        await live.publisher.emit(job, f"t{n}", {"x": "x" * 45_000})
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", live.port))
+    _, writer = await asyncio.open_connection(sock=sock, limit=1)
+    head = b"GET /api/jobs/%b HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer %b\r\n\r\n"
+    before = len(live.server.server_state.connections)
+    writer.write(head % (job.encode(), token().encode()))
+    await live.until(lambda: len(live.server.server_state.connections) > before)
+    await live.until(lambda: len(live.server.server_state.connections) == before, timeout=5)
+    writer.transport.abort()
+
+
+async def test_idle_connections_make_room_for_others(live, monkeypatch):
+    """420 of them used up a hub of 400 files. The one that is idle the longest goes; a viewer does not."""
+    monkeypatch.setattr(uvicorn_http, "MOST_WAITING", 5)
+    monkeypatch.setattr(uvicorn_http, "JUST_CAME", 0.0)
+    job = await producers.job(live, events=1)
+    async with view(live, "sse", job) as viewer:
+        await viewer.until("step")
+        idle = []
+        for _ in range(8):
+            idle.append(await asyncio.open_connection("127.0.0.1", live.port))
+            await asyncio.sleep(0.02)
+        gone = [reader.at_eof() or reader.exception() is not None for reader, _ in idle]
+        assert gone == [True] * 3 + [False] * 5
+        idle[-1][1].write(REQUEST)
+        assert await idle[-1][0].readuntil(b"Job not found")
+        await producers.publish(live, job, 1)
+        await viewer.until("step")
+        for _, writer in idle:
+            writer.transport.abort()
+    await live.until(lambda: not uvicorn_http._WAITING)
