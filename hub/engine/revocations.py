@@ -12,7 +12,7 @@ from typing import Any
 
 from hub.broker.seam import Broker
 from hub.engine.caller import Caller
-from hub.errors import HubError
+from hub.errors import BrokerUnavailable, HubError
 from hub.job.event import JobId, UserId
 from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
@@ -30,7 +30,8 @@ class Revocations:
         self._broker = broker
         self._expel = expel
         self._since: dict[tuple[UserId, JobId | None], float] = {}
-        self._known = asyncio.Event()
+        self._known = False
+        self._tried = asyncio.Event()
         self._stale = asyncio.Event()
         self._stale.set()
 
@@ -44,11 +45,13 @@ class Revocations:
             except HubError as error:
                 logger.warning("the list of revocations was not read: %s", error)
                 self._stale.set()
+                self._tried.set()
                 await asyncio.sleep(RETRY)
                 continue
             for one in found:
                 self.add(one)
-            self._known.set()
+            self._known = True
+            self._tried.set()
 
     def receive(self, data: bytes) -> None:
         """A message on the control channel."""
@@ -70,11 +73,13 @@ class Revocations:
     @property
     def known(self) -> bool:
         """Returns True if the list was read once."""
-        return self._known.is_set()
+        return self._known
 
     async def wait_known(self) -> None:
-        """Return when the list was read."""
-        await self._known.wait()
+        """Return when the list was read. Raises BrokerUnavailable if it could not be read when it was last tried."""
+        await self._tried.wait()
+        if not self._known:
+            raise BrokerUnavailable("expected the list of revocations, got none yet")
 
     def cover(self, caller: Caller, job: JobId | None = None) -> bool:
         """Returns True if the caller's credentials are older than a revocation of theirs."""

@@ -39,7 +39,7 @@ class Feed:
     ) -> None:
         self.id = job.id
         self._window = Window(job.id, settings, totals)
-        self._inbox = Inbox(totals)
+        self._inbox = Inbox(totals, longest=settings.max_event_bytes)
         self._intake = Intake(self._window, self._inbox, broker, settings, totals)
         self.log = self._window.log
         self.state = self._window.state

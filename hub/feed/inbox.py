@@ -20,6 +20,9 @@ read."""
 LIMIT_BYTES = 8 << 20
 """Bytes that may wait; beyond it the same. One message may be larger."""
 
+ID_BYTES = 64
+"""Bytes that an id, which is in front of it, adds to an event."""
+
 
 class Mark(enum.Enum):
     """Stands in the place where something may be missing, so that a notice comes neither early nor late."""
@@ -34,9 +37,10 @@ class Inbox:
     """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or
     dropped."""
 
-    __slots__ = ("_items", "_size", "_totals", "_wake", "popped", "received")
+    __slots__ = ("_items", "_longest", "_size", "_totals", "_wake", "popped", "received")
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: Totals, *, longest: int) -> None:
+        self._longest = longest + ID_BYTES
         self.received = 0
         self.popped = 0
         self._totals = totals
@@ -48,7 +52,8 @@ class Inbox:
         return len(self._items)
 
     def receive(self, data: bytes) -> None:
-        """A message on the job's channel."""
+        """A message on the job's channel. Of one that is too long for an event only the beginning is kept."""
+        data = data[: self._longest]
         if self._items and (len(self._items) >= LIMIT or self._size + len(data) > LIMIT_BYTES):
             self.clear()
             self.missed()

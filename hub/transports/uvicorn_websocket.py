@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hub.fanout.wire import Reason
-from hub.transports.commands import spend
+from hub.transports.commands import MAX_BYTES, spend
 from hub.transports.handoff import GONE, Detached, Handoff, is_plain
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     conn: Any  # set to None by `detach`, which uvicorn's types do not allow
     _due = 0.0  # loop time at which the client's budget of frames is full again
     _is_deaf = False  # True after a flood: nothing more is read
+    _early = b""  # what came before the handshake was answered
     _handoff: _WebSocketHandoff | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -126,6 +127,9 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         Also answers a handshake that the `websockets` library cannot parse; uvicorn would leave it without an
         answer.
         """
+        if self.handshake_initiated and not self.handshake_complete:
+            self._keep_early(data)
+            return
         for start in range(0, len(data), _PIECE):
             if self._is_deaf or self.transport.is_closing():
                 return
@@ -134,6 +138,12 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_initiated = True
             self.transport.write(TOO_LARGE)
             self.transport.close()
+
+    def _keep_early(self, data: bytes) -> None:
+        """Keep what came before the handshake is answered: an answer to it would stand before that one."""
+        self._early += data
+        if len(self._early) > MAX_BYTES:
+            self.transport.abort()
 
     def handle_ping(self) -> None:
         """As uvicorn's, if the client's budget of frames allows it."""
@@ -201,7 +211,8 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's, without its error log for a client that leaves during the handshake or is refused."""
+        """As uvicorn's, without its error log for a client that leaves during the handshake or is refused. After
+        the accept it reads what came early."""
         if not self.handshake_complete and self.transport.is_closing():
             self.handshake_complete = True
             self.disconnected = True
@@ -211,3 +222,6 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+        elif message["type"] == "websocket.accept" and self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)

@@ -571,7 +571,7 @@ async def test_a_message_that_is_not_in_the_log_is_announced_and_what_follows_ar
 async def test_a_lease_that_the_hub_may_not_end_does_not_stop_the_position_check(start_redis, start_hub):
     """A hub with read rights cannot declare a worker lost, and still finds what other jobs have missed."""
     server = start_redis()
-    rights = "on >x ~job:* ~push-hub:* &job:* &push-hub:control -@all +hmget +hgetall +xrange +xrevrange +multi +exec +subscribe +unsubscribe +ping +time"
+    rights = "on >x ~job:* ~push-hub:* &job:* &push-hub:control -@all +hmget +hgetall +zrange +xrange +xrevrange +multi +exec +subscribe +unsubscribe +ping +time"
     server.command_now("ACL", "SETUSER", "hub", *rights.split())
     hub = start_hub(f"redis://hub:x@127.0.0.1:{server.port}/0", position_check=1)
     async with watched(hub, server.url, jobs=3) as scene:

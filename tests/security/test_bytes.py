@@ -140,7 +140,7 @@ async def test_a_page_is_full_after_some_bytes(live):
 async def test_the_inbox_is_bounded_by_bytes():
     """Beyond it the log is read; one message may be larger."""
     totals = Totals()
-    inbox = Inbox(totals)
+    inbox = Inbox(totals, longest=10**9)
     inbox.receive(b"x" * 3 * LIMIT_BYTES)
     assert (len(inbox), totals.inbox_bytes) == (1, 3 * LIMIT_BYTES)
     inbox.receive(b"y")
@@ -154,6 +154,9 @@ async def test_the_inbox_is_bounded_by_bytes():
     inbox.drop_numbered()
     inbox.clear()
     assert (totals.inbox_bytes, totals.inbox) == (0, 0)
+    short = Inbox(totals, longest=1000)
+    short.receive(b"x" * MEGABYTE)
+    assert 1000 < len(short.first) < 1100, "of what is too long for an event, enough to see that"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def message(seq: int, epoch: int = 5) -> bytes:
 
 
 def holding(*what: bytes | Mark) -> Inbox:
-    inbox = Inbox(Totals())
+    inbox = Inbox(Totals(), longest=10**9)
     for one in what:
         {
             Mark.LOOK: inbox.doubt,
