@@ -1,4 +1,4 @@
-"""`push-hub schema`: the contract, for programs."""
+"""`push-hub schema` and `push-hub js`: the contract for programs, and the client for browsers."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def schema(
     if found is None:
         raise InvalidSettings(f"expected one of {', '.join(sorted(CATALOGUE))}, got {kind!r}")
     typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def js() -> None:
+    """Print hub.js, the client for browsers: push-hub js > src/hub.js."""
+    from hub.web.client import hub_js
+
+    typer.echo(hub_js(), nl=False)

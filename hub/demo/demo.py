@@ -28,6 +28,7 @@ from hub.job.event import EventId
 from hub.produce.jobs import JobStateMachine
 from hub.produce.publisher import Publisher
 from hub.settings import Settings
+from hub.transports.headers import SAFE
 from hub.web.app import create_app
 
 USER = "demo-user"
@@ -257,7 +258,7 @@ def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str, key:
         given = request.query_params.get("key", "")
         if not _is_loopback(request.url.hostname) and not hmac.compare_digest(given.encode(), key.encode()):
             return Response("The URL that the demo printed has a key in it, which this one has not.", 404)
-        response = HTMLResponse(_static(name), headers={"Content-Security-Policy": POLICY})
+        response = HTMLResponse(_static(name), headers={**SAFE, "Content-Security-Policy": POLICY})
         response.set_cookie(cookie, session, httponly=True, samesite="strict")
         return response
 
@@ -273,7 +274,7 @@ def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str, key:
     async def static(name: str) -> Response:
         if name not in STATIC:
             return Response(status_code=404)
-        return Response(_static(name), media_type=STATIC[name])
+        return Response(_static(name), headers=SAFE, media_type=STATIC[name])
 
     @app.get("/demo/jobs", include_in_schema=False)
     async def jobs() -> dict[str, list[dict[str, str]]]:

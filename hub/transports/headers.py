@@ -6,9 +6,8 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",  # requests that CORS allows are not bound by it
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""An answer is data for the page that asked for it, and never a page itself."""
+"""An answer is data for the page that asked for it."""
 
 PRIVATE = {**SAFE, "Cache-Control": "no-store", "Vary": "Authorization, Cookie, Origin"}
 """The answer is one user's."""

@@ -286,9 +286,6 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """As uvicorn's, which makes cycle and task here; adds the `Handoff` before the task runs."""
         self._head_timer = _cancelled(self._head_timer)
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD:
-            self._refusal = TOO_LARGE
-            raise ValueError("head too large")
         self._check_head()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many pipelined requests")  # answered with 400
@@ -300,19 +297,29 @@ class HandoffHttpProtocol(HttpToolsProtocol):
             cast(Any, self.scope)["extensions"] = {Handoff.NAME: handoff}
 
     def _check_head(self) -> None:
-        """Raises ValueError for what RFC 9112 does not allow (3.2), and for a body that is too large."""
+        """Raises ValueError for a head or a body that is too large, and for what RFC 9112 does not allow (3.2)."""
+        size, hosts, has_body = len(self.url), 0, False
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+                if not _HOST.fullmatch(value):
+                    raise ValueError("expected a host")
+            elif name == b"content-length":
+                has_body |= value != b"0"
+                if len(value) > 10 or (value.isdigit() and int(value) > MAX_BODY):
+                    self._refusal = _BODY_TOO_LARGE
+                    raise ValueError("body too large")
+            elif name == b"transfer-encoding":
+                has_body = True
+        if size > MAX_HEAD:
+            self._refusal = TOO_LARGE
+            raise ValueError("head too large")  # stops the parser; uvicorn then calls `send_400_response`
         version = self.parser.get_http_version()
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if version not in ("1.0", "1.1") or len(hosts) > 1 or (version == "1.1" and not hosts):
+        if hosts > 1 or (version != "1.0" if hosts == 0 else version not in ("1.0", "1.1")):
             raise ValueError("expected HTTP/1.1 with one Host")
-        if not all(_HOST.fullmatch(host) for host in hosts):
-            raise ValueError("expected a host")
         self._body_bytes = 0
-        lengths = [value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")]
-        if any(value.isdigit() and int(value[:20]) > MAX_BODY for value in lengths):
-            self._refusal = _BODY_TOO_LARGE
-            raise ValueError("body too large")
-        if lengths and lengths != [b"0"]:
+        if has_body:
             self._body_timer = _cancelled(self._body_timer)
             self._body_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
 

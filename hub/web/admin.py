@@ -13,7 +13,6 @@ import re
 from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
-from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -105,16 +104,16 @@ def admin_router(settings: Settings) -> APIRouter:
             board, _ = context.place
             context.report()
             read = board.sum
-        return Response(generate_latest(registry(read)), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry(read)), headers=SAFE, media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/asyncapi.json")
-    async def asyncapi_json() -> dict[str, Any]:
+    async def asyncapi_json() -> Response:
         """The contract of both transports and every registered event type, as AsyncAPI 3."""
-        return contract()
+        return JSONResponse(contract(), headers=SAFE)
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi_json(request: Request) -> Response:
-        return JSONResponse(request.app.openapi())
+        return JSONResponse(request.app.openapi(), headers=SAFE)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -125,7 +124,7 @@ def admin_router(settings: Settings) -> APIRouter:
         if name not in ASSETS:
             raise HTTPException(404)
         data = files("fastapi_offline").joinpath("static", name).read_bytes()
-        return Response(data, media_type=ASSETS[name], headers={"Cache-Control": "max-age=3600"})
+        return Response(data, media_type=ASSETS[name], headers={**SAFE, "Cache-Control": "max-age=3600"})
 
     @router.post("/admin/revoke", status_code=204, response_class=Response)
     async def revoke(request: Request, wanted: Revoke) -> Response:

@@ -12,15 +12,15 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from fastapi.params import Depends as DependsOn
 from fastapi.telemetry import TelemetryConfig
-from starlette.middleware.cors import CORSMiddleware
 
 from hub.errors import BrokerUnavailable, KeysUnavailable
 from hub.job.catalogue import load
 from hub.settings import Settings
 from hub.web.admin import admin_router
+from hub.web.client import router as client_router
 from hub.web.context import Context, get_redis
 from hub.web.direct import direct_routes
-from hub.web.headers import SafeHeaders
+from hub.web.headers import SafeCors, add_safe_headers
 from hub.web.health import router as health_router
 from hub.web.refusals import unavailable
 from hub.web.routes import router as jobs_router
@@ -48,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("push-hub"),
         telemetry=telemetry,
         openapi_url=None,  # the operator's (admin.py)
+        redirect_slashes=False,
     )
     mount(app, settings)
     # Not in `mount`: direct routes skip the application's own dependencies, and only this one has none.
@@ -57,14 +58,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(admin_router(settings))
     if settings.allowed_origins:
         app.add_middleware(
-            CORSMiddleware,
+            SafeCors,
             allow_origins=sorted(settings.allowed_origins),
             allow_credentials=True,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             max_age=PREFLIGHT_AGE,
         )
-    app.add_middleware(SafeHeaders)
+    add_safe_headers(app)
     return app
 
 
@@ -104,4 +105,5 @@ def mount(
     app.include_router(jobs_router, prefix=path, dependencies=dependencies)
     app.include_router(tickets_router, prefix=path, dependencies=dependencies)
     app.include_router(session_router, prefix=path, dependencies=dependencies)
+    app.include_router(client_router, prefix=path, dependencies=dependencies)
     return context

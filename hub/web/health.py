@@ -5,15 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
+from hub.transports.headers import SAFE
 from hub.web.routes import Here
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
+async def healthz() -> Response:
     """Always 200: the process is alive."""
-    return {"status": "ok"}
+    return JSONResponse({"status": "ok"}, headers=SAFE)
 
 
 @router.get("/readyz", responses={503: {"description": "Redis does not answer, or the hub is draining"}})
@@ -22,4 +23,4 @@ async def readyz(service: Here) -> Response:
     redis, draining = await service.readiness.answers(), service.hub.draining
     ready = redis and not draining
     words = {"status": "ready" if ready else "not ready", "redis": redis, "draining": draining}
-    return JSONResponse(words, 200 if ready else 503)
+    return JSONResponse(words, 200 if ready else 503, SAFE)
