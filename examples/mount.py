@@ -48,6 +48,7 @@ mount(app)
 app.dependency_overrides |= {require_auth: signed_in, get_redis: lambda: redis}
 app.get("/")(lambda: page("sse.html"))
 app.get("/ws")(lambda: page("websocket.html"))
+app.get("/page")(lambda: page("page.html"))
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000

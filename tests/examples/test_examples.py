@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -124,9 +125,11 @@ async def test_raw_publish(application, produce):
     assert messages[-1].event == "end"
 
 
-@pytest.mark.parametrize(("path", "final"), [("/", "end: "), ("/ws", "closed: the job has ended")])
+@pytest.mark.parametrize(
+    ("path", "final"), [("/", "end: "), ("/ws", "closed: the job has ended"), ("/page", "end: ready")]
+)
 async def test_pages(application, produce, real_redis, path, final):
-    """sse.html and websocket.html show every event of worker.py, once, and then the end."""
+    """sse.html, websocket.html and page.html show every event of worker.py, once, and then the end."""
     async with chromium() as browser:
         working = asyncio.create_task(produce("worker.py", "d"))
         while not await real_redis.exists("job:d"):
@@ -139,6 +142,12 @@ async def test_pages(application, produce, real_redis, path, final):
         await working
     kept = [fields[b"data"].decode() for _, fields in await real_redis.xrange(log_of("d"))]
     assert len(kept) == 11
+    if path == "/page":  # whose events were parsed
+        lines = [line.partition(" ")[2] for line in shown.splitlines() if line[:1].isdigit()]
+        assert [json.loads(line) | {"id": 0} for line in lines] == [
+            json.loads(body) | {"id": 0} for body in kept
+        ]
+        return
     places = [shown.index(body.removeprefix("{")) for body in kept]
     assert places == sorted(places)
     assert [shown.count(body.removeprefix("{")) for body in kept] == [1] * 11

@@ -145,3 +145,34 @@ def test_typescript_takes_the_declarations_and_checks_by_them(application, npm):
         ["npx", "tsc", *options, "use.ts"], cwd=npm, capture_output=True, text=True, timeout=120, check=False
     )
     assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_typescript_takes_the_declarations_of_hub_js(npm):
+    """Options, states of one's own, and what is wrong is found."""
+    client = Path(__file__).parents[2] / "hub/static/client"
+    shutil.copy(client / "hub.d.ts", npm / "hub.d.ts")
+    (npm / "watching.ts").write_text(USE_HUB_JS)
+    options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
+    result = subprocess.run(
+        ["npx", "tsc", *options, "watching.ts"],
+        cwd=npm,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+USE_HUB_JS = """
+import { watch, fold, WatchError, type JobState } from "./hub.js";
+const job = watch("a", { types: ["x"], from: "-20", token: async () => "t" });
+for await (const event of job) console.log(event.type.length, event.id?.length);
+const status: string | null = job.state.status;
+const counted = watch<{ n: number }>("b", { reduce: (state, event) => ({ n: (state.n ?? 0) + (event.id ? 1 : 0) }) });
+const n: number = counted.getSnapshot().n;
+const next: JobState = fold(job.state, { type: "x" });
+if (job.error instanceof WatchError && job.error.code === "not_found") console.log(status, n, next);
+// @ts-expect-error: there is no such transport
+watch("c", { transport: "pigeon" });
+"""
