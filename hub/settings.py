@@ -156,7 +156,11 @@ class Settings(BaseSettings):
     max_viewers_per_job: int = Field(
         20_000, gt=0, description="most viewers of a job; one batch of events to 20,000 takes 0.2 s"
     )
-    max_viewers_per_user: int = Field(1_000, gt=0, description="most viewers of a user, over all jobs")
+    max_viewers_per_user: int = Field(
+        1_000,
+        gt=0,
+        description="most viewers of a user, over all jobs; as many joins at once, and a fiftieth of them per second",
+    )
     max_viewers_per_user_and_job: int = Field(50, gt=0, description="most viewers of a user on one job")
     max_misses: int = Field(
         100,
