@@ -18,7 +18,7 @@ from hub.engine.caller import Caller
 from hub.engine.check import PositionCheck
 from hub.engine.drain import Drain
 from hub.engine.guests import GuestCheck
-from hub.engine.memory import COPIES, budget, held
+from hub.engine.memory import COPIES, PAST_COPIES, PAST_SHARE, budget, held
 from hub.engine.patience import Patience
 from hub.engine.reads import JobReads
 from hub.engine.revocations import Revocations
@@ -149,8 +149,11 @@ class Hub:
         """The viewer's next frames from before the window, a full write at most; [] once they meet the
         window.
 
-        The viewer takes its seat then, without an await between. Raises BrokerUnavailable.
+        The viewer takes its seat then, without an await between. Raises BrokerUnavailable; also while slow readers
+        of the past have their share of the memory, for each has a copy of its own.
         """
+        if PAST_COPIES * self.totals.past_bytes > self._memory // PAST_SHARE and view.begin.after is not None:
+            raise BrokerUnavailable("expected room to read the past, got slow readers that have all of it")
         async with self._patience.bound():
             return await view.read_past()
 

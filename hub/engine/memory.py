@@ -17,10 +17,17 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 COPIES = 3
 """A body in a window, with what was parsed of it and its encodings."""
 
+PAST_COPIES = 2
+"""A retained event that was read for one viewer, and its bytes in the buffer of a viewer that does not read."""
+
+PAST_SHARE = 4
+"""The share of the budget that the past may take: a quarter."""
+
 
 def held(totals: Totals) -> int:
     """Bytes that events take now, about."""
-    return COPIES * totals.window_bytes + totals.state_bytes + totals.inbox_bytes + totals.past_bytes
+    past = PAST_COPIES * totals.past_bytes
+    return COPIES * totals.window_bytes + totals.state_bytes + totals.inbox_bytes + past
 
 
 def budget(setting: int) -> int:

@@ -39,12 +39,9 @@ MAX_BODY = 64 * 1024
 STALLED = 10.0
 """Seconds in which a client must take something of an answer that is too large for the buffers."""
 
-MOST_WAITING = 1000
-"""Connections without a viewer. At more the one that is idle the longest goes; `serve` lowers it to what files
-allow."""
-
-JUST_CAME = 2.0
-"""Seconds for which a connection is not idle yet: thousands come at once after a deploy."""
+MOST_WAITING = 5000
+"""Connections without a viewer: more than come at once after a deploy. At more the one that is idle the longest goes;
+`serve` lowers it to a quarter of the files."""
 
 _BODY_TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -155,7 +152,6 @@ class HandoffHttpProtocol(HttpToolsProtocol):
     _body_bytes = 0
     _drain_timer: TimerHandle | None = None  # runs while the client takes nothing
     _refusal = b""  # the answer to a request that is too large
-    came = 0.0
     _read = b""  # the bytes that are being parsed
     _handoffs: tuple[_HttpHandoff, ...] = ()  # of the requests that are not answered yet
 
@@ -183,10 +179,9 @@ class HandoffHttpProtocol(HttpToolsProtocol):
         """As uvicorn's; the first head is expected at once."""
         super().connection_made(cast(asyncio.Transport, transport))
         self._expect_head()
-        self.came = self.loop.time()
         _WAITING[self] = None
         if len(_WAITING) > MOST_WAITING:
-            _make_room(self.loop.time() - JUST_CAME)
+            _make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's, and frees what the connection held."""
@@ -343,11 +338,9 @@ _WAITING: dict[HandoffHttpProtocol, None] = {}
 """Connections without a viewer, in the order in which they came."""
 
 
-def _make_room(before: float) -> None:
-    """Close the oldest connection that is idle, of those that came before a moment."""
+def _make_room() -> None:
+    """Close the oldest connection that is idle."""
     for protocol in _WAITING:
-        if protocol.came > before:
-            return
         if protocol.is_idle:
             protocol.transport.abort()
             del _WAITING[protocol]

@@ -221,3 +221,29 @@ async def test_jobs_that_are_read_one_after_the_other_leave_nothing(live):
     gc.collect()
     assert live.hub.statistics().held_bytes == 0
     assert psutil.Process().memory_info().rss - before < 30 * MEGABYTE
+
+
+async def test_slow_readers_of_the_past_have_a_share_of_the_memory(real_redis):
+    """A thousand of them with a megabyte each were gigabytes. The next one is told to come back, and gets all of it
+    then."""
+    async with live_hub(real_redis, memory=32 * MEGABYTE, max_viewers_per_user_and_job=100) as live:
+        job = await producers.job(live)
+        await large(live, job, 12)
+        slow = []
+        head = f"GET /api/jobs/{job}/events/stream HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token()}\r\n\r\n"
+        for _ in range(30):
+            _, writer = await asyncio.open_connection("127.0.0.1", live.port, limit=1024)
+            writer.write(head.encode())
+            slow.append(writer)
+        await asyncio.sleep(1)
+        assert live.hub.statistics().past_bytes <= 4 * MEGABYTE + 2 * MEGABYTE
+        async with view(live, "websocket", job) as refused:
+            await refused.all()
+            assert refused.code == 4010
+        async with view(live, "sse", job, "?from=live") as unaffected:
+            assert unaffected.status == 200
+        for writer in slow:
+            writer.transport.abort()
+        await live.until(lambda: not live.hub.statistics().past_bytes)
+        async with view(live, "sse", job) as viewer:
+            assert [seen.fields["n"] for seen in await viewer.take(12)] == list(range(12))

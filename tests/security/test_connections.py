@@ -172,7 +172,6 @@ async def test_who_takes_nothing_of_a_large_answer_is_cut_off(live, monkeypatch)
 async def test_idle_connections_make_room_for_others(live, monkeypatch):
     """420 of them used up a hub of 400 files. The one that is idle the longest goes; a viewer does not."""
     monkeypatch.setattr(uvicorn_http, "MOST_WAITING", 5)
-    monkeypatch.setattr(uvicorn_http, "JUST_CAME", 0.0)
     job = await producers.job(live, events=1)
     async with view(live, "sse", job) as viewer:
         await viewer.until("step")
