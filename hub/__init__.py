@@ -2,7 +2,7 @@
 
 A worker imports `Publisher` (or `SyncPublisher`) and `JobStateMachine`. A web application imports
 `create_app` or `mount`, and overrides the dependencies `require_auth`, `may_watch` and `get_redis` where it has its own.
-`watch` is a viewer in Python. A name's module is imported when the name is first used, so a worker never
+`watch` and `watch_sync` are viewers in Python. A name's module is imported when the name is first used, so a worker never
 loads a web framework.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hub.client.client import watch as watch
+    from hub.client.client import watch_sync as watch_sync
     from hub.errors import HubError as HubError
     from hub.job.event import EventId as EventId
     from hub.produce.blocking import SyncPublisher as SyncPublisher
@@ -40,6 +41,7 @@ _HOMES = {
     "mount": "hub.web.app",
     "require_auth": "hub.web.context",
     "watch": "hub.client.client",
+    "watch_sync": "hub.client.client",
 }
 
 __all__ = list(_HOMES)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from hub.cli.terminal import RedisUrl, app, given, out
-from hub.errors import InvalidEvent, InvalidSettings
+from hub.errors import InvalidEvent, InvalidSettings, JobNotFound
 from hub.job.nesting import TOO_DEEP, is_too_deep
 from hub.settings import Settings
 
@@ -45,22 +45,33 @@ def publish(
 
 @app.command()
 def watch(
-    job: Annotated[str, typer.Argument(help="The job's id.")],
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="The ids of the jobs.")],
     url: Annotated[str, typer.Option(help="URL of the hub.")] = "http://127.0.0.1:8000",
-    token: Annotated[str, typer.Option(envvar="HUB_TOKEN", help="Token of the job's owner.")] = "",
+    token: Annotated[str, typer.Option(envvar="HUB_TOKEN", help="Token of the jobs' owner.")] = "",
+    cookie: Annotated[str, typer.Option(help="A cookie instead of a token: NAME=VALUE.")] = "",
+    types: Annotated[str, typer.Option(help="Only these event types, separated by commas.")] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, for pipes.")
     ] = False,
 ) -> None:
-    """Watch a job in the terminal until it ends; resumes by itself. Exit code 0 if it ended with ready."""
+    """Watch jobs in the terminal until they end; resumes by itself. Exit code 1 if any of them failed."""
     from hub.client.timeline import watch as run
+    from hub.job.event import LOST
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        status = run(url, job, token, Console(), as_json=as_json)
+        options = {
+            "headers": {"Cookie": cookie} if cookie else {},
+            "types": list(filter(None, types.split(","))),
+        }
+        statuses = run(url, jobs, token, Console(), as_json=as_json, options=options)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(0 if status == "ready" else 1)
+    except JobNotFound as error:
+        if token or cookie:
+            raise
+        raise JobNotFound(f"{error}; no token was given (--token, HUB_TOKEN), and no cookie") from error
+    sys.exit(1 if {LOST, ""} & set(statuses) else 0)
 
 
 def _field(kind: str, text: str) -> tuple[str, Any]:

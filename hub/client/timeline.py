@@ -6,6 +6,8 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -32,18 +34,42 @@ _SHOWN = {  # the fields of a frame that the timeline shows; of other types it s
 }
 
 
-def watch(url: str, job: str, token: str, console: Console, *, as_json: bool) -> str:
-    """Print the job's frames until it ends. Returns its status, "" without an `end`. Raises JobNotFound."""
-    return asyncio.run(_watch(url, job, token, console, as_json=as_json))
+def watch(
+    url: str, jobs: Sequence[str], token: str, console: Console, *, as_json: bool, options: dict[str, Any]
+) -> list[str]:
+    """Print the frames of jobs until they end. Returns their statuses, "" without an `end`. Raises JobNotFound.
+
+    `options` are those of `hub.watch`.
+    """
+    return asyncio.run(_watch_all(url, jobs, token, console, as_json=as_json, options=options))
 
 
-async def _watch(url: str, job: str, token: str, console: Console, *, as_json: bool) -> str:
-    async for frame in frames(url, job, token):
+async def _watch_all(
+    url: str, jobs: Sequence[str], token: str, console: Console, *, as_json: bool, options: dict[str, Any]
+) -> list[str]:
+    one = partial(_watch, url, token=token, console=console, as_json=as_json, options=options)
+    if len(jobs) == 1:
+        return [await one(jobs[0])]
+    return await asyncio.gather(*(one(job, label=f"{job} ") for job in jobs))
+
+
+async def _watch(
+    url: str,
+    job: str,
+    *,
+    token: str,
+    console: Console,
+    as_json: bool,
+    options: dict[str, Any],
+    label: str = "",
+) -> str:
+    async for frame in frames(url, job, token, **options):
         if as_json:
+            frame = {**frame, "job_id": job} if label else frame  # noqa: PLW2901  # of several jobs each line says whose
             sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
             sys.stdout.flush()  # a reader of the pipe gets each frame when it comes
         elif frame.get("type") not in ("hello", "heartbeat"):
-            console.print(line(frame))
+            console.print(Text(label, style="bold") + line(frame))
         if frame.get("type") == "end":
             return str(frame.get("status", ""))
     return ""

@@ -244,6 +244,36 @@ async def test_publish_says_what_is_wrong(redis_server, words):
     assert_one_clear_line(code, errors)
 
 
+async def test_watch_takes_several_jobs_and_says_whose_each_line_is(redis_server):
+    """Exit code 1 if any of them failed; a status of one's own is as good as ready."""
+    env = signed(redis_server.url)
+    async with (
+        served(redis_server.url, HUB_TERMINAL_STATUSES="ready,done") as (_, url),
+        Redis.from_url(redis_server.url) as client,
+    ):
+        names = [producers.name("several") for _ in range(3)]
+        for name, status in zip(names, ("ready", "done", "failed"), strict=True):
+            await client.hset(f"job:{name}", mapping={"user_id": "ada", "status": status})
+        for chosen, expected in ((names[:2], 0), (names, 1)):
+            code, out, _ = await run("watch", *chosen, "--url", url, "--token", token(), "--json", env=env)
+            assert code == expected
+            ends = [json.loads(line) for line in out.splitlines() if json.loads(line)["type"] == "end"]
+            assert {one["job_id"] for one in ends} == set(chosen)
+        code, out, _ = await run(
+            "watch", names[0], "--url", url, "--cookie", f"__session={token()}", "--types", "nothing", env=env
+        )
+        assert code == 0, "a client that is no browser may send the cookie"
+
+
+async def test_watch_says_that_no_token_was_given(redis_server):
+    env = signed(redis_server.url)
+    async with served(redis_server.url) as (_, url):
+        code, _, errors = await run("watch", "nothing", "--url", url, env=env)
+        assert_one_clear_line(code, errors, "no token was given")
+        code, _, errors = await run("watch", "nothing", "--url", "hub.example.com", env=env)
+        assert_one_clear_line(code, errors, "http://")
+
+
 async def test_watch_says_that_a_job_is_not_there(redis_server):
     """An unknown or foreign job gives one line, and the exit code is not 0."""
     async with served(redis_server.url) as (_, url):
