@@ -132,6 +132,13 @@ PAGE = "<!doctype html><title>page</title><script type=module>import * as hub fr
 @asynccontextmanager
 async def page_on(live: Live, port: int, **cookies: str):
     """A page of the proxy's origin, with hub.js in `window.hub`, signed in."""
+    async with tabs_on(live, port, 1, **cookies) as (made,):
+        yield made
+
+
+@asynccontextmanager
+async def tabs_on(live: Live, port: int, number: int, **cookies: str):
+    """So many pages of one browser."""
 
     @live.app.get("/page")
     async def page() -> HTMLResponse:
@@ -143,16 +150,19 @@ async def page_on(live: Live, port: int, **cookies: str):
         for name, value in ({"__session": token()} | cookies).items():
             if value:
                 await context.add_cookies([{"name": name, "value": value, "url": origin}])
-        made = await context.new_page()
         said: list[str] = []
-        made.on("pageerror", lambda error: said.append(str(error)))
-        await made.goto(f"{origin}/page")
-        await made.wait_for_function("window.hub")
-        yield made
+        pages = []
+        for _ in range(number):
+            made = await context.new_page()
+            made.on("pageerror", lambda error: said.append(str(error)))
+            await made.goto(f"{origin}/page")
+            await made.wait_for_function("window.hub")
+            pages.append(made)
+        yield pages
         assert said == []
 
 
-COLLECT = """([job, transport]) => { const w = hub.watch(job, {transport}); const seen = []; const said = [];
+COLLECT = """([job, transport]) => { const w = hub.watch(job, {transport, share: false}); const seen = []; const said = [];
   window.seen = {...window.seen, [transport]: seen}; window.watches = {...window.watches, [transport]: w};
   for (const kind of ["gap", "resync"]) w.addEventListener(kind, (e) => said.push(e.detail));
   window.said = {...window.said, [transport]: said};
@@ -310,3 +320,36 @@ def test_the_package_is_one_that_npm_packs(tmp_path):
     )
     (packed,) = json.loads(result.stdout)
     assert {one["path"] for one in packed["files"]} == {"hub.js", "hub.d.ts", "package.json"}
+
+
+async def test_eight_tabs_have_one_connection(real_redis):
+    """Over HTTP/1.1, where a browser opens six. When the leader is closed another one leads, and nothing is lost."""
+    async with live_hub(real_redis, heartbeat=1) as live:
+        job = await producers.job(live, events=3)
+        async with tabs_on(live, live.port, 8) as tabs:
+            for tab in tabs:
+                await tab.evaluate(
+                    "([job]) => { window.n = []; window.w = hub.watch(job); w.addEventListener('event', (e) => n.push(e.detail.n)); }",
+                    [job],
+                )
+                await tab.wait_for_function("n.length === 3")
+            await live.until(lambda: live.hub.statistics().viewers == 1)
+            await producers.publish(live, job, 5, start=3)
+            for tab in tabs:
+                await tab.wait_for_function("n.length === 8")
+            for closed in range(2):
+                await tabs[closed].close()
+                await producers.publish(live, job, 5, start=8 + 5 * closed)
+                for tab in tabs[closed + 1 :]:
+                    await tab.wait_for_function(f"n.length === {13 + 5 * closed}", timeout=15_000)
+                    assert await tab.evaluate("n") == list(range(13 + 5 * closed))
+                await live.until(lambda: live.hub.statistics().viewers == 1)
+            late = tabs[2]
+            await late.evaluate("w.close()")
+            await producers.publish(live, job, 2, start=18)
+            await live.publisher.ready(job)
+            for tab in tabs[3:]:
+                await tab.wait_for_function("w.status === 'ended'", timeout=15_000)
+                assert await tab.evaluate("n.filter((one) => one !== undefined)") == list(range(20))
+                assert await tab.evaluate("w.state.status") == "ready"
+            await live.until(lambda: live.hub.statistics().viewers == 0)

@@ -29,6 +29,8 @@ export type Options<S = JobState> = {
   token?: string | (() => string | Promise<string>);
   /** Called once when the credentials have expired. */
   renew?: () => unknown;
+  /** Tabs of a browser that watch the same job share one connection; the default. Not with a token, `from` or `after`. */
+  share?: boolean;
   /** Folds events, and the control frames hello, state, gap, resync and end, into the state. */
   reduce?: (state: S, event: HubEvent) => S;
 };

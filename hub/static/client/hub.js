@@ -178,8 +178,9 @@ export class Watch extends EventTarget {
   #options; #job; #base; #cursor; #state = UNKNOWN; #status = "connecting"; #error = null;
   #names; #at = 0; #attempt = 0; #fruitless = 0; #renewed = false; #closed = false; #pause = null;
   #waiting = null; #wake = null; #listeners = new Set(); #heard = 0; #heartbeat = OPENING; #abort = null;
+  #shares; #tell = null;
 
-  constructor(job, { url = "", transport = "auto", types, from, after = null, token, renew, reduce = fold } = {}) {
+  constructor(job, { url = "", transport = "auto", types, from, after = null, token, renew, reduce = fold, share = true } = {}) {
     super();
     this.#job = job;
     this.#options = { types, from, token, renew, reduce };
@@ -190,6 +191,9 @@ export class Watch extends EventTarget {
     this.#names = transport === "auto" ? all : [transport];
     if (transport !== "auto" && !TRANSPORTS[transport]) throw new WatchError("unsupported", `expected a transport, got ${transport}`);
     if (transport === "websocket" && token) throw new WatchError("unsupported", "a WebSocket takes a cookie or a ticket, no token");
+    // Tabs that watch the same with the same cookie share one connection.
+    this.#shares = share && transport === "auto" && !token && from === undefined && after === null
+      && Boolean(globalThis.navigator?.locks && globalThis.BroadcastChannel);
     this.done = this.#run();
     this.done.catch(() => {}); // who awaits it learns; nobody has to
   }
@@ -233,16 +237,70 @@ export class Watch extends EventTarget {
     for (const name of ["online", "pageshow"]) globalThis.addEventListener?.(name, look);
     globalThis.document?.addEventListener("visibilitychange", look);
     try {
-      while (!this.#closed) {
-        const end = await this.#connect();
-        if (!this.#closed) await this.#judge(end);
-      }
+      await (this.#shares ? this.#share() : this.#stream());
     } finally {
       for (const name of ["online", "pageshow"]) globalThis.removeEventListener?.(name, look);
       globalThis.document?.removeEventListener("visibilitychange", look);
     }
     if (this.#error) throw this.#error;
     return this.#state;
+  }
+
+  async #stream() {
+    while (!this.#closed) {
+      const end = await this.#connect();
+      if (!this.#closed) await this.#judge(end);
+    }
+  }
+
+  /** The first tab leads: it has the connection, and tells the others each frame. When it goes, the next one leads. */
+  async #share() {
+    const name = `push-hub ${this.#base} ${this.#job} ${this.#options.types ?? ""}`;
+    const channel = new BroadcastChannel(name), waiting = new AbortController(), early = [];
+    let isCaughtUp = false, leading = null;
+    const lead = () => {
+      this.#tell = (frame) => channel.postMessage(frame);
+      leading = this.#stream();
+      this.#pause?.();
+      return leading;
+    };
+    channel.onmessage = ({ data }) => {
+      this.#heard = Date.now();
+      if (leading || this.#closed) return;
+      if (isCaughtUp) this.#take(data);
+      else early.push(data);
+    };
+    try {
+      if (await navigator.locks.request(name, { ifAvailable: true }, async (lock) => lock && (await lead(), true))) return;
+      navigator.locks.request(name, { signal: waiting.signal }, lead).catch(() => {}); // until it is our turn
+      if (await this.#catchUp(waiting.signal)) {
+        isCaughtUp = true;
+        early.forEach((frame) => this.#take(frame));
+        this.#heard = Date.now();
+        while (!leading && !this.#closed && Date.now() - this.#heard < 2 * this.#heartbeat + OPENING) await this.#sleep(1000);
+      }
+      if (!leading) waiting.abort(); // the leader is silent, or there is no hub: a connection of our own
+      await (leading ?? this.#stream());
+    } finally {
+      waiting.abort();
+      channel.close();
+      this.#tell = null;
+    }
+  }
+
+  /** Reads what is there already, page by page. Returns false if that did not work. */
+  async #catchUp(signal) {
+    const options = { frame: (frame) => this.#take(frame), signal, headers: {}, cursor: () => this.#cursor };
+    try {
+      for (let before; !this.#closed && before !== this.#cursor;) {
+        before = this.#cursor;
+        const { status } = await TRANSPORTS.poll((cursor) => this.#url("poll", cursor, 0), options);
+        if (status) return false;
+      }
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   async #connect() {
@@ -254,6 +312,7 @@ export class Watch extends EventTarget {
     const frame = (event) => {
       if (abort.signal.aborted || this.#closed) return;
       attempt.frames += 1;
+      this.#tell?.(event);
       this.#heard = Date.now();
       if (event.type === "reconnect" && event.id === undefined) attempt.after = event.after_ms;
       else this.#take(event);
@@ -271,11 +330,11 @@ export class Watch extends EventTarget {
     }
   }
 
-  #url(name, cursor) {
+  #url(name, cursor, wait = cursor ? POLL_WAIT : 0) {
     const path = { websocket: "events/ws", sse: "events/stream", poll: "events" }[name];
     const url = new URL(`${this.#base}/api/jobs/${encodeURIComponent(this.#job)}/${path}`);
     if (cursor) url.searchParams.set(name === "poll" ? "after" : "last_event_id", cursor);
-    if (name === "poll") url.searchParams.set("wait", cursor ? POLL_WAIT : 0);
+    if (name === "poll") url.searchParams.set("wait", wait);
     else if (this.#options.from !== undefined) url.searchParams.set("from", this.#options.from);
     if (this.#options.types) url.searchParams.set("types", this.#options.types.join(","));
     return url.href;
