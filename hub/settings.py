@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     max_viewers_per_user: int = Field(
         1_000,
         gt=0,
-        description="most viewers of a user, over all jobs; as many joins at once, and a fiftieth of them per second",
+        description="most viewers of a user, over all jobs; as many joins at once (200 at least), and a fiftieth of them per second",
     )
     max_viewers_per_user_and_job: int = Field(50, gt=0, description="most viewers of a user on one job")
     max_misses: int = Field(

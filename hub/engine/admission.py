@@ -23,6 +23,9 @@ T = TypeVar("T")
 REFILL = 50.0
 """Seconds after which a user may have all of a budget again."""
 
+LEAST_JOINS = 200
+"""Joins of a user at once, however few viewers the user may have: a viewer that is refused tries again."""
+
 LONGEST_WAIT = 5.0
 """Seconds that an answer about a job that is not there is held back at most."""
 
@@ -38,7 +41,8 @@ class Admission:
         self.sockets = 0  # of dashboards
         self._settings = settings
         self._totals = totals
-        self._joins = Rate(settings.max_viewers_per_user, settings.max_viewers_per_user / REFILL)
+        joins = max(LEAST_JOINS, settings.max_viewers_per_user)
+        self._joins = Rate(joins, joins / REFILL)
         self._misses = Rate(settings.max_misses, settings.max_misses / REFILL)
         self._waits: Counter[str] = Counter()
         self._by_job: Counter[JobId] = Counter()
@@ -92,9 +96,7 @@ class Admission:
     def enter_rate(self, user: str) -> None:
         """A join of a user. Raises Overloaded, with a longer `after` for who goes on all the same."""
         if after := self._joins.spend(user):
-            error = self.refuse(
-                f"expected at most {self._settings.max_viewers_per_user} joins of a user at once"
-            )
+            error = self.refuse("expected fewer joins of a user")
             error.after = after
             raise error
 

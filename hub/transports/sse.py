@@ -33,6 +33,8 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }
 
+_KEEP_ALIVE = (b"connection", b"keep-alive")
+
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 # The three line ends of the format. Each of them in a body ends the `data:` line, so the body needs another
@@ -158,6 +160,8 @@ class EventStream(Response):
         wire = AsgiWire(send, transport.blocked, last_words=self._last_words, handoff=handoff)
         last = self._head()
         try:
+            if _stays(scope):
+                self.raw_headers.append(_KEEP_ALIVE)
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await wire.send_now([start, _body(last)])
             while frames := await transport.hub.read_past(view):
@@ -205,6 +209,13 @@ def overloaded(settings: Settings, after: float = 0.0) -> Response:
     """The answer of an overloaded hub, to come back after `after` seconds at the earliest. Its status is 200,
     because an EventSource gives up on any other."""
     return Response(reconnect(int(after * 1000) + retry_ms(settings), Reason.OVERLOADED), headers=HEADERS)
+
+
+def _stays(scope: Scope) -> bool:
+    """Returns True unless the connection ends with this answer: HTTP/1.0, or a client that says so."""
+    if scope["http_version"] != "1.1":
+        return False
+    return not any(name == b"connection" and b"close" in value.lower() for name, value in scope["headers"])
 
 
 def _chunk(data: bytes) -> bytes:
