@@ -37,6 +37,7 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 STATIC = {
+    "demo.css": "text/css",
     "viewer.css": "text/css",
     "viewer.js": "text/javascript",
     "dashboard.css": "text/css",
