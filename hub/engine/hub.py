@@ -83,8 +83,9 @@ class Hub:
     async def view(self, caller: Caller, job: JobId, wish: Wish, *, wait: float = 0) -> View:
         """A new viewer, to be closed by whoever asked. Authorises first: each time, for a job may change hands.
 
-        The stream ends when the caller's credentials do. A job that is not there yet, or is another's, is looked for again for `wait` seconds. Raises
-        JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays held.
+        The stream ends when the caller's credentials do. A job that is not there yet, or is another's, is looked
+        for again for `wait` seconds. Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays
+        held.
         """
         try:
             return await self._view(caller, job, wish, wait)
@@ -95,7 +96,6 @@ class Hub:
 
     async def _view(self, caller: Caller, job: JobId, wish: Wish, wait: float) -> View:
         self.check_open()
-        self.admission.enter_rate(caller.user)
         found = await self.authorised(caller, job, wait=wait)
         self.check_open()
         if job not in self._feeds:
@@ -118,7 +118,8 @@ class Hub:
 
     async def authorised(self, caller: Caller, job: JobId, *, wait: float = 0) -> Job:
         """The job, if the caller may watch it. Raises JobNotFound, BrokerUnavailable, and Overloaded (too many
-        waits)."""
+        waits, or joins)."""
+        self.admission.enter_rate(caller.user)
         if not self.revocations.known:
             async with self._patience.bound():
                 await self.revocations.wait_known()

@@ -291,6 +291,17 @@ async def test_revoked_streams_end_on_every_hub(real_redis):
         assert refused.status == 404, "a hub that begins later has read the list"
 
 
+async def test_a_revocation_that_no_message_brought_is_found_at_the_reconnect(live):
+    """The subscription was down when it was said."""
+    job = await producers.job(live, events=1)
+    async with view(live, "websocket", job) as socket:
+        await socket.until("step")
+        await live.client.zadd("push-hub:revoked", {Revocation("ada", None, 0.0).member: time.time()})
+        await live.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await socket.all()
+        assert socket.code == 4401
+
+
 async def test_one_job_is_revoked_alone(live):
     """4404 on it; the user's other jobs go on, and refuse nobody."""
     job, other = await producers.job(live, events=1), await producers.job(live, events=1)

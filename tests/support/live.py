@@ -145,6 +145,7 @@ async def live_hub(
     left = [task for task in asyncio.all_tasks() - before if "hub" in task.get_name()]
     assert not left, f"tasks left behind: {left}"
     assert hub.statistics().viewers == 0
+    assert not hub._views
     assert not hub.statistics().jobs
 
 
