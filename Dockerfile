@@ -8,7 +8,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.13-slim
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir /wheels/*.whl \
+RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[server]" \
     && useradd --system --no-create-home --uid 10001 hub
 USER hub
 WORKDIR /tmp

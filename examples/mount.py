@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape
 from pathlib import Path
+from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
@@ -49,6 +51,17 @@ app.dependency_overrides |= {require_auth: signed_in, get_redis: lambda: redis}
 app.get("/")(lambda: page("sse.html"))
 app.get("/ws")(lambda: page("websocket.html"))
 app.get("/page")(lambda: page("page.html"))
+app.get("/htmx")(lambda: page("htmx.html"))
+
+
+@app.get("/builds/{job}")
+async def build(job: str, user: Annotated[User, Depends(signed_in)]) -> HTMLResponse:
+    """The HTML of a job as it is now; htmx.html asks for it when hub.js says that something has changed."""
+    owner, status = await redis.hmget(f"job:{job}", "user_id", "status")
+    if owner is None or owner.decode() != user.user_id:
+        raise HTTPException(404, "Job not found")
+    return HTMLResponse(f"<h1>{escape(job)}: {escape(status.decode())}</h1>")
+
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000

@@ -8,8 +8,6 @@ import asyncio
 import os
 import sys
 
-from redis.asyncio import Redis
-
 from hub import JobStateMachine, Publisher
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
@@ -17,8 +15,8 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
 async def main(job: str) -> None:
     """Create the job, as your application does when a user asks for one, and work on it."""
-    async with Redis.from_url(REDIS_URL) as redis:
-        await JobStateMachine(redis).create_job(job, user_id="ada", title="An example")
+    async with JobStateMachine.from_url(REDIS_URL) as jobs:
+        await jobs.create_job(job, user_id="ada", title="An example")
 
     # If this process dies, the lease lapses, and viewers get one `failed` event half a minute later.
     async with Publisher.from_url(REDIS_URL) as publisher, publisher.lease(job):

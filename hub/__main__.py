@@ -1,5 +1,16 @@
-"""Makes `python -m hub` the same command as `push-hub`."""
+"""The command `push-hub`, and `python -m hub`. Says what to install where only the publisher is installed."""
 
-from hub.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from hub.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.exit(f"push-hub: the command line needs the package {error.name}: pip install 'push-hub[server]'")
+    run()
+
+
+if __name__ == "__main__":
+    main()

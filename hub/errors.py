@@ -3,6 +3,10 @@
     HubError
     |-- InvalidEvent        a producer's event cannot be published
     |   `-- EventTooLarge
+    |-- InvalidCommand      a command to a worker is not one of the allowed, or its arguments are not
+    |-- CommandForbidden    the caller may watch the job, and may not give it this command
+    |-- NobodyListens       no worker would hear the command
+    |-- TooManyCommands     the worker has not handled those before, or the caller gives too many
     |-- InvalidSettings     the process must not start
     |-- JobNotFound         unknown job, another user's job, or no credentials: always the same answer
     |-- JobExists
@@ -12,7 +16,8 @@
     `-- KeysUnavailable     no key that verifies tokens was fetched yet; the client retries later
 
 `status` is the HTTP status. `close_code` is the WebSocket close code (RFC 6455 section 7.4; docs/protocol.md
-lists ours, from 4000 to 4999). `detail` is the only text that reaches a client; the message is for logs.
+lists ours, from 4000 to 4999). `code` is that of an `error` frame. `detail` is the only text that reaches a
+client; the message is for logs.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ class HubError(Exception):
 
     status: ClassVar[int] = 500
     close_code: ClassVar[int] = 1011
-    detail: ClassVar[str] = "Internal error"
+    code: ClassVar[str] = "unavailable"
+    detail: str = "Internal error"
 
 
 class InvalidEvent(HubError):
@@ -43,6 +49,46 @@ class EventTooLarge(InvalidEvent):
     detail = "Event too large"
 
 
+class InvalidCommand(HubError):
+    """A command to a worker is not one of the allowed, or its arguments are not. The message reaches the
+    client."""
+
+    status = 422
+    code = "invalid"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.detail = message
+
+
+class CommandForbidden(HubError):
+    """The caller may watch the job, and may not give it this command."""
+
+    status = 403
+    code = "forbidden"
+    detail = "You may not give this command"
+
+
+class NobodyListens(HubError):
+    """No worker would hear the command: none has a lease on the job, and none listens."""
+
+    status = 409
+    code = "nobody"
+    detail = "Nobody works on the job"
+
+
+class TooManyCommands(HubError):
+    """The worker has not handled the commands before, or the caller gives too many.
+
+    `after`: the seconds after which another try may do better.
+    """
+
+    after: float = 1.0
+    status = 429
+    code = "too_many_commands"
+    detail = "Too many commands"
+
+
 class InvalidSettings(HubError):
     """A setting is missing or contradicts another."""
 
@@ -52,6 +98,7 @@ class JobNotFound(HubError):
 
     status = 404
     close_code = 4404
+    code = "not_found"
     detail = "Job not found"
 
 
@@ -67,6 +114,7 @@ class JobEnded(HubError):
 
     status = 409
     close_code = 1000
+    code = "ended"
     detail = "Job has ended"
 
 
@@ -80,6 +128,7 @@ class Overloaded(HubError):
 
     status = 503
     close_code = 4013
+    code = "overloaded"
     detail = "Too many viewers"
 
 

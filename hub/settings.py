@@ -12,19 +12,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hub.errors import InvalidSettings
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL
+from hub.job.record import PUBLIC_FIELDS
 
 Words = Annotated[frozenset[str], NoDecode]
 """A set of words, separated by commas in the environment."""
-
-
-PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_at"})
-"""Fields of a job's hash that its owner may see, unless `HUB_PUBLIC_FIELDS` says otherwise."""
 
 
 class _Files(PydanticBaseSettingsSource):
@@ -68,7 +65,11 @@ class Settings(BaseSettings):
     # Redis
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="URL of the Redis that holds the jobs: redis://, rediss://, unix:// or redis+sentinel://",
+        description="URL of the Redis that holds the jobs: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://",
+    )
+    bare: bool = Field(True, description="on a cluster: hear events that are published without the script")
+    presence: bool = Field(
+        True, description="tell the other hubs, and workers, how many viewers a job has here"
     )
     key_template: str = Field(
         "job:{id}", description="key of a job's hash; contains {id} once, which stands for the job's id"
@@ -167,6 +168,15 @@ class Settings(BaseSettings):
         gt=0,
         description="jobs that are not there that a user may ask for at once; further answers are slowed down",
     )
+    commands: Words = Field(
+        frozenset(), description="commands that viewers may give to workers: cancel,approve; empty: none"
+    )
+    max_commands: int = Field(
+        100, gt=0, description="commands that a user may give at once; a fiftieth of them per second"
+    )
+    my_jobs: bool = Field(
+        True, description="keep an index of each user's jobs, for GET /api/jobs and dashboards of all of them"
+    )
     max_jobs_per_socket: int = Field(100, gt=0, description="most jobs on one dashboard WebSocket")
     stream_age: float = Field(
         3600.0,
@@ -210,11 +220,16 @@ class Settings(BaseSettings):
         "info", description="least severe lines that are logged: debug, info, warning or error"
     )
 
+    log_format: Literal["line", "json"] = Field(
+        "line", description="a line of the log: line, or json (an object per line)"
+    )
+
     @field_validator(
         "terminal_statuses",
         "public_fields",
         "catalogue",
         "shared_by",
+        "commands",
         "authorized_parties",
         "allowed_origins",
         mode="before",
@@ -265,19 +280,12 @@ class Settings(BaseSettings):
         # A job whose worker was lost gets this status, and the job must end with it.
         return value | {LOST}
 
-    @field_validator("admin_token")
+    @field_validator("admin_token", "jwt_secret")
     @classmethod
-    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and (got := len(value.get_secret_value().encode())) < 16:
-            raise ValueError(f"expected at least 16 bytes, got {got}")
-        return value
-
-    @field_validator("jwt_secret")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        # RFC 7518 section 3.2: the key of HS256 must be at least as long as the hash
-        if value is not None and (got := len(value.get_secret_value().encode())) < 32:
-            raise ValueError(f"expected at least 32 bytes, got {got}")
+    def _long_enough(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        least = 32 if info.field_name == "jwt_secret" else 16  # as long as the hash: RFC 7518, section 3.2
+        if value is not None and (got := len(value.get_secret_value().encode())) < least:
+            raise ValueError(f"expected at least {least} bytes, got {got}")
         return value
 
     @classmethod

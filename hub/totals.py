@@ -22,7 +22,8 @@ def _refusal() -> Any:
 
 @dataclass(slots=True)
 class Totals:
-    """The numbers of one process. Each is a metric `hub_<name>`, or a reason of one; each adds up over processes.
+    """The numbers of one process. Each is a metric `hub_<name>`, or a reason of one; each adds up over
+    processes.
 
     One instance is shared by all parts of a hub, and each part counts its own numbers in it.
     """
@@ -36,6 +37,8 @@ class Totals:
     past_bytes: int = _gauge("Bytes of retained events that were read for viewers, and are not sent yet")
     held_bytes: int = _gauge("Bytes that events take in memory, about; bounded by HUB_MEMORY")
     connected: int = _gauge("Processes whose subscription connection to Redis is up")
+    shards: int = _gauge("Primaries of the Redis cluster, summed over processes; of a single Redis 1")
+    shards_connected: int = _gauge("Of these, those whose subscription connection is up")
     draining: int = _gauge("Processes that are draining their viewers")
     opened: int = _counter("Viewers that joined")
     refused: int = _counter("Viewers refused at a cap")
@@ -54,6 +57,8 @@ class Totals:
     moved: int = _counter("Viewers told to reconnect elsewhere because this process ends")
     aged: int = _counter("Streams ended by age, to be resumed")
     checks_found: int = _counter("Position checks that found something to look into")
+    commands: int = _counter("Commands that were kept for a worker")
+    commands_refused: int = _counter("Commands that were refused")
     workers_lost: int = _counter("Jobs whose worker's lease lapsed")
     stalls: int = _counter("Times the event loop was blocked for half a second or more")
     auth_refused_missing: int = _refusal()

@@ -4,14 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Iterator
+import logging
+import os
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 
 import fakeredis
 import pytest
 from redis.asyncio import Redis
 
+from hub import quiet
 from hub.demo.embedded import EmbeddedServer
 from tests.support.live import Live, live_hub
+from tests.support.turns import Turns
+
+_turns = pytest.StashKey[Turns]()
+
+_WITH_PROCESSES = {"browser", "clients", "examples", "faults", "live", "security"}
+"""Rooms whose tests start processes and judge what those do, on a machine that other tests share."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Several processes run the tests: they take turns with those that are `alone`."""
+    if session := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
+        turns = config.stash[_turns] = Turns(session)
+        config.add_cleanup(turns.close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    turns = item.config.stash.get(_turns, None)
+    if turns is None:
+        return (yield)
+    turns.begin(alone=_is_alone(item))
+    try:
+        return (yield)
+    finally:
+        turns.end(stay=_is_alone(nextitem))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test with processes of its own has a second try, which the summary names: a bug of the test, or a race.
+
+    Without one: `pytest -p no:rerunfailures`.
+    """
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return
+    rooms = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(rooms) and item.path.relative_to(rooms).parts[0] in _WITH_PROCESSES:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def _is_alone(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("alone") is not None
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +103,16 @@ async def live(redis: Redis) -> AsyncIterator[Live]:
 def start_hub(real_redis: Redis):
     """Starts a hub with given settings, on the real Redis: `async with start_hub(heartbeat=0.2)`."""
     return functools.partial(live_hub, real_redis)
+
+
+@pytest.fixture(autouse=True)
+def every_line_is_the_first_of_its_kind() -> None:
+    """A line that another test has logged within the last second does not hide this one's."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("hub."):
+            for one in logging.getLogger(name).filters:
+                if isinstance(one, quiet._Quiet):
+                    one._said.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

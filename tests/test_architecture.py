@@ -27,19 +27,27 @@ ROWS = [
     {"hub.client"},
     {"hub.demo"},
     {"hub.bench"},
-    {"hub.cli"},
+    {"hub.cli", "hub.testing"},
     {"hub.__main__", "hub"},
 ]
 """The rooms, from the ground up. A file imports its own room and the rows below it; rooms of one row do not know each other."""
 
 HOMES = {
     "redis": {"hub.broker"},
-    "fakeredis": set(),
+    "fakeredis": {"hub.testing"},
+    "pytest": {"hub.testing.plugin"},
+    "pytest_asyncio": {"hub.testing.plugin"},
     "starlette": {"hub.transports", "hub.web", "hub.demo"},
-    "fastapi": {"hub.transports", "hub.web", "hub.serve", "hub.demo"},
-    "uvicorn": {"hub.transports.uvicorn_http", "hub.transports.uvicorn_websocket", "hub.serve"},
+    "fastapi": {"hub.transports", "hub.web", "hub.serve", "hub.demo", "hub.testing"},
+    "uvicorn": {
+        "hub.transports.uvicorn_door",
+        "hub.transports.uvicorn_http",
+        "hub.transports.uvicorn_limits",
+        "hub.transports.uvicorn_websocket",
+        "hub.serve",
+    },
     "websockets": {"hub.transports", "hub.client"},
-    "jwt": {"hub.web", "hub.demo", "hub.cli"},
+    "jwt": {"hub.web", "hub.demo", "hub.cli", "hub.testing"},
     "prometheus_client": {"hub.web"},
     "typer": {"hub.cli", "hub.bench"},
     "rich": {"hub.cli", "hub.client.timeline", "hub.demo", "hub.bench"},

@@ -4,6 +4,6 @@ Invariant: every published event that did not reach a viewer is counted and repo
 benchmark sets no targets, because figures of two machines, or of two runs, cannot be compared.
 """
 
-from hub.bench.command import bench, run
+from hub.bench.command import bench, capacity, run
 
-__all__ = ["bench", "run"]
+__all__ = ["bench", "capacity", "run"]

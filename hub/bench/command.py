@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,10 +49,18 @@ def bench(
         bool, typer.Option("--bare", help="Publish with a bare PUBLISH, without the retained log.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    units: Annotated[
+        bool, typer.Option("--units", help="Measure what `push-hub capacity` calculates with, and print it.")
+    ] = False,
 ) -> None:
     """Measure a hub: joins, memory, deliveries, latency, CPU. Exit code 1 if not all events came once."""
     from hub.bench.result import Load
 
+    if units:
+        from hub.bench.units import measure_units
+
+        typer.echo(measure_units(lambda load: run(load, Transport.SSE, quiet=True)).text())
+        return
     result = run(
         Load(viewers=viewers, jobs=jobs, rate=rate, size=size, duration=duration),
         transport,
@@ -76,8 +85,9 @@ def run(
     pid: int | None = None,
     bare: bool = False,
     as_json: bool = False,
+    quiet: bool = False,
 ) -> Result:
-    """Measure and print. Raises HubError if the measurement cannot start or is cut short."""
+    """Measure and print, unless `quiet`. Raises HubError if the measurement cannot start or is cut short."""
     from hub.bench.bar import watched
     from hub.bench.process import Cores, end_as_by_ctrl_c, on_core, raise_open_files
     from hub.bench.result import table
@@ -98,7 +108,7 @@ def run(
         result = watched(it, load)
     if as_json:
         _print_json(result, load, transport)
-    else:
+    elif not quiet:
         Console().print(table(result, load, transport))
     err = Console(stderr=True)
     for sentence in result.complaints:
@@ -109,3 +119,26 @@ def run(
 def _print_json(result: Result, load: Load, transport: Transport) -> None:
     asked = {"transport": transport.value, "jobs": load.jobs, "rate": load.rate, "size": load.size}
     Console().print_json(json.dumps({**asked, "duration": load.duration, **result.to_json()}))
+
+
+def capacity(
+    *,
+    viewers: Annotated[int, typer.Option(help="Viewers at the same time.", min=1)] = 10_000,
+    jobs: Annotated[int, typer.Option(help="Jobs that they watch.", min=1)] = 1_000,
+    rate: Annotated[float, typer.Option(help="Events per second of each job.", min=0)] = 0.2,
+    size: Annotated[int, typer.Option(help="Bytes of an event.", min=1)] = 300,
+    kept: Annotated[int, typer.Option(help="Events of a job that Redis keeps.", min=0)] = 200,
+    routed: Annotated[
+        bool, typer.Option("--routed", help="A proxy sends all viewers of a job to one process.")
+    ] = False,
+    units: Annotated[
+        Path | None, typer.Option(help="Output of `push-hub bench --units` on your machine.")
+    ] = None,
+) -> None:
+    """Calculate how many hubs and Redises a load needs, and what breaks first."""
+    from hub.bench.arithmetic import Load, plan
+    from hub.bench.plan_text import text
+    from hub.bench.units import Units
+
+    load = Load(viewers, jobs, rate, size, kept, routed)
+    typer.echo(text(load, plan(load, Units() if units is None else Units.read(units))))

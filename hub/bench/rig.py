@@ -21,7 +21,7 @@ from hub.bench.result import Load
 from hub.bench.server import running
 from hub.bench.source import Source, redis_source
 from hub.bench.target import Target, Transport
-from hub.broker.connect import OUTAGE, for_publishing_sync
+from hub.broker.connect import OUTAGE, single_sync
 from hub.broker.keys import Keys
 from hub.demo.embedded import EmbeddedServer
 from hub.errors import BrokerUnavailable, InvalidSettings
@@ -125,7 +125,7 @@ def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered:
     fields: dict[Any, Any] = {"status": "queued", "user_id": user, "project_id": "bench"}
     if numbered:
         fields["epoch"] = str(int(time.time() * 1000))
-    with for_publishing_sync(redis_url) as client:
+    with single_sync(redis_url) as client:
         pipeline = client.pipeline(transaction=False)
         for number in range(load.jobs):
             key = keys.job(JobId(f"{prefix}-{number}"))

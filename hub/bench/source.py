@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from hub.bench.viewers import FILLER, MARK
-from hub.broker.connect import for_publishing_sync
+from hub.broker.connect import single_sync
 from hub.broker.script import SCRIPT, Publication
 from hub.errors import BrokerUnavailable
 from hub.job.event import JobId
@@ -72,7 +72,7 @@ def publish(send: Send, *, jobs: int, size: int, rate: float, duration: float) -
 
 def through_script(url: str, names: Sequence[str], publication: Publication) -> Send:
     """Returns a `Send` that publishes as `Publisher` does: numbered and retained."""
-    client = for_publishing_sync(url)
+    client = single_sync(url)
     sha = client.script_load(SCRIPT)
 
     def send(batch: list[tuple[int, str]]) -> None:
@@ -87,7 +87,7 @@ def through_script(url: str, names: Sequence[str], publication: Publication) -> 
 
 def through_channel(url: str, names: Sequence[str], publication: Publication) -> Send:
     """Returns a `Send` that publishes as a foreign producer does: a bare PUBLISH."""
-    client = for_publishing_sync(url)
+    client = single_sync(url)
     channels = [publication.keys.events(JobId(name)) for name in names]
 
     def send(batch: list[tuple[int, str]]) -> None:

@@ -117,8 +117,8 @@ class Viewer(asyncio.BufferedProtocol):
         self._cut = _cut(data, size)
 
     def _control(self, data: bytearray, size: int) -> None:
-        """Answer a Ping, end at a Close. ASCII text has neither first byte; a frame's length may look like
-        one.
+        """Answer a Ping, end at a Close. ASCII text has neither first
+        byte; a frame's length may look like one.
         """
         at = data.find(_PING, 0, size)
         if at >= 0 and at + 1 < size and data[at + 1] <= 125 and self.transport is not None:

@@ -1,8 +1,9 @@
-"""The address of Redis, as one URL: a single server, or a primary that Sentinels name.
+"""The address of Redis, as one URL: a single server, a primary that Sentinels name, or a cluster.
 
-    redis://...   rediss://...   unix://...                                 a single server, as redis-py reads
-    it redis+sentinel://[user:password@]host[:26379],host[:26379],.../SERVICE[/db][?sentinel_password=...]
-    rediss+sentinel://...                                                   the same, with TLS to the primary
+    redis://...   rediss://...   unix://...     a single server, as redis-py reads it
+    redis+sentinel://[user:password@]host[:26379],host[:26379],.../SERVICE[/db][?sentinel_password=...]
+    redis+cluster://[user:password@]host[:6379],host[:6379],...     some nodes of a cluster
+    rediss+sentinel://...   rediss+cluster://...                    the same, with TLS to every node
 
 Pure: parses text and resolves no names.
 """
@@ -20,6 +21,8 @@ from hub.errors import InvalidSettings
 _SINGLE = ("redis://", "rediss://", "unix://")
 _SENTINEL = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_PORT = 26379
+_CLUSTER = ("redis+cluster", "rediss+cluster")
+_PORT = 6379
 _OF_POOLS = ("max_connections", "timeout")
 
 
@@ -28,7 +31,7 @@ class Address:
     """Where the primary is.
 
     `url` is a single server's, as redis-py reads it. `options` are redis-py's arguments for a connection to
-    the primary (with `tls` or not), `sentinel_password` the Sentinels' own.
+    the primary (with `tls` or not), `sentinel_password` the Sentinels' own. `nodes` are some of a cluster's.
     """
 
     service: str = ""
@@ -36,12 +39,13 @@ class Address:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     tls: bool = False
     sentinel_password: str | None = field(default=None, repr=False)
+    nodes: tuple[tuple[str, int], ...] = ()
     url: str = field(default="", repr=False, compare=False)
 
     @property
     def database(self) -> int:
         """The number of the database."""
-        options = self.options if self.service else parse_url(self.url)
+        options = parse_url(self.url) if self.url else self.options
         return int(options.get("db") or 0)
 
     @classmethod
@@ -50,6 +54,8 @@ class Address:
         try:
             if urlsplit(url).scheme in _SENTINEL:
                 return _sentinel(url)
+            if urlsplit(url).scheme in _CLUSTER:
+                return _cluster(url)
             if url.startswith(_SINGLE):
                 known = _known(url)
                 _check_options(known)
@@ -59,7 +65,7 @@ class Address:
         except TypeError as error:
             raise InvalidSettings(f"expected options that Redis connections have, got {error}") from error
         raise InvalidSettings(
-            f"expected a Redis URL ({'..., '.join([*_SINGLE, 'redis+sentinel://'])}...), got {bare(url)!r}"
+            f"expected a Redis URL ({'..., '.join([*_SINGLE, 'redis+sentinel://', 'redis+cluster://'])}...), got {bare(url)!r}"
         )
 
 
@@ -78,9 +84,26 @@ def _sentinel(url: str) -> Address:
         options["username"] = unquote(user)
     if password:
         options["password"] = unquote(password)
-    sentinels = tuple(_place(place) for place in places.split(","))
+    sentinels = tuple(_place(place, _SENTINEL_PORT) for place in places.split(","))
     tls = parts.scheme == "rediss+sentinel"
     return Address(unquote(service), sentinels, options, tls, sentinel_password)
+
+
+def _cluster(url: str) -> Address:
+    """Parse a URL of a cluster. Raises ValueError."""
+    parts = urlsplit(url)
+    login, at, places = parts.netloc.rpartition("@")
+    nodes = tuple(_place(place, _PORT) for place in places.split(","))
+    if parts.path not in ("", "/", "/0"):
+        raise ValueError("expected no database: a cluster has only one")
+    tls = parts.scheme == "rediss+cluster"
+    one = parts._replace(scheme=parts.scheme.partition("+")[0], netloc=f"{login}{at}localhost", path="")
+    known = _known(one.geturl())
+    _check_options(known)
+    options: dict[str, Any] = dict(parse_url(known))
+    for name in ("host", "port", "db", "connection_class", *_OF_POOLS):
+        options.pop(name, None)
+    return Address(options=options, tls=tls, nodes=nodes)
 
 
 def _known(url: str) -> str:
@@ -106,11 +129,11 @@ def _check_options(url: str) -> None:
     kind(**{name: value for name, value in options.items() if name not in _OF_POOLS})
 
 
-def _place(text: str) -> tuple[str, int]:
+def _place(text: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
         raise ValueError("expected a host")
-    return parts.hostname, parts.port or _SENTINEL_PORT
+    return parts.hostname, parts.port or port
 
 
 def bare(url: str) -> str:

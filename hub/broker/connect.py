@@ -8,25 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Hashable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import MovedError
 from redis.retry import Retry
 
 from hub.broker.address import Address
+from hub.broker.blocking_cluster import BlockingCluster
+from hub.broker.cluster import Cluster
 from hub.broker.sentinel import close_sentinels, close_sentinels_sync, primary, primary_sync
-from hub.errors import BrokerUnavailable
+from hub.errors import BrokerUnavailable, InvalidSettings
 
 AsyncRedis = redis.asyncio.Redis
 """The async client. The other rooms import this name, so that only the broker room imports redis."""
 
 SyncRedis = redis.Redis
+
+AsyncClient = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster | Cluster
+"""What an application may give: a client of one Redis, redis-py's client of a cluster, or one made here."""
+
+SyncClient = redis.Redis | redis.cluster.RedisCluster | BlockingCluster
+
+Nodes = redis.asyncio.Redis | Cluster
+"""What the hub works with: one Redis, or the primaries of a cluster."""
+
+SyncNodes = redis.Redis | BlockingCluster
+
+T = TypeVar("T")
 
 REQUEST_TIMEOUT = 2.0
 """Seconds that a command for a viewer's request may take; a person who waits longer assumes an error."""
@@ -34,72 +52,145 @@ REQUEST_TIMEOUT = 2.0
 PUBLISH_TIMEOUT = 5.0
 """Seconds that a producer's command may take; for a worker, losing an event is worse than waiting."""
 
-DRIVER = redis.DriverInfo()
+PATIENCE = 20.0
+"""Seconds for which a producer tries again on a cluster: a slot with 20,000 keys that moves refuses the
+script for 4 s, and a primary that froze is replaced after 9 s."""
+
+DRIVER: dict[str, Any] = {"driver_info": redis.DriverInfo()} if hasattr(redis, "DriverInfo") else {}
 """The client name that connections report (CLIENT SETINFO). Shared by all connections: redis-py would
 otherwise read its package metadata from disk for each connection, which blocks the event loop for 0.4 to 10
-ms."""
+ms. A worker's older redis-py has no such option."""
 
 
-def for_requests(url: str) -> AsyncRedis:
+def for_requests(url: str) -> Nodes:
     """The hub's client: short timeouts, one retry. Raises InvalidSettings if `url` is not a Redis URL."""
     options: dict[str, Any] = {
         "socket_timeout": REQUEST_TIMEOUT,
         "socket_connect_timeout": REQUEST_TIMEOUT,
         "retry": AsyncRetry(ExponentialBackoff(cap=0.2, base=0.05), 1),
         "protocol": 2,
-        "driver_info": DRIVER,
+        **DRIVER,
     }
     place = Address.parse(url)
     if place.service:
         return primary(place, options)
+    if place.nodes:
+        return Cluster(place.nodes, options | place.options, patience=REQUEST_TIMEOUT, tls=place.tls)
     # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest
     # waits.
     pool = BlockingConnectionPool.from_url(place.url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
     return AsyncRedis.from_pool(pool)
 
 
-def for_publishing(url: str) -> AsyncRedis:
+def for_publishing(url: str) -> Nodes:
     """A producer's client. Its retries are safe, because every publish carries an idempotency key."""
     options: dict[str, Any] = {
         "socket_timeout": PUBLISH_TIMEOUT,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
         "retry": AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 3),
         "protocol": 2,
-        "driver_info": DRIVER,
+        **DRIVER,
     }
     place = Address.parse(url)
+    if place.nodes:
+        return Cluster(place.nodes, _on_cluster(options | place.options), patience=PATIENCE, tls=place.tls)
     return primary(place, options) if place.service else AsyncRedis.from_url(place.url, **options)
 
 
-def for_publishing_sync(url: str) -> SyncRedis:
+def for_publishing_sync(url: str) -> SyncNodes:
     """A producer's client for blocking code."""
     options: dict[str, Any] = {
         "socket_timeout": PUBLISH_TIMEOUT,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
         "protocol": 2,
-        "driver_info": DRIVER,
+        **DRIVER,
     }
     place = Address.parse(url)
+    if place.nodes:
+        options = _on_cluster(options | place.options)
+        return BlockingCluster(place.nodes, options, patience=PATIENCE, tls=place.tls)
     if not place.service:
         return SyncRedis.from_url(place.url, **options)
     return primary_sync(place, options)
 
 
-async def close(client: AsyncRedis) -> None:
+def _on_cluster(options: dict[str, Any]) -> dict[str, Any]:
+    """A frozen primary is left after two seconds: the map may know another one by then."""
+    return options | {"socket_timeout": REQUEST_TIMEOUT, "socket_connect_timeout": REQUEST_TIMEOUT}
+
+
+def nodes_of(client: AsyncClient, *, patience: float = REQUEST_TIMEOUT) -> Nodes:
+    """`client`, or what the hub works with for redis-py's client of a cluster."""
+    if isinstance(client, redis.asyncio.cluster.RedisCluster):
+        return Cluster.of(client, patience=patience)
+    return client
+
+
+def nodes_of_sync(client: SyncClient) -> SyncNodes:
+    """The same for blocking code."""
+    if isinstance(client, redis.cluster.RedisCluster):
+        return BlockingCluster.of(client, patience=PATIENCE)
+    return client
+
+
+async def at(nodes: Nodes, key: str, ask: Callable[[AsyncRedis], Awaitable[T]]) -> T:
+    """What `ask` returns for the client of the Redis that has `key`. On a cluster it may be called again."""
+    return await (nodes.run(key, ask) if isinstance(nodes, Cluster) else ask(nodes))
+
+
+def at_sync(nodes: SyncNodes, key: str, ask: Callable[[SyncRedis], T]) -> T:
+    """The same for blocking code."""
+    return nodes.run(key, ask) if isinstance(nodes, BlockingCluster) else ask(nodes)
+
+
+def groups(nodes: Nodes, keys: Sequence[str]) -> list[list[int]]:
+    """The indices of `keys`, together where they can be asked for together."""
+    return nodes.groups(keys) if isinstance(nodes, Cluster) else [list(range(len(keys)))]
+
+
+def is_cluster(nodes: Nodes | SyncNodes) -> bool:
+    """Returns True for the nodes of a cluster."""
+    return isinstance(nodes, (Cluster, BlockingCluster))
+
+
+def single(url: str) -> AsyncRedis:
+    """`for_publishing`, where a cluster will not do. Raises InvalidSettings for one."""
+    client = for_publishing(url)
+    if isinstance(client, Cluster):
+        raise InvalidSettings("expected the URL of a single Redis, got that of a cluster")
+    return client
+
+
+def single_sync(url: str) -> SyncRedis:
+    """The same for blocking code."""
+    client = for_publishing_sync(url)
+    if isinstance(client, BlockingCluster):
+        raise InvalidSettings("expected the URL of a single Redis, got that of a cluster")
+    return client
+
+
+async def close(client: AsyncClient) -> None:
     """Close a client made by this module, and its connections to Sentinels."""
     await client.aclose()
-    await close_sentinels(client)
+    if isinstance(client, AsyncRedis):
+        await close_sentinels(client)
 
 
-def close_sync(client: SyncRedis) -> None:
+def close_sync(client: SyncNodes) -> None:
     """The same for a blocking client."""
     client.close()
-    close_sentinels_sync(client)
+    if isinstance(client, SyncRedis):
+        close_sentinels_sync(client)
 
 
-def sibling(client: AsyncRedis, **changes: Any) -> AsyncRedis:
-    """A client of the same place with connections of its own; `changes` to what redis-py makes them with."""
+def sibling(nodes: Nodes, **changes: Any) -> Nodes:
+    """The same place with connections of its own; `changes` to what redis-py makes them with."""
+    return nodes.sibling() if isinstance(nodes, Cluster) else client_like(nodes, **changes)
+
+
+def client_like(client: AsyncRedis, **changes: Any) -> AsyncRedis:
+    """As `sibling`, of a client of one Redis."""
     pool = copy.copy(client.connection_pool)
     pool.connection_kwargs = {**pool.connection_kwargs, **changes}
     if isinstance(pool, BlockingConnectionPool):
@@ -108,8 +199,12 @@ def sibling(client: AsyncRedis, **changes: Any) -> AsyncRedis:
     return AsyncRedis.from_pool(pool)
 
 
-def place_of(client: AsyncRedis) -> Hashable:
-    """Equal for two clients of the same database of the same Redis."""
+def place_of(client: AsyncClient) -> Hashable:
+    """Equal for two clients of the same database of the same Redis, or of the same cluster."""
+    if isinstance(client, Cluster):
+        return client.place
+    if isinstance(client, redis.asyncio.cluster.RedisCluster):
+        return Cluster.of(client, patience=REQUEST_TIMEOUT).place
     pool = client.connection_pool
     options = pool.connection_kwargs
     names = ("host", "port", "path", "db", "username")
@@ -124,12 +219,12 @@ class PerLoop:
     one a sibling, which is gone with its loop.
     """
 
-    def __init__(self, given: AsyncRedis) -> None:
+    def __init__(self, given: Nodes) -> None:
         self.given = given
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedis] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Nodes] = WeakKeyDictionary()
         self._is_given = False
 
-    def get(self) -> AsyncRedis:
+    def get(self) -> Nodes:
         """The running loop's client. Before any loop runs it is the given one, which the first loop will
         have."""
         try:
@@ -149,27 +244,45 @@ class Script:
 
     def __init__(self, clients: PerLoop, text: str) -> None:
         self._clients = clients
-        self._script = clients.given.register_script(text)
+        self._script = script_on(clients.given, text)
 
     async def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
         """The script's answer, for script.py to read."""
-        answer = self._script(keys=keys, args=args, client=self._clients.get())
-        return cast(list[bytes | str], await cast(Awaitable[Any], answer))
+
+        def ask(client: AsyncRedis) -> Awaitable[list[bytes | str]]:
+            answer = self._script(keys=keys, args=args, client=client)
+            return cast(Awaitable[list[bytes | str]], answer)
+
+        return await at(self._clients.get(), keys[0], ask)
 
 
 class SyncScript:
     """A Lua script on a blocking client."""
 
-    def __init__(self, client: SyncRedis, text: str) -> None:
-        self._script = client.register_script(text)
+    def __init__(self, nodes: SyncNodes, text: str) -> None:
+        self._nodes = nodes
+        one = nodes.any() if isinstance(nodes, BlockingCluster) else nodes
+        self._script = one.register_script(text)
 
     def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
         """Run the script; returns its raw answer, which the functions of script.py interpret."""
-        return cast(list[bytes | str], self._script(keys=keys, args=args))
+
+        def ask(client: SyncRedis) -> list[bytes | str]:
+            return cast(list[bytes | str], self._script(keys=keys, args=args, client=client))
+
+        return at_sync(self._nodes, keys[0], ask)
+
+
+def script_on(nodes: Nodes, text: str) -> AsyncScript:
+    """A script that can be run on every client of `nodes`."""
+    one = nodes.any() if isinstance(nodes, Cluster) else nodes
+    return one.register_script(text)
 
 
 def words(error: Exception) -> str:
     """The error's message, or the name of its class if the message is empty, as for many timeouts."""
+    if isinstance(error, MovedError):
+        return f"this Redis is a node of a cluster, whose URL begins with redis+cluster:// ({error})"
     return str(error) or type(error).__name__
 
 

@@ -18,7 +18,8 @@ CONTROL_CHANNEL = "push-hub:control"
 connection in subscribed mode when no job is watched."""
 
 REVOKED = "push-hub:revoked"
-"""A sorted set: whose credentials were revoked, by the time (seconds since 1970) until which they were given."""
+"""A sorted set: whose credentials were revoked, by the time (seconds since 1970) until which they were given.
+"""
 
 _TEMPLATE = re.compile(
     r"[^{}]*(\{id\}|\{[^{}]*\{id\}[^{}]*\}|\{[^{}]+\}[^{}]*\{id\}|\{id\}[^{}]*\{[^{}]+\})[^{}]*"
@@ -34,6 +35,7 @@ class Keys:
     """
 
     template: str = "job:{id}"
+    sharded: bool = False  # on a cluster: live events are announced in the slot of the job
 
     def __post_init__(self) -> None:
         if self.template.count("{id}") != 1 or not _TEMPLATE.fullmatch(self.template):
@@ -46,12 +48,26 @@ class Keys:
         return self.template.replace("{id}", job)
 
     def events(self, job: JobId) -> str:
-        """The Pub/Sub channel for live events."""
-        return self.job(job) + ":events"
+        """The Pub/Sub channel for live events: `job:abc:events`, on a cluster `push-hub:{job:abc}:events`."""
+        return (self._ours(job) if self.sharded else self.job(job)) + ":events"
+
+    def bare_of(self, channel: str) -> str:
+        """The channel of bare producers, `job:abc:events`, that belongs to the sharded one of a job."""
+        name = channel.removeprefix("push-hub:").removesuffix(":events")
+        is_tagged = "{" in self.template.replace("{id}", "", 1)
+        return (name if is_tagged else name.removeprefix("{").removesuffix("}")) + ":events"
 
     def meta(self, job: JobId) -> str:
         """The hub's hash: epoch, position and whatever else the hub must know about the job."""
         return self._ours(job) + ":meta"
+
+    def viewers(self, job: JobId) -> str:
+        """The hash of how many viewers each hub has."""
+        return self._ours(job) + ":viewers"
+
+    def commands(self, job: JobId) -> str:
+        """The stream of commands that the job's worker has not handled yet."""
+        return self._ours(job) + ":commands"
 
     def log(self, job: JobId) -> str:
         """The stream: the same events, retained."""

@@ -7,7 +7,8 @@
 -- KEYS  1 the application's hash   2 meta hash   3 log stream   4 channel   5 idempotency key
 -- ARGV  1 largest number of retained events   2 seconds the log lives after this   3 the same after a terminal event
 --       4 seconds the meta hash lives after this   5 seconds an idempotency key lives
---       6 "" or "lapsed": only if the job's lease is over (lease.lua)   7 the number of terminal statuses, which follow;
+--       6 "" or "lapsed": only if the job's lease is over (lease.lua)   7 PUBLISH, or SPUBLISH on a cluster
+--       8 the number of terminal statuses, which follow;
 --       then for each event its body (JSON object text) and its status or ""
 -- gives {"ok", last id, "1" if the job has an owner, other terminal statuses of a hub or ""} | {"repeated", last id, ""} | {"ended", status, ""} | {"alive", "", ""}
 local job, meta, log, channel, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -20,8 +21,8 @@ end
 local known = redis.call('HMGET', job, 'status', 'user_id')
 local status, owner = known[1], known[2]
 local terminal = {}
-local first = 8 + tonumber(ARGV[7])
-for i = 8, first - 1 do
+local first = 9 + tonumber(ARGV[8])
+for i = 9, first - 1 do
   if status == ARGV[i] then
     return {'ended', status, ''}
   end
@@ -74,7 +75,7 @@ for i = first, #ARGV, 2 do
   end
   messages[#messages + 1] = '{"id":"' .. id .. '",' .. string.sub(body, 2)
 end
-local statuses = table.concat(ARGV, ',', 8, first - 1)
+local statuses = table.concat(ARGV, ',', 9, first - 1)
 redis.call('HSET', meta, 'epoch', epoch, 'position', id, 'digest', digest, 'attempt', attempt, 'terminal', statuses)
 if owner then
   redis.call('HSET', meta, 'owner', owner)
@@ -92,6 +93,6 @@ redis.call('EXPIRE', log, ends and ARGV[3] or ARGV[2])
 redis.call('EXPIRE', meta, ARGV[4])
 redis.call('SET', once, id, 'EX', ARGV[5])
 for _, message in ipairs(messages) do
-  redis.call('PUBLISH', channel, message)
+  redis.call(ARGV[7], channel, message)
 end
 return {'ok', id, owner and '1' or '', ours[8] and ours[8] ~= statuses and ours[8] or ''}

@@ -6,19 +6,28 @@ Invariant: the timeouts of the client bound every call, and every failure of Red
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from hub.broker.connect import OUTAGE, unavailable
+from hub.broker.channels import SubscriberStatistics
+from hub.broker.cluster import Cluster
+from hub.broker.connect import OUTAGE, AsyncClient, at, client_like, groups, nodes_of, script_on, unavailable
 from hub.broker.keys import CONTROL_CHANNEL, REVOKED
-from hub.broker.script import SCRIPT, Publication, is_published
-from hub.broker.seam import Sink
-from hub.broker.subscriber import Subscriber, SubscriberStatistics
-from hub.job.event import EventId, JobId, UserId
+from hub.broker.mine import UserJobs
+from hub.broker.presence import RedisCounts
+from hub.broker.reading import entry_of, has, job_of, readable
+from hub.broker.script import COMMAND_SCRIPT, SCRIPT, Publication, interpret_command, is_published
+from hub.broker.seam import Counts, Listener, Sink
+from hub.broker.shards import ClusterSubscriber
+from hub.broker.subscriber import Subscriber
+from hub.errors import BrokerUnavailable
+from hub.job.event import EventId, JobId
 from hub.job.record import Entry, Job, Snapshot
 from hub.job.revocation import Revocation
 
@@ -29,37 +38,82 @@ renew their leases; they retry every second, so a live worker renews within this
 FIRST_READ = 20
 """Entries of a job that are read before their size is known: an event may be a megabyte."""
 
-MAX_DIGITS = 20
-"""Largest number of digits of a number in a hash: 64 bits. `int` raises ValueError for more than 4,300
-digits, and an application can write any text there."""
+T = TypeVar("T")
 
 
 class RedisBroker:
-    """The Broker on a redis-py client, which the caller closes.
+    """The Broker on a redis-py client, or on the nodes of a cluster; the caller closes them.
 
-    `deadline` is how many seconds Redis may take to confirm a subscription.
+    `deadline` is how many seconds Redis may take to confirm a subscription. `bare`: on a cluster, listen also
+    for what producers publish without our script.
     """
 
-    def __init__(self, client: Redis, publication: Publication, *, deadline: float = 5.0) -> None:
-        self.client = client
+    def __init__(
+        self, client: AsyncClient, publication: Publication, *, deadline: float = 5.0, bare: bool = True
+    ) -> None:
+        self.nodes = nodes = nodes_of(client)
+        publication = publication.on(cluster=isinstance(nodes, Cluster))
         self.keys = publication.keys
         self._names = ["status", "user_id", *sorted(publication.fields - {"status", "user_id"})]
         self._publication = publication
-        self._lost = client.register_script(SCRIPT)
-        self.subscriber = Subscriber(client.connection_pool)
+        self._lost = script_on(nodes, SCRIPT)
+        self._command = script_on(nodes, COMMAND_SCRIPT)
+        self.subscriber = (
+            ClusterSubscriber(nodes, self.keys.bare_of if bare else None)
+            if isinstance(nodes, Cluster)
+            else Subscriber(nodes.connection_pool)
+        )
         self._deadline = deadline
+        self._is_lone_node: bool | None = None  # of a cluster, on a client for one Redis; None: not asked yet
+
+    @property
+    def counts(self) -> Counts:
+        """Viewers by hub. Made for each use: kept, the two would wait for the garbage collector."""
+        return RedisCounts(self)
+
+    @property
+    def index(self) -> UserJobs:
+        """The jobs of each user."""
+        return UserJobs(self)
+
+    def groups(self, jobs: Sequence[JobId]) -> list[list[JobId]]:
+        """`jobs`, in groups whose members can be read although those of the others cannot."""
+        found = groups(self.nodes, [self.keys.job(job) for job in jobs])
+        return [[jobs[index] for index in group] for group in found]
 
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]:
-        """Read the hashes of `jobs` in one round trip; None stands for a job that does not exist."""
-        async with available(), self.client.pipeline(transaction=False) as pipe:
+        """Read the hashes of `jobs` in a round trip per Redis; None stands for a job that does not exist."""
+        if not jobs:
+            return []
+        parts = self.groups(jobs)
+        if len(parts) == 1:  # one Redis, or one job: no task is needed
+            return [job for _, job in await self._jobs(list(jobs))]
+        read = await asyncio.gather(*map(self._jobs, parts))
+        found = {job: one for group in read for job, one in group}
+        return [found[job] for job in jobs]
+
+    async def _jobs(self, jobs: list[JobId]) -> list[tuple[JobId, Job | None]]:
+        try:
+            found = await self.at(self.keys.job(jobs[0]), lambda client: self._read_jobs(client, jobs))
+        except BrokerUnavailable:
+            if len(jobs) == 1 or len(self.groups(jobs)) == 1:
+                raise
+            return [(job, (await self.jobs([job]))[0]) for job in jobs]  # they have moved apart meanwhile
+        return list(zip(jobs, found, strict=True))
+
+    async def _read_jobs(self, client: Redis, jobs: Sequence[JobId]) -> list[Job | None]:
+        async with client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
                 self._ask(pipe, job)
             time, *replies = await pipe.execute(raise_on_error=False)
-            seconds, micros = _readable(time)
+            seconds, micros = readable(time)
             now = seconds + micros / 1e6
             pairs = zip(replies[::2], replies[1::2], strict=True)
-            return [self._job(job, *pair, now) for job, pair in zip(jobs, pairs, strict=True)]
+            return [
+                job_of(job, self._names, self._publication, *pair, now)
+                for job, pair in zip(jobs, pairs, strict=True)
+            ]
 
     async def latest(self, job: JobId, *, limit: int, size: int = 1 << 20) -> Snapshot:
         """Read the job's hash and its last retained events: `limit`, or fewer that have `size` bytes.
@@ -67,30 +121,33 @@ class RedisBroker:
         The first events are read together with the hash. Those before them cannot change, they can only go.
         """
         snapshot = await self._snapshot(job, "XREVRANGE", "+", "-", min(limit, FIRST_READ))
-        await self._read_older(job, snapshot, limit=limit, size=size)
+        if snapshot.job is not None and len(snapshot.entries) >= min(limit, FIRST_READ):
+            await self._extend(snapshot.job, snapshot.entries, snapshot.entries[0].id, limit=limit, size=size)
         if snapshot.job is not None and snapshot.job.stated not in (frozenset(), self._publication.ends):
             # Its publisher learns from the answer to its next event that this hub ends jobs with others.
-            async with available():
-                ends = ",".join(sorted(self._publication.ends))
-                await self.client.hset(self.keys.meta(job), "hub_terminal", ends)
+            ends = ",".join(sorted(self._publication.ends))
+            meta = self.keys.meta(job)
+            await self.at(meta, lambda client: client.hset(meta, "hub_terminal", ends))
         return snapshot
 
-    async def _read_older(self, job: JobId, snapshot: Snapshot, *, limit: int, size: int) -> None:
-        entries = snapshot.entries
-        count = FIRST_READ
-        while len(entries) >= count and len(entries) < limit:
-            got = sum(len(entry.body) for entry in entries)
-            if got >= size:
-                return
-            more = min(limit - len(entries), max(1, (size - got) * len(entries) // max(1, got)))
-            async with available():
-                rows: Any = await self.client.xrevrange(
-                    self.keys.log(job), max=f"({entries[0].id}", min="-", count=more
-                )
-            older = [entry for row in reversed(rows) if _has(snapshot.job, entry := _entry(row))]
+    async def before(self, job: Job, first: EventId, *, limit: int, size: int) -> list[Entry]:
+        """Read the last `limit` retained events before the id `first`, or fewer that have `size` bytes."""
+        entries: list[Entry] = []
+        await self._extend(job, entries, first, limit=limit, size=size)
+        return entries
+
+    async def _extend(self, job: Job, entries: list[Entry], first: EventId, *, limit: int, size: int) -> None:
+        """Put what is before `first` in front of `entries`. As they, it cannot change, it can only go."""
+        log = self.keys.log(job.id)
+        while len(entries) < limit and (got := sum(len(entry.body) for entry in entries)) < size:
+            fits = (size - got) * len(entries) // max(1, got) if entries else FIRST_READ
+            more = min(limit - len(entries), max(1, fits))
+            rows = await self.at(log, partial(_read_back, log=log, newest=f"({first}", count=more))
+            older = [entry for row in reversed(rows) if has(job, entry := entry_of(row))]
             entries[:0] = older
             if len(older) < more:
                 return
+            first = entries[0].id
 
     async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot:
         """Read the job's hash and the first `limit` retained events after the id `after`."""
@@ -110,36 +167,82 @@ class RedisBroker:
         Returns False if the lease is valid or another process was first, and for the first `GRACE` seconds of
         a connection, so that live workers can renew the leases that lapsed while Redis was away.
         """
-        if self.subscriber.connected_for() < GRACE:
+        if self.subscriber.connected_for(self.keys.events(job)) < GRACE:
             return False
         keys, args = self._publication.prepare_lost(job)
-        async with available():
-            answer = await self._lost(keys=keys, args=args)
+        answer = await self.at(keys[0], lambda client: self._lost(keys=keys, args=args, client=client))
         return is_published(answer)
 
-    def listen(self, control: Sink) -> None:
+    async def command(self, job: Job, text: str, *, once: str | None) -> str:
+        """Keep a command for the worker of `job`, as it was read. Returns the command's id.
+
+        A second call with the key `once` returns the first id. Raises JobNotFound, JobEnded, NobodyListens,
+        TooManyCommands.
+        """
+        keys, args = self._publication.prepare_command(job.id, job.user_id, text, once=once)
+        answer = await self.at(keys[0], lambda client: self._command(keys=keys, args=args, client=client))
+        return interpret_command(job.id, answer)
+
+    def listen(self, control: Listener) -> None:
         """Send the messages of the control channel, and each new connection's `missed`, to `control`."""
         self.subscriber.control = control
 
     async def revocations(self) -> list[Revocation]:
         """Returns every revocation that concerns credentials that may still be valid."""
-        async with available():
-            rows: Any = await self.client.zrange(REVOKED, 0, -1, withscores=True)
+        await self._check_kind()
+        rows: Any = await self.at(REVOKED, lambda client: client.zrange(REVOKED, 0, -1, withscores=True))
         found = [Revocation.of_member(member, at) for member, at in rows]
         return [one for one in found if one is not None]
 
     async def revoke(self, one: Revocation, *, valid: float) -> None:
-        """Keep a revocation, and tell every hub. `valid`: the seconds that credentials are valid for at most."""
-        async with available(), self.client.pipeline(transaction=True) as pipe:
-            pipe.zremrangebyscore(REVOKED, "-inf", one.at - valid)
-            pipe.zadd(REVOKED, {one.member: one.at}, gt=True)
-            pipe.publish(CONTROL_CHANNEL, one.message())
-            await pipe.execute()
+        """Keep a revocation, and tell every hub. `valid`: the seconds
+        that credentials are valid for at most.
+        """
+
+        async def write(client: Redis) -> None:
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.zremrangebyscore(REVOKED, "-inf", one.at - valid)
+                pipe.zadd(REVOKED, {one.member: one.at}, gt=True)
+                pipe.publish(CONTROL_CHANNEL, one.message())
+                await pipe.execute()
+
+        await self.at(REVOKED, write)
+
+    async def announce(self, message: bytes) -> None:
+        """Tell every hub, on the control channel."""
+        await self.at(CONTROL_CHANNEL, lambda client: client.publish(CONTROL_CHANNEL, message))
 
     async def ping(self) -> None:
-        """Raise BrokerUnavailable unless Redis answers."""
+        """Raise BrokerUnavailable unless Redis answers, of a cluster most primaries."""
+        await self._check_kind()
         async with available():
-            await self.client.ping()
+            await self.nodes.ping()
+
+    async def at(self, key: str, ask: Callable[[Redis], Awaitable[T]]) -> T:
+        """What `ask` returns for the client of the Redis that has `key`; it may be called again. Raises
+        BrokerUnavailable.
+        """
+        async with available():
+            return await at(self.nodes, key, ask)
+
+    async def _check_kind(self) -> None:
+        """Raises BrokerUnavailable for a node of a cluster that is used as a single Redis: it has some
+        jobs.
+        """
+        if isinstance(self.nodes, Cluster):
+            return
+        if self._is_lone_node is None:
+            # on a connection of its own: on fakeredis a HELLO changes the protocol of the others
+            async with available(), client_like(self.nodes, protocol=2) as client:
+                try:
+                    facts = await client.execute_command("HELLO")
+                except ResponseError:  # an older server, or one that stands in for Redis
+                    facts = []
+            self._is_lone_node = b"cluster" in facts
+        if self._is_lone_node:
+            raise BrokerUnavailable(
+                "expected a single Redis, got a node of a cluster: use redis+cluster:// in the URL"
+            )
 
     async def aclose(self) -> None:
         """End the Pub/Sub connection."""
@@ -150,14 +253,20 @@ class RedisBroker:
         return self.subscriber.statistics()
 
     async def _snapshot(self, job: JobId, command: str, first: str, last: str, limit: int) -> Snapshot:
-        async with available(), self.client.pipeline(transaction=True) as pipe:
-            self._ask(pipe, job)
-            pipe.execute_command(command, self.keys.log(job), first, last, "COUNT", limit)
-            fields, meta, rows = await pipe.execute(raise_on_error=False)
-            found = self._job(job, fields, meta)
-            entries = [_entry(row) for row in _readable(rows) or []]
-            # Entries of another epoch are an earlier job's of this name, and not for this one's viewers.
-            entries = [entry for entry in entries if _has(found, entry)]
+        log = self.keys.log(job)
+
+        async def read(client: Redis) -> tuple[Job | None, list[Entry]]:
+            async with client.pipeline(transaction=True) as pipe:
+                self._ask(pipe, job)
+                pipe.execute_command(command, log, first, last, "COUNT", limit)
+                fields, meta, rows = await pipe.execute(raise_on_error=False)
+            return job_of(job, self._names, self._publication, fields, meta), [
+                entry_of(row) for row in readable(rows) or []
+            ]
+
+        found, entries = await self.at(log, read)
+        # Entries of another epoch are an earlier job's of this name, and not for this one's viewers.
+        entries = [entry for entry in entries if has(found, entry)]
         if command == "XREVRANGE":
             entries.reverse()
         return Snapshot(found, entries)
@@ -168,35 +277,9 @@ class RedisBroker:
         pipe.hmget(self.keys.job(job), self._names)
         pipe.hgetall(self.keys.meta(job))
 
-    def _job(self, job: JobId, reply: Any, meta: Any, now: float | None = None) -> Job | None:
-        values = _readable(reply) or []
-        fields = {
-            name: _text(value) for name, value in zip(self._names, values, strict=False) if value is not None
-        }
-        ours = {_text(name): _text(value) for name, value in (_readable(meta) or {}).items()}
-        if not fields and not ours:
-            return None
-        owner = _owner(values[1]) if values else ""
-        if owner and ours.get("owner", owner) != owner:
-            ours = {}  # the log is of another owner's job of this name
-        lease = _number(ours.get("lease", ""))
-        stated = frozenset(filter(None, ours.get("terminal", "").split(",")))
-        return Job(
-            id=job,
-            status=fields.get("status", ""),
-            user_id=UserId(owner),
-            epoch=_number(ours.get("epoch", "")),
-            position=EventId.parse(ours.get("position", "")),
-            lease=None if lease is None or now is None else lease / 1000 - now,
-            fields=fields,
-            ended=EventId.parse(ours.get("ended", "")),
-            log_owner=ours.get("owner", ""),
-            attempt=_number(ours.get("attempt", "")) or 1,
-            digest=ours.get("digest", ""),
-            exists=bool(fields),
-            terminal=self._publication.terminal | stated,
-            stated=stated,
-        )
+
+async def _read_back(client: Redis, *, log: str, newest: str, count: int) -> Any:
+    return await client.xrevrange(log, max=newest, count=count)
 
 
 @asynccontextmanager
@@ -206,50 +289,3 @@ async def available() -> AsyncIterator[None]:
         yield
     except OUTAGE as error:
         raise unavailable(error) from error
-
-
-def _readable(reply: Any) -> Any:
-    """The reply, or None if the key has another type than the hub's. Raises every other error in a reply.
-
-    Only WRONGTYPE may mean "no such job". A Redis that is loading its data, or that has revoked the hub's
-    rights, returns an error for every job, and a viewer that gets a 404 does not reconnect.
-    """
-    if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
-        return None
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
-
-
-def _has(job: Job | None, entry: Entry) -> bool:
-    """Returns False for an entry of an earlier epoch, and of a job whose hash was deleted: it is nobody's to
-    see."""
-    if job is None or entry.id.epoch != job.epoch:
-        return False
-    return job.exists or not job.log_owner
-
-
-def _owner(value: bytes | str | None) -> str:
-    """The owner in a hash, "" for none. Bytes that are not UTF-8 are nobody: replaced, they would equal
-    another name."""
-    try:
-        return value.decode() if isinstance(value, bytes) else value or ""
-    except UnicodeDecodeError:
-        return ""
-
-
-def _entry(row: Any) -> Entry:
-    """Read a stream row: (id, {field: value}) or (id, [field, value, ...]), as redis-py's protocol has it."""
-    row_id, values = row
-    body = next(iter(values.values())) if isinstance(values, dict) else values[1]
-    event_id = EventId.parse(_text(row_id))
-    assert event_id is not None, "a stream's ids are two unsigned integers"
-    return Entry(event_id, body if isinstance(body, bytes) else body.encode())
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None

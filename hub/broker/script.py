@@ -10,21 +10,31 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from hub.broker.keys import Keys
-from hub.errors import JobEnded, JobExists, JobNotFound
+from hub.errors import JobEnded, JobExists, JobNotFound, NobodyListens, TooManyCommands
 from hub.job.catalogue import StageStarted
+from hub.job.command import JobCommand, command_of
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL, EventId, JobId, dumps
-from hub.settings import PUBLIC_FIELDS, Settings
+from hub.job.record import PUBLIC_FIELDS
+
+if TYPE_CHECKING:
+    from hub.settings import Settings  # a worker without settings needs no pydantic-settings
 
 SCRIPT = files("hub.broker").joinpath("publish.lua").read_text()
 LEASE_SCRIPT = files("hub.broker").joinpath("lease.lua").read_text()
 CREATE_SCRIPT = files("hub.broker").joinpath("create.lua").read_text()
 RESTART_SCRIPT = files("hub.broker").joinpath("restart.lua").read_text()
+COMMAND_SCRIPT = files("hub.broker").joinpath("command.lua").read_text()
+LISTEN_SCRIPT = files("hub.broker").joinpath("listen.lua").read_text()
 
 _DAY = 24 * 3600
+
+MOST_COMMANDS = 100
+"""Commands of a job that wait for its worker; further ones are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,7 @@ class Retention:
     meta: int = 37 * _DAY  # an old page still learns that it has everything, a month after its log is gone
     once: int = _DAY  # a producer's own idempotency key
     retry: int = 60  # a made-up key only has to outlive the client library's own retries
+    commands: int = _DAY  # commands that no worker has handled
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,20 @@ class Publication:
     terminal: frozenset[str] = TERMINAL
     limit: int = MAX_EVENT_BYTES
     fields: frozenset[str] = PUBLIC_FIELDS  # of the application's hash, besides status and owner
+    index: bool = True  # of each user's jobs
+
+    @property
+    def verb(self) -> str:
+        """The command that announces an event."""
+        return "SPUBLISH" if self.keys.sharded else "PUBLISH"
+
+    def on(self, *, cluster: bool) -> Publication:
+        """The same on a cluster, or on a single Redis."""
+        return replace(self, keys=replace(self.keys, sharded=cluster))
+
+    def watchers(self, job: JobId) -> tuple[str, str]:
+        """The channel of the job, and the word that makes PUBSUB count its subscribers."""
+        return self.keys.events(job), "SHARDNUMSUB" if self.keys.sharded else "NUMSUB"
 
     @property
     def ends(self) -> frozenset[str]:
@@ -63,6 +88,7 @@ class Publication:
             terminal=settings.terminal_statuses,
             limit=settings.max_event_bytes,
             fields=settings.public_fields | settings.shared_by,
+            index=settings.my_jobs,
         )
 
     def prepare(
@@ -102,6 +128,27 @@ class Publication:
         names = [keys.job(job), keys.meta(job)]
         return names, [int(ttl * 1000), held, kept.meta, *sorted(self.terminal)]
 
+    def prepare_command(
+        self, job: JobId, owner: str, text: str, *, once: str | None
+    ) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of command.lua."""
+        hash_, meta, _, key = self._names(job, f"given:{once}" if once else None)  # not a worker's key
+        kept = self.retention
+        lives = [kept.commands, kept.once if once else kept.retry]
+        return [hash_, meta, self.keys.commands(job), key], [
+            MOST_COMMANDS,
+            *lives,
+            owner,
+            text,
+            *sorted(self.ends),
+        ]
+
+    def prepare_listen(self, job: JobId, seconds: float, handled: str) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of listen.lua; `seconds` for which the worker counts as listening, 0 if it stops."""
+        keys = self.keys
+        names = [keys.job(job), keys.meta(job), keys.commands(job)]
+        return names, [int(seconds * 1000), handled, self.retention.meta, *sorted(self.ends)]
+
     def _prepare(
         self, job: JobId, events: Sequence[tuple[str, str]], *, once: str | None, only_if: str = ""
     ) -> tuple[list[str], list[str | int]]:
@@ -113,6 +160,7 @@ class Publication:
         return [hash_, meta, log, self.keys.events(job), key], [
             *lives,
             only_if,
+            self.verb,
             len(terminal),
             *terminal,
             *texts,
@@ -125,8 +173,9 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What publish.lua answered: the last id, whether the job has an owner, and the terminal statuses of a hub
-    that has others than this publisher ("" if none has)."""
+    """What publish.lua answered: the last id, whether the job has an owner, and the terminal statuses of a
+    hub that has others than this publisher ("" if none has).
+    """
 
     last: EventId
     is_owned: bool
@@ -172,6 +221,33 @@ def interpret_restart(job: JobId, reply: Iterable[bytes | str]) -> int:
     if verdict == "unknown":
         raise JobNotFound(f"expected a job to restart, got {job!r}, which does not exist")
     return int(value)
+
+
+def interpret_command(job: JobId, reply: Iterable[bytes | str]) -> str:
+    """The id of the command. Raises JobNotFound, JobEnded, NobodyListens, TooManyCommands, as command.lua
+    answers."""
+    verdict, value = _words(reply)
+    match verdict:
+        case "unknown":
+            raise JobNotFound(f"expected the job of its owner, got {job!r}, which has another, or none")
+        case "ended":
+            raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
+        case "nobody":
+            raise NobodyListens(f"expected a worker that has a lease on job {job} or listens, got none")
+        case "full":
+            raise TooManyCommands(
+                f"expected at most {MOST_COMMANDS} commands that wait for job {job}'s worker"
+            )
+        case _:
+            return value
+
+
+def interpret_listen(job: JobId, reply: Iterable[bytes | str]) -> JobCommand | None:
+    """The command that waits the longest, or None. Raises JobEnded, as listen.lua answers."""
+    verdict, value, text = _words(reply)
+    if verdict == "ended":
+        raise JobEnded(f"job {job}: expected a job that runs, got one that is {value}")
+    return command_of(value, text) if value else None
 
 
 def _words(reply: Iterable[bytes | str]) -> list[str]:

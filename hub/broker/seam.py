@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from hub.job.event import EventId, JobId
-from hub.job.record import Job, Snapshot
+from hub.job.record import Entry, Job, Snapshot
 from hub.job.revocation import Revocation
 
 
@@ -18,9 +18,19 @@ class Broker(Protocol):
     message.
     """
 
+    @property
+    def counts(self) -> Counts: ...
+
+    @property
+    def index(self) -> Index: ...
+
+    def groups(self, jobs: Sequence[JobId]) -> list[list[JobId]]: ...
+
     async def jobs(self, jobs: Sequence[JobId]) -> list[Job | None]: ...
 
     async def latest(self, job: JobId, *, limit: int, size: int = 1 << 20) -> Snapshot: ...
+
+    async def before(self, job: Job, first: EventId, *, limit: int, size: int) -> list[Entry]: ...
 
     async def since(self, job: JobId, after: EventId, *, limit: int) -> Snapshot: ...
 
@@ -30,18 +40,52 @@ class Broker(Protocol):
 
     async def declare_lost(self, job: JobId) -> bool: ...
 
-    def listen(self, control: Sink) -> None: ...
+    async def command(self, job: Job, text: str, *, once: str | None) -> str: ...
+
+    def listen(self, control: Listener) -> None: ...
 
     async def revocations(self) -> list[Revocation]: ...
 
 
-class Sink(Protocol):
-    """Receives the messages of one channel. The subscriber's task calls both methods; they must not block.
+class Counts(Protocol):
+    """How many viewers a job has at each hub. Every call raises BrokerUnavailable.
 
-    `receive` gets one message. `missed` says that messages may have been lost, so the sink must look at the
-    log.
+    `say` returns the jobs that were written, `of` has those that were read: a part of the store may be away.
+    """
+
+    async def renew(self, hub: str) -> bool: ...
+
+    async def leave(self, hub: str) -> None: ...
+
+    async def say(self, hub: str, counts: Mapping[JobId, int]) -> list[JobId]: ...
+
+    async def of(self, jobs: Sequence[JobId]) -> dict[JobId, dict[str, int]]: ...
+
+
+class Index(Protocol):
+    """Which jobs a user has, with the times at which they began. Every call raises BrokerUnavailable."""
+
+    async def add(self, user: str, jobs: Mapping[JobId, float]) -> None: ...
+
+    async def of(self, user: str) -> list[tuple[JobId, float]]: ...
+
+    async def remove(self, user: str, jobs: Sequence[JobId]) -> None: ...
+
+
+class Listener(Protocol):
+    """Hears the control channel. The subscriber's task calls its methods; they must not block.
+
+    `receive` gets one message. `missed` says that messages may have been lost.
     """
 
     def receive(self, data: bytes, /) -> None: ...
 
     def missed(self) -> None: ...
+
+
+class Sink(Listener, Protocol):
+    """Receives the messages of a job. After `missed` it must look at the log, and what is in no log is gone.
+    `doubt` says the same of messages that are all in the log.
+    """
+
+    def doubt(self) -> None: ...

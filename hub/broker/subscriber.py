@@ -1,8 +1,8 @@
-"""The process's one Pub/Sub connection, owned by one task.
+"""A Pub/Sub connection, owned by one task. One Redis needs one for the process, a cluster one per primary.
 
 Invariant: after `subscribe` has returned, every message on the channel reaches its sink, or the sink's
 `missed` is called. It is called after each reconnect, because Redis does not keep Pub/Sub messages for a lost
-connection.
+connection. What is missed on a sharded channel is in the log, so there it is `doubt`.
 
 This module drives redis-py's `Connection` and not its `PubSub`. `PubSub` reconnects silently inside a read
 (messages of that time are lost, and a second subscribe confirmation is the only sign), must not be used by
@@ -17,20 +17,20 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ClusterDownError, MovedError, RedisError
 
+from hub.broker.channels import Command, Shards, SubscriberStatistics, Waiting, confirmation, grouped
 from hub.broker.keys import CONTROL_CHANNEL
-from hub.broker.seam import Sink
-from hub.broker.sentinel import has_moved
+from hub.broker.replies import Replies
+from hub.broker.seam import Listener, Sink
+from hub.broker.sentinel import MOVED, has_moved
+from hub.broker.topology import slot_of
 from hub.ending import end_tasks
-from hub.errors import BrokerUnavailable
 from hub.quiet import quiet_log
 
 logger = quiet_log("hub.redis")
@@ -45,17 +45,8 @@ BACKOFF = (0.1, 2.0)
 """The first and the largest delay in seconds before a reconnect. The delay doubles and is jittered: short
 enough for viewers, long enough not to busy a Redis that refuses connections."""
 
-_CHANNELS_PER_COMMAND = 500  # a SUBSCRIBE of about 25 KB
 
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStatistics:
-    """`connected` now; `channels` that have a sink now; `messages` and `reconnects` since the start."""
-
-    connected: bool
-    channels: int
-    messages: int
-    reconnects: int
+CLOSED = "closed by Redis"
 
 
 class _Lost(Exception):
@@ -63,20 +54,28 @@ class _Lost(Exception):
 
 
 class Subscriber:
-    """Channels and their sinks. The first `subscribe` or `start` starts the task, `aclose` ends it."""
+    """Channels and their sinks, sharded ones with `shards`. Starts with `subscribe` or `start`, ends with
+    `aclose`. Lines that share `waiting` confirm each other's subscriptions.
+    """
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self.control: Sink | None = None  # of the control channel
-        self._pool = pool
+    def __init__(
+        self, pool: ConnectionPool, *, shards: Shards | None = None, waiting: Waiting | None = None
+    ) -> None:
+        self.pool = self._used = pool  # where the next connection goes, and where the present one does
+        self.control: Listener | None = None  # of the control channel
+        self._shards = shards
+        sharded = "" if shards is None else "S"
+        self._verb, self._undo = sharded + "SUBSCRIBE", sharded + "UNSUBSCRIBE"
         self._sinks: dict[str, Sink] = {}
-        self._waiting: dict[str, asyncio.Future[None]] = {}  # subscriptions that Redis has not confirmed
+        self._asked: set[str] = set()  # channels of `_sinks` that are not confirmed on this connection
+        self._waiting: Waiting = {} if waiting is None else waiting
         # Bound: what `subscribe` and `unsubscribe` add while a write is under way; SILENCE limits each write.
         self._commands: deque[tuple[str, str]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._serving = False  # True while a connection accepts commands
         self._connected = False
-        self._heard = 0.0  # loop time of the last byte from Redis
+        self._replies = 0  # of Redis, over all connections
         self._messages = 0
         self._reconnects = 0
         self._down: float | None = None  # loop time at which the connection was lost, None while connected
@@ -87,8 +86,8 @@ class Subscriber:
         """Returns True if Redis has confirmed the control channel on the present connection."""
         return self._connected
 
-    def connected_for(self) -> float:
-        """Seconds for which `connected` has been True; 0 if it is False."""
+    def connected_for(self, channel: str) -> float:  # noqa: ARG002
+        """Seconds for which the connection of `channel` has been up; 0 if it is not. Here all have one."""
         return asyncio.get_running_loop().time() - self._up if self._connected else 0.0
 
     def start(self) -> None:
@@ -109,29 +108,42 @@ class Subscriber:
         subscribed.
         """
         self.start()
-        confirmed = asyncio.get_running_loop().create_future()
-        self._sinks[channel] = sink  # replaces the sink of a feed that is just ending
-        self._waiting[channel] = confirmed
-        self._command("SUBSCRIBE", channel)
+        self._waiting[channel] = asyncio.get_running_loop().create_future()
+        self.add(channel, sink)
         try:
-            async with asyncio.timeout(deadline):
-                await confirmed
-        except BaseException as error:
+            await confirmation(self._waiting[channel], deadline)
+        except BaseException:
             self.unsubscribe(channel, sink)
-            if isinstance(error, TimeoutError):
-                raise BrokerUnavailable(f"expected a confirmation within {deadline} s, got none") from error
             raise
 
     def unsubscribe(self, channel: str, sink: Sink) -> None:
         """Stop sending `channel` to `sink`. Does nothing if `channel` has another sink; does not wait."""
         if self._sinks.get(channel) is sink:
-            del self._sinks[channel]
             self._waiting.pop(channel, None)
-            self._command("UNSUBSCRIBE", channel)
+            self.drop(channel)
+
+    def add(self, channel: str, sink: Sink) -> None:
+        """Ask for `channel` without waiting. `sink` replaces that of a feed that is just ending."""
+        self._sinks[channel] = sink
+        self._asked.add(channel)
+        self._command(self._verb, channel)
+
+    def drop(self, channel: str) -> None:
+        """The pair of `add`; who waits for a confirmation goes on waiting."""
+        del self._sinks[channel]
+        self._asked.discard(channel)
+        self._command(self._undo, channel)
+
+    def repeat(self) -> None:
+        """Ask once more for every channel that is not confirmed."""
+        for channel in self._asked:
+            self._command(self._verb, channel)
 
     def statistics(self) -> SubscriberStatistics:
         """Returns what the connection holds now and has counted so far."""
-        return SubscriberStatistics(self._connected, len(self._sinks), self._messages, self._reconnects)
+        connected = self._connected
+        counted = len(self._sinks), self._messages, self._reconnects
+        return SubscriberStatistics(connected, *counted, shards_connected=int(connected))
 
     def _command(self, verb: str, channel: str) -> None:
         if self._serving:  # otherwise the next connection subscribes to every channel in `_sinks`
@@ -157,6 +169,8 @@ class Subscriber:
                     if connection is not None:
                         await connection.disconnect(nowait=True)
             self._reconnects += 1
+            if self._shards is not None:
+                self._shards.lost()
             self._down = self._down or asyncio.get_running_loop().time()
             delay = BACKOFF[0] if was_connected else min(delay * 2, BACKOFF[1])
             await asyncio.sleep(delay * random.uniform(0.5, 1))
@@ -165,25 +179,31 @@ class Subscriber:
         # The caller's connection settings (address, TLS, password), without the retries and timeouts that
         # would hide a lost connection. RESP2, because there a message is a plain list.
         settings: dict[str, Any] = {
-            **self._pool.connection_kwargs,
+            **self.pool.connection_kwargs,
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": None,
             "health_check_interval": 0,
             "protocol": 2,
             "decode_responses": False,
         }
-        return self._pool.connection_class(**settings)
+        self._used = self.pool
+        return self.pool.connection_class(**settings)
 
     async def _serve(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(SILENCE):
             await connection.connect()
-        self._heard = asyncio.get_running_loop().time()
+        replies = Replies.of(connection, self._take)
         self._commands.clear()
-        self._serving = True  # from here on, commands queue up behind the SUBSCRIBEs of the next line
-        for command in list(_in_bulk("SUBSCRIBE", [CONTROL_CHANNEL, *self._sinks])):
-            await self._send(connection, *command)
+        self._serving = True  # from here on, commands queue up behind the SUBSCRIBEs of the next lines
+        self._asked = set(self._sinks)
+        self._commands.append(("SUBSCRIBE", CONTROL_CHANNEL))
+        channels = self._sinks if self._shards is None else sorted(self._sinks, key=slot_of)
+        self._commands.extend((self._verb, channel) for channel in channels)
+        await self._send(connection)
+        reading = self._read(connection) if replies is None else replies.ended()
         parts = [
-            asyncio.create_task(part(connection)) for part in (self._read, self._write, self._watch_primary)
+            asyncio.create_task(part)
+            for part in (reading, self._write(connection), self._watch_primary(connection))
         ]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -191,24 +211,46 @@ class Subscriber:
             await end_tasks(*parts)
         for task in done:
             task.result()
+        raise _Lost(CLOSED)
 
     async def _read(self, connection: AbstractConnection) -> None:
+        """Where `Replies` does not know the connection, redis-py reads."""
         # This read has no timeout. If Redis is silent, `_write` raises and the supervisor ends this task.
-        loop = asyncio.get_running_loop()
-        sinks = self._sinks
         while True:
-            reply = await connection.read_response(disconnect_on_error=False)
-            self._heard = loop.time()
-            if reply is None:
-                raise _Lost("closed by Redis")
-            if reply[0] == b"message":
-                self._messages += 1
-                channel = reply[1].decode("utf-8", "replace")
-                sink = self.control if channel == CONTROL_CHANNEL else sinks.get(channel)
-                if sink is not None:  # None if the sink has left and the UNSUBSCRIBE is still on its way
-                    sink.receive(reply[2])
-            elif reply[0] == b"subscribe":
-                self._confirm(reply[1].decode("utf-8", "replace"))
+            try:
+                self._take(await connection.read_response(disconnect_on_error=False))
+            except (MovedError, ClusterDownError) as error:
+                self._take(error)
+
+    def _take(self, reply: Any) -> None:
+        self._replies += 1
+        if isinstance(reply, Exception):
+            self._redirected(reply)
+            return
+        if reply is None:
+            raise _Lost(CLOSED)
+        kind = reply[0]
+        if kind in (b"message", b"smessage"):
+            self._messages += 1
+            channel = reply[1].decode("utf-8", "replace")
+            sink = self._sinks.get(channel) if channel != CONTROL_CHANNEL else self.control
+            if sink is not None:  # None if the sink has left and the UNSUBSCRIBE is still on its way
+                sink.receive(reply[2])
+        elif kind in (b"subscribe", b"ssubscribe"):
+            self._confirm(reply[1].decode("utf-8", "replace"))
+        elif kind == b"sunsubscribe" and self._shards is not None and reply[1] is not None:
+            channel = reply[1].decode("utf-8", "replace")
+            if channel in self._sinks:
+                self._asked.add(channel)
+                self._shards.kicked(channel)
+
+    def _redirected(self, error: Exception) -> None:
+        if self._shards is not None and isinstance(error, MovedError):
+            self._shards.moved(self, error)
+        elif self._shards is not None and isinstance(error, ClusterDownError):
+            self._shards.refused(self)
+        else:
+            raise error
 
     def _confirm(self, channel: str) -> None:
         if channel == CONTROL_CHANNEL:
@@ -219,31 +261,37 @@ class Subscriber:
                 self._down = None
             if self.control is not None:
                 self.control.missed()
+        sink = self._sinks.get(channel)
+        if sink is None:
+            return
+        self._asked.discard(channel)
         confirmed = self._waiting.pop(channel, None)
-        if confirmed is None:
-            if channel in self._sinks:  # a second confirmation means a reconnect, so messages may be lost
-                self._sinks[channel].missed()
+        if confirmed is None:  # a second confirmation means a reconnect or a move, so messages may be lost
+            if self._shards is None:
+                sink.missed()
+            else:
+                sink.doubt()
         elif not confirmed.done():
             confirmed.set_result(None)
 
     async def _write(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()
         next_ping = loop.time() + PING_INTERVAL
-        pinged = 0.0  # loop time of the oldest PING without an answer
+        pinged, replies = 0.0, -1  # loop time of the oldest PING without an answer, and the replies by then
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_ping):
                     await self._wake.wait()
             self._wake.clear()
-            for command in _grouped(self._commands):
-                await self._send(connection, *command)
+            await self._send(connection)
             now = loop.time()
-            if pinged and self._heard < pinged and now - pinged >= SILENCE:
+            is_silent = self._replies == replies
+            if is_silent and now - pinged >= SILENCE:
                 raise _Lost(f"no answer to PING for {SILENCE:.0f} s")
             if now >= next_ping:
-                if not pinged or self._heard >= pinged:
-                    await self._send(connection, "PING")
-                    pinged = now
+                if not is_silent:
+                    await self._send(connection, ("PING",))
+                    pinged, replies = now, self._replies
                     next_ping = now + PING_INTERVAL
                 else:
                     next_ping = pinged + SILENCE
@@ -251,24 +299,12 @@ class Subscriber:
     async def _watch_primary(self, connection: AbstractConnection) -> None:
         while True:
             await asyncio.sleep(PING_INTERVAL)
-            if await has_moved(self._pool, connection):
-                raise _Lost("the Sentinels name another primary")
+            if self.pool is not self._used or await has_moved(self.pool, connection):
+                raise _Lost(MOVED)
 
-    async def _send(self, connection: AbstractConnection, *command: str) -> None:
-        async with asyncio.timeout(SILENCE):
-            await connection.send_command(*command, check_health=False)
-
-
-def _in_bulk(verb: str, channels: list[str]) -> Iterator[tuple[str, ...]]:
-    for first in range(0, len(channels), _CHANNELS_PER_COMMAND):
-        yield (verb, *channels[first : first + _CHANNELS_PER_COMMAND])
-
-
-def _grouped(commands: deque[tuple[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Empty `commands`. Consecutive commands with the same verb become one command; the order is kept."""
-    while commands:
-        verb, channel = commands.popleft()
-        channels = [channel]
-        while commands and commands[0][0] == verb and len(channels) < _CHANNELS_PER_COMMAND:
-            channels.append(commands.popleft()[1])
-        yield (verb, *channels)
+    async def _send(self, connection: AbstractConnection, *commands: Command) -> None:
+        """Send `commands`, or those that wait."""
+        found = list(commands) or list(grouped(self._commands))
+        if found:
+            async with asyncio.timeout(SILENCE):
+                await connection.send_packed_command(connection.pack_commands(found), check_health=False)

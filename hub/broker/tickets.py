@@ -10,7 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from hub.broker.redis import available
+from hub.broker.connect import script_on
+from hub.broker.redis import RedisBroker
 from hub.job.event import JobId, UserId
 
 # In one step: two clients must not have the last use both, and a late use must not make the key anew.
@@ -24,8 +25,9 @@ return ticket
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket stands for: one job, and whose it is. `issued` and `expires`, in seconds since 1970, are those of
-    the streams that it opens; `shared` is as in `Caller`."""
+    """What a ticket stands for: one job, and whose it is. `issued` and `expires`, in seconds since 1970, are
+    those of the streams that it opens; `shared` is as in `Caller`.
+    """
 
     job: JobId
     user: UserId
@@ -35,11 +37,11 @@ class Ticket:
 
 
 class Tickets:
-    """The tickets of one Redis. Every call raises BrokerUnavailable if it does not answer."""
+    """The tickets in the Redis of `broker`. Every call raises BrokerUnavailable if it does not answer."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._use = client.register_script(_USE)
+    def __init__(self, broker: RedisBroker) -> None:
+        self._broker = broker
+        self._use = script_on(broker.nodes, _USE)
 
     async def put(self, secret: str, ticket: Ticket, *, until: float, uses: int | None) -> None:
         """Keep a ticket until `until` (seconds since 1970). `uses` None: it can be used without a limit."""
@@ -52,15 +54,21 @@ class Tickets:
             "shared": json.dumps(dict(ticket.shared)),
             "uses": "" if uses is None else str(uses),
         }
-        async with available(), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping=fields)
-            pipe.pexpireat(key, int(until * 1000))
-            await pipe.execute()
+
+        async def write(client: Redis) -> None:
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.hset(key, mapping=fields)
+                pipe.pexpireat(key, int(until * 1000))
+                await pipe.execute()
+
+        await self._broker.at(key, write)
 
     async def use(self, secret: str, job: str) -> Ticket | None:
-        """Use a ticket of `job` ("" for that of any) once. Returns None for one that is used up, late or another's."""
-        async with available():
-            found = await self._use(keys=[_key(secret)], args=[job])
+        """Use a ticket of `job` ("" for that of any) once. Returns None for
+        one that is used up, late or another's.
+        """
+        key = _key(secret)
+        found = await self._broker.at(key, lambda client: self._use(keys=[key], args=[job], client=client))
         if found is None:
             return None
         name, user, issued, expires, shared = (

@@ -10,14 +10,15 @@ import sys
 
 from pydantic import ValidationError
 
-from hub.bench import bench
-from hub.cli import events, schema, serving, setup, tokens
+from hub.bench import bench, capacity
+from hub.cli import doctor, events, operating, schema, serving, setup, tokens, top
 from hub.cli.terminal import app, err, fail
 from hub.errors import HubError
 
-__all__ = ["app", "events", "main", "schema", "serving", "setup", "tokens"]
+__all__ = ["app", "doctor", "events", "main", "operating", "schema", "serving", "setup", "tokens", "top"]
 
 app.command()(bench)
+app.command()(capacity)
 
 
 def main() -> None:

@@ -74,6 +74,24 @@ def watch(
     sys.exit(1 if {LOST, ""} & set(statuses) else 0)
 
 
+@app.command()
+def command(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    name: Annotated[str, typer.Argument(help="The command's name, e.g. cancel.")],
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a VALUE that is JSON is parsed."),
+    ] = None,
+    url: Annotated[str, typer.Option(help="URL of the hub.")] = "http://127.0.0.1:8000",
+    token: Annotated[str, typer.Option(envvar="HUB_TOKEN", help="Token of the jobs' owner.")] = "",
+) -> None:
+    """Give a command to a job's worker and print the command's id."""
+    from hub.client.giving import give_command_sync
+
+    args = dict(_field("", text) for text in fields or [])
+    out.print(give_command_sync(url, job, name, args, token), highlight=False)
+
+
 def _field(kind: str, text: str) -> tuple[str, Any]:
     """KEY=VALUE as a field of an event; text stays text where the type says so (`stage=1`)."""
     from hub.job.catalogue import has_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
@@ -45,6 +46,7 @@ def serve(
         err.print(
             "push-hub: HUB_REDIS_URL names a database other than 0; channels are shared by all databases"
         )
+    _warn(settings)
     application = create_app(settings)  # with several workers too: a bad setting is reported here, once
     sockets = [listen(host, port, shared=workers > 1)]
     address, actual = sockets[0].getsockname()[:2]
@@ -61,8 +63,19 @@ def serve(
     serve_many(lambda: create_app(settings), settings, sockets, admins=admins)
 
 
+def _warn(settings: Settings) -> None:
+    """Say what is wrong with the settings; `push-hub doctor` says more."""
+    from hub.cli.findings import of_settings
+
+    for one in of_settings(settings, os.environ):
+        words = f"push-hub: {one.what}: {one.why}; change: {one.change}"
+        err.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
 def _admin_socket(settings: Settings, *, shared: bool) -> socket.socket | None:
-    """The socket of the operator's endpoints. Raises InvalidSettings if the port that was asked for is in use."""
+    """The socket of the operator's endpoints. Raises InvalidSettings if
+    the port that was asked for is in use.
+    """
     from hub.serve.server import listen
 
     if not settings.admin_port:

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 app = typer.Typer(
-    help="Carries the events of background jobs to browsers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 out = Console()
 err = Console(stderr=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"push-hub {version('push-hub')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[  # its callback does it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Carries the events of background jobs to browsers."""
+
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]

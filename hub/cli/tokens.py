@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hub.cli.terminal import RedisUrl, app, fail, given, out
+from hub.cli.terminal import app, fail, out
 from hub.errors import InvalidSettings
 from hub.settings import Settings
 
@@ -46,32 +46,6 @@ def token(
     out.print(
         jwt.encode(claims, settings.jwt_secret.get_secret_value(), "HS256"), soft_wrap=True, highlight=False
     )
-
-
-@app.command()
-def revoke(
-    user: Annotated[str, typer.Option(help="User whose streams end, and whose tokens are refused.")],
-    job: Annotated[str | None, typer.Option(help="Only on this job.")] = None,
-    redis_url: RedisUrl = None,
-) -> None:
-    """Take back what a user was given until now, on every hub within a second."""
-    asyncio.run(_revoke(Settings(**given(redis_url=redis_url)), user, job))
-    what = "everything" if job is None else f"job {job}"
-    typer.echo(f"Revoked {what} for {user}: tokens that were issued until now are refused.")
-
-
-async def _revoke(settings: Settings, user: str, job: str | None) -> None:
-    from hub.broker.connect import close, for_requests
-    from hub.broker.redis import RedisBroker
-    from hub.broker.script import Publication
-    from hub.job.revocation import Revocation
-
-    client = for_requests(settings.redis_url)
-    try:
-        broker = RedisBroker(client, Publication.of(settings))
-        await broker.revoke(Revocation.now(user, job), valid=settings.jwt_max_age + settings.jwt_leeway)
-    finally:
-        await close(client)
 
 
 async def _inspect(token: str, settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """The two ways to a job's frames: over a WebSocket, and over Server-Sent Events where that is not to be had.
 
-Both give frames in the form of the WebSocket (docs/protocol.md); what they raise says whether another try is of use.
-They are no async generators: asyncio closes all of those at once at its end, also one that another is closing.
+Both give frames in the form of the WebSocket (docs/protocol.md); what they raise says whether another try is
+of use. They are no async generators: asyncio closes all of those at once at its end, also one that another is
+closing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _LINE_END = re.compile(r"\r\n|\r(?!$)|\n")  # a CR at the end may be half of a C
 
 
 class Refused(Exception):
-    """The hub answered with another status than that of a stream. `after`: the seconds it asks to wait, or None."""
+    """The hub answered with another status than that of a stream.
+    `after`: the seconds it asks to wait, or None.
+    """
 
     def __init__(self, status: int, after: float | None = None) -> None:
         super().__init__(f"the hub answered {status}")
@@ -58,8 +61,12 @@ class Stream(Protocol):
         """Connect. Raises Refused, Closed for a job that is over, and what says that there is no hub."""
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next frame; None when the hub has ended the stream. Raises Closed, TimeoutError after a silence, and
-        what says that the hub is gone."""
+        """The next frame; None when the hub has ended the stream. Raises Closed, TimeoutError after a
+        silence, and what says that the hub is gone.
+        """
+
+    async def send(self, command: Mapping[str, Any]) -> None:
+        """Send a command; only over a WebSocket."""
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -94,6 +101,14 @@ class OverWebSocket:
             raise Closed(None if error.rcvd is None else error.rcvd.code) from error
         self._silence = _silence(frame, self._silence)
         return frame
+
+    async def send(self, command: Mapping[str, Any]) -> None:
+        """See `Stream`. Raises Closed."""
+        assert self._socket is not None, "it is open"
+        try:
+            await self._socket.send(json.dumps(command))
+        except ConnectionClosed as error:
+            raise Closed(None if error.rcvd is None else error.rcvd.code) from error
 
     async def aclose(self) -> None:
         """See `Stream`."""
@@ -133,6 +148,10 @@ class OverSse:
         frame = self._frames.popleft()
         self._silence = _silence(frame, self._silence)
         return frame
+
+    async def send(self, command: Mapping[str, Any]) -> None:
+        """There is no way to."""
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """See `Stream`."""

@@ -37,7 +37,8 @@ _SHOWN = {  # the fields of a frame that the timeline shows; of other types it s
 def watch(
     url: str, jobs: Sequence[str], token: str, console: Console, *, as_json: bool, options: dict[str, Any]
 ) -> list[str]:
-    """Print the frames of jobs until they end. Returns their statuses, "" without an `end`. Raises JobNotFound.
+    """Print the frames of jobs until they end. Returns their statuses, "" without an `end`. Raises
+    JobNotFound.
 
     `options` are those of `hub.watch`.
     """

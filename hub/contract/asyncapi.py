@@ -94,7 +94,9 @@ def _schemas() -> tuple[dict[type[BaseModel], Json], Json]:
 
 
 def _required_type(schema: Json) -> Json:
-    """The schema of an event as it is on the wire: `type`, which a producer need not write, is always there."""
+    """The schema of an event as it is on the wire: `type`, which a
+    producer need not write, is always there.
+    """
     schema["required"] = ["type", *(name for name in schema.get("required", ()) if name != "type")]
     return schema
 

@@ -113,12 +113,29 @@ class Failure(Answer):
 class Subscribed(Answer):
     """The job's frames follow. Dashboard only."""
 
-    position: Cursor | None = Field(description="your cursor of this job from now on; null: keep yours")
-    attempt: int = Field(ge=1)
+    position: Cursor | None = Field(None, description="your cursor of this job from now on; null: keep yours")
+    attempt: int | None = Field(None, ge=1)
+    mine: bool = Field(False, description="the answer to `mine`, which has no job")
 
 
 class Unsubscribed(Answer):
     """No more frames of this job. Dashboard only."""
+
+    mine: bool = Field(False, description="the answer to `mine`, which has no job")
+
+
+class Accepted(Answer):
+    """The command is kept for the job's worker, which answers with `command.done` or `command.refused`."""
+
+    command: str = Field(description="the command's id")
+
+
+class Viewers(Control):
+    """How many viewers the job has, over all hubs: at most every 5 s, when it changes. Dashboard only, for
+    whoever subscribed with `viewers`.
+    """
+
+    count: int = Field(ge=0)
 
 
 STREAM: dict[str, type[Control]] = {
@@ -137,11 +154,17 @@ SOCKET: dict[str, type[Control]] = {
     "raw": Raw,
     "pong": Pong,
     "authenticated": Authenticated,
+    "accepted": Accepted,
     "error": Failure,
 }
 """Those of the WebSocket of one job."""
 
-DASHBOARD: dict[str, type[Control]] = {**SOCKET, "subscribed": Subscribed, "unsubscribed": Unsubscribed}
+DASHBOARD: dict[str, type[Control]] = {
+    **SOCKET,
+    "subscribed": Subscribed,
+    "unsubscribed": Unsubscribed,
+    "viewers": Viewers,
+}
 """Those of a dashboard, where each frame about a job has its `job_id`."""
 
 
@@ -168,15 +191,20 @@ class Subscribe(Command):
     """Answered by `subscribed` or `error`. Dashboard only."""
 
     op: Literal["subscribe"]
-    job: str
+    job: str | None = None
+    mine: bool = Field(
+        False, description="instead of `job`: all jobs of the user that run, and those that begin later"
+    )
     after: Cursor | None = Field(None, description="the last event you have; the stream resumes after it")
     from_: str | None = Field(None, alias="from", description="without a cursor: start, live, or -20")
     types: list[str] | None = Field(None, description="let only these types through")
+    viewers: bool = Field(False, description="send `viewers` frames, too")
 
 
 class Authenticate(Command):
-    """Renews the credentials of the socket, before they expire. Answered by `authenticated`; a token that is not
-    valid, or another user's, closes the socket with 4401."""
+    """Renews the credentials of the socket, before they expire. Answered by `authenticated`; a token that is
+    not valid, or another user's, closes the socket with 4401.
+    """
 
     op: Literal["authenticate"]
     token: str
@@ -186,7 +214,22 @@ class Unsubscribe(Command):
     """Answered by `unsubscribed` or `error`. Dashboard only."""
 
     op: Literal["unsubscribe"]
-    job: str
+    job: str | None = None
+    mine: bool = Field(False, description="instead of `job`: no further jobs by themselves")
+
+
+class Give(Command):
+    """Gives a command to the job's worker. Answered by `accepted` or `error`. A dashboard need not have
+    subscribed to `job`; on the socket of one job it is left out.
+    """
+
+    op: Literal["command"]
+    job: str | None = None
+    name: str = Field(description="one that the hub allows (`HUB_COMMANDS`)")
+    args: dict[str, Any] = Field({}, description="at most 4 KB")
+    key: str | None = Field(
+        None, description="idempotency key: a second command with it, within a day, is the first"
+    )
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -195,4 +238,5 @@ COMMANDS: dict[str, type[Command]] = {
     "authenticate": Authenticate,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
+    "command": Give,
 }

@@ -48,6 +48,17 @@ class Admission:
         self._by_job: Counter[JobId] = Counter()
         self._by_user: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, JobId]] = Counter()
+        self.changed: set[JobId] = set()  # jobs whose viewers are not what `take_changed` last saw
+        self._notes_changes = settings.presence
+
+    def viewers_of(self, job: JobId) -> int:
+        """The viewers of a job in this process."""
+        return self._by_job[job]
+
+    def take_changed(self) -> set[JobId]:
+        """The jobs whose viewers have come or gone since the last call."""
+        taken, self.changed = self.changed, set()
+        return taken
 
     def enter(self, user: str, job: JobId) -> None:
         """A viewer of `job`. Raises Overloaded."""
@@ -61,6 +72,7 @@ class Admission:
         self._totals.opened += 1
         self._by_job[job] += 1
         self._by_both[user, job] += 1
+        self._note(job)
 
     def leave(self, user: str, job: JobId) -> None:
         """The pair of `enter`."""
@@ -68,6 +80,11 @@ class Admission:
         _take_back(self._by_job, job)
         _take_back(self._by_both, (user, job))
         _take_back(self._by_user, user)
+        self._note(job)
+
+    def _note(self, job: JobId) -> None:
+        if self._notes_changes:
+            self.changed.add(job)
 
     def count_refusal(self, *, is_known: bool) -> None:
         """A job was asked for that does not exist, or that is another user's."""

@@ -24,7 +24,8 @@ class Caller:
     """`issued` and `expires` are the credentials' times, in seconds since 1970.
 
     `shared`: values that fields of a job's hash must have to open it to this caller, by the field's name.
-    `ask`: the application's own answer. `only`: the one job that the credentials are good for (a ticket).
+    `ask`: the application's own answer to who may watch, `ask_command` to who may give which command. `only`:
+    the one job that the credentials are good for (a ticket).
     """
 
     user: UserId
@@ -33,14 +34,21 @@ class Caller:
     shared: Mapping[str, str] = field(default_factory=dict)
     ask: Callable[[JobId], Awaitable[bool]] | None = None
     only: JobId | None = None
+    ask_command: Callable[[JobId, str], Awaitable[bool]] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Returns True if all that matters of a caller who owns a job is the user id."""
+        return self.only is None and self.ask_command is None
 
     def owns(self, job: Job) -> bool:
         """Returns True if the job's hash names this user."""
         return bool(self.user) and job.user_id == self.user and self.only in (None, job.id)
 
     async def may_watch(self, job: JobId, found: Job | None) -> bool:
-        """Returns True if this caller may watch `job`, which was read as `found`. An unknown job costs the same
-        question as another user's. Raises BrokerUnavailable if the application does not answer."""
+        """Returns True if this caller may watch `job`, which was read as `found`. An unknown job costs the
+        same question as another user's. Raises BrokerUnavailable if the application does not answer.
+        """
         if self.only not in (None, job):
             return False
         if found is not None and (self.owns(found) or self._is_shared(found)):
@@ -51,11 +59,27 @@ class Caller:
     def _is_shared(self, found: Job) -> bool:
         return any(value and found.fields.get(name) == value for name, value in self.shared.items())
 
+    async def may_command(self, job: Job, name: str) -> bool:
+        """Returns True if this caller, who may watch `job`, may give its worker the command `name`.
+
+        Nobody may by a ticket. Raises BrokerUnavailable if the application does not answer.
+        """
+        if self.only is not None:
+            return False
+        if self.ask_command is None:
+            return self.owns(job)
+        return await _answered(self.ask_command(job.id, name), "may_command")
+
     async def _answer(self, job: JobId) -> bool:
         assert self.ask is not None
-        try:
-            async with asyncio.timeout(ANSWER):
-                return await self.ask(job)
-        except Exception as error:
-            logger.exception("may_watch failed, the viewer is told to come back")
-            raise BrokerUnavailable("expected an answer of may_watch, got none") from error
+        return await _answered(self.ask(job), "may_watch")
+
+
+async def _answered(question: Awaitable[bool], name: str) -> bool:
+    """The application's answer. Raises BrokerUnavailable if there is none."""
+    try:
+        async with asyncio.timeout(ANSWER):
+            return await question
+    except Exception as error:
+        logger.exception("%s failed, the client is told to try again", name)
+        raise BrokerUnavailable(f"expected an answer of {name}, got none") from error

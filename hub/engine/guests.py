@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from hub.broker.seam import Broker
 from hub.engine.view import View
@@ -41,15 +41,22 @@ class GuestCheck:
         for view in list(self._views()):
             if view.guest is not None:
                 pairs.setdefault((view.user, view.job_id), []).append(view)
-        groups = list(pairs.values())
-        for first in range(0, len(groups), AT_ONCE):
-            some = groups[first : first + AT_ONCE]
-            try:
-                found = await self._broker.jobs([group[0].job_id for group in some])
-            except HubError as error:
-                logger.warning("the check of guests failed: %s", error)
-                return
-            await asyncio.gather(*(_ask(group, job) for group, job in zip(some, found, strict=True)))
+        of_job: dict[JobId, list[list[View]]] = {}
+        for (_, job), views in pairs.items():
+            of_job.setdefault(job, []).append(views)
+        for group in self._broker.groups(list(of_job)):
+            for first in range(0, len(group), AT_ONCE):
+                await self._look(group[first : first + AT_ONCE], of_job)
+
+    async def _look(self, jobs: list[JobId], of_job: Mapping[JobId, list[list[View]]]) -> None:
+        try:
+            found = await self._broker.jobs(jobs)
+        except HubError as error:
+            logger.warning("the check of guests failed: %s", error)
+            return
+        pairs = [(views, job) for job_id, job in zip(jobs, found, strict=True) for views in of_job[job_id]]
+        for first in range(0, len(pairs), AT_ONCE):
+            await asyncio.gather(*(_ask(*pair) for pair in pairs[first : first + AT_ONCE]))
 
 
 async def _ask(views: list[View], job: Job | None) -> None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hub.broker.redis import RedisBroker
 from hub.ending import end_tasks
 from hub.engine.admission import Admission
 from hub.engine.caller import Caller
 from hub.engine.check import PositionCheck
+from hub.engine.control import Control
+from hub.engine.desk import Desk
 from hub.engine.drain import Drain
 from hub.engine.guests import GuestCheck
-from hub.engine.memory import COPIES, PAST_COPIES, PAST_SHARE, budget, held
+from hub.engine.inspector import Inspector
+from hub.engine.memory import COPIES, Past, budget, held
+from hub.engine.mine import Mine
 from hub.engine.patience import Patience
+from hub.engine.presence import Presence
 from hub.engine.reads import JobReads
 from hub.engine.revocations import Revocations
 from hub.engine.stall import StallWatch
@@ -29,11 +34,13 @@ from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
 from hub.fanout.audience import Audience
 from hub.fanout.blocked import Blocked
+from hub.fanout.pace import Pace
 from hub.fanout.wire import Reason
 from hub.feed.feed import Feed
-from hub.job.cursor import Wish
+from hub.feed.pump import Pump
+from hub.job.cursor import Wish, depth
 from hub.job.event import JobId
-from hub.job.frame import Frame
+from hub.job.frame import Format, Frame
 from hub.job.record import Job
 from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
@@ -41,6 +48,8 @@ from hub.settings import Settings
 from hub.totals import Totals
 
 logger = quiet_log("hub.hub")
+
+P = TypeVar("P")
 
 
 class Hub:
@@ -53,21 +62,30 @@ class Hub:
         self.draining = False
         self.totals = totals = Totals()
         self.admission = Admission(settings, totals)
+        self.presence = Presence(broker, self.admission)
         self.blocked = Blocked(settings.send_timeout, totals)
         self.age = StreamAge(settings, self._audiences, totals)
-        self.on_revoked: Callable[[Revocation], Any] = _nothing  # ends what has no view: sockets without jobs
+        # Ends what has no view: dashboards without jobs.
+        self.on_revoked: Callable[[Revocation], Any] = lambda _: None
         self.revocations = Revocations(broker, self._expel)
-        broker.listen(self.revocations)
+        self.mine = Mine(broker)
+        self.control = Control(self.revocations, self.mine)
+        broker.listen(self.control)
         self._views: set[View] = set()
         self._memory = budget(settings.memory)
+        self._past = Past(self._memory, self.totals)
         self._ticks = Ticks()
         self._freed = 0  # bytes of feeds that are ending
         self._feeds: dict[JobId, Feed] = {}
+        self.inspector = Inspector(self._feeds, self._views)
+        self._pump = Pump()
+        self.pace = Pace(settings.heartbeat)
         self._lingering: dict[JobId, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = Patience()
         self._reads = JobReads(broker, self._patience, self.admission, self._notice)
         self._drain = Drain(settings.drain, self._audiences, self._patience, totals)
+        self.desk = Desk(broker, settings, self._authorised, totals)
         self._moving: asyncio.Task[None] | None = None
         self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()), totals)
         self._rounds = [
@@ -77,15 +95,19 @@ class Hub:
             asyncio.create_task(self.revocations.run(), name="hub-revocations"),
             asyncio.create_task(GuestCheck(broker, lambda: self._views).run(), name="hub-guest-check"),
         ]
+        if settings.my_jobs:
+            self._rounds.append(asyncio.create_task(self.mine.run(), name="hub-mine-run"))
+        if settings.presence:
+            self._rounds.append(asyncio.create_task(self.presence.run(), name="hub-presence"))
 
     # --- viewers
 
     async def view(self, caller: Caller, job: JobId, wish: Wish, *, wait: float = 0) -> View:
-        """A new viewer, to be closed by whoever asked. Authorises first: each time, for a job may change hands.
+        """A new viewer, to be closed by whoever asked. Authorises each time, for a job may change hands.
 
-        The stream ends when the caller's credentials do. A job that is not there yet, or is another's, is looked
-        for again for `wait` seconds. Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe: nothing stays
-        held.
+        The stream ends when the caller's credentials do. A job that is not there yet, or is another's, is
+        looked for again for `wait` seconds. Raises JobNotFound, Overloaded, BrokerUnavailable. Cancel-safe:
+        nothing stays held.
         """
         try:
             return await self._view(caller, job, wish, wait)
@@ -101,9 +123,12 @@ class Hub:
         if job not in self._feeds:
             self._make_room()
         self.admission.enter(caller.user, job)
-        feed = self._feed(found)
+        if self.settings.my_jobs and found.user_id == caller.user:
+            self.mine.saw(caller.user, found)
+        feed = self._feed(found, wish)
         expiry = self.age.expiry(caller.expires)
-        view = View(feed, self.broker, wish, caller, leave=self._leave, age=self.age.end(), expiry=expiry)
+        until = {"age": self.age.end(), "expiry": expiry}
+        view = View(feed, self.broker, self._past, wish, caller, leave=self._leave, **until)
         self._views.add(view)
         feed.hold()
         try:
@@ -117,9 +142,13 @@ class Hub:
         return view
 
     async def authorised(self, caller: Caller, job: JobId, *, wait: float = 0) -> Job:
-        """The job, if the caller may watch it. Raises JobNotFound, BrokerUnavailable, and Overloaded (too many
-        waits, or joins)."""
+        """The job, if the caller may watch it; counts as a join. Raises JobNotFound, BrokerUnavailable,
+        Overloaded (too many waits, or joins).
+        """
         self.admission.enter_rate(caller.user)
+        return await self._authorised(caller, job, wait)
+
+    async def _authorised(self, caller: Caller, job: JobId, wait: float = 0) -> Job:
         if not self.revocations.known:
             async with self._patience.bound():
                 await self.revocations.wait_known()
@@ -147,16 +176,19 @@ class Hub:
         self.on_revoked(one)
 
     async def read_past(self, view: View) -> list[Frame]:
-        """The viewer's next frames from before the window, a full write at most; [] once they meet the
-        window.
+        """The viewer's next frames from before the window, a full write at most; [] once they meet it.
 
-        The viewer takes its seat then, without an await between. Raises BrokerUnavailable; also while slow readers
-        of the past have their share of the memory, for each has a copy of its own.
+        The viewer takes its seat then, without an await between. Raises BrokerUnavailable.
         """
-        if PAST_COPIES * self.totals.past_bytes > self._memory // PAST_SHARE and view.begin.after is not None:
-            raise BrokerUnavailable("expected room to read the past, got slow readers that have all of it")
         async with self._patience.bound():
             return await view.read_past()
+
+    async def read_payload(self, view: View, fmt: Format[P]) -> P | None:
+        """The same as one payload; None once they meet the window. A slow viewer holds bytes, no frames."""
+        while frames := await self.read_past(view):
+            if parts := [fmt.encode(frame) for frame in frames if frame.passes(view.wish.types)]:
+                return fmt.join(parts)
+        return None
 
     def check_open(self) -> None:
         """Raises Overloaded once the hub drains."""
@@ -165,6 +197,7 @@ class Hub:
 
     def _leave(self, view: View) -> None:
         self._views.discard(view)
+        self.inspector.note(view)
         self.admission.leave(view.user, view.job_id)
 
     # --- feeds
@@ -174,22 +207,28 @@ class Hub:
         """Returns True if new viewers are welcome: Redis answers, and no drain has begun."""
         return not self.draining and self.broker.subscriber.connected
 
-    def audiences(self, *formats: object) -> Iterator[Audience[Any]]:
-        """Every audience with one of these formats."""
-        return (audience for audience in self._audiences() if audience.format in formats)
-
     def _audiences(self) -> Iterator[Audience[Any]]:
         for feed in list(self._feeds.values()):
             yield from feed.audiences
 
-    def _feed(self, job: Job) -> Feed:
+    def _feed(self, job: Job, wish: Wish) -> Feed:
         if (timer := self._lingering.pop(job.id, None)) is not None:
             timer.cancel()
         feed = self._feeds.get(job.id)
         if feed is None or feed.failed or feed.is_outdated(job):
             if feed is not None:
                 self._replace(feed)
-            feed = self._feeds[job.id] = Feed(job, self.broker, self.settings, self.totals, self._idle)
+            feed = Feed(
+                job,
+                self.broker,
+                self.settings,
+                self.totals,
+                self._idle,
+                self._pump,
+                self.pace,
+                depth=depth(wish, job.position),
+            )
+            self._feeds[job.id] = feed
             self._check.plan(feed, job)
         feed.note(job)
         return feed
@@ -207,14 +246,12 @@ class Hub:
         """Another feed takes the place of one that failed, or whose job was begun again or changed hands."""
         if not feed.log.closed and not feed.failed:
             feed.expel()
-        if (
-            not feed.log.closed or not feed.is_held
-        ):  # a viewer may still read the log of an attempt that is over
+        # a viewer may still read the log of an attempt that is over
+        if not feed.log.closed or not feed.is_held:
             self._end(feed)
 
     def _notice(self, job: JobId, found: Job | None) -> None:
-        """The job was read for a viewer: its feed learns of it if it changed hands, was deleted or was begun
-        again."""
+        """The job was read for a viewer: its feed learns if it changed hands, was deleted or begun again."""
         feed = self._feeds.get(job)
         if feed is None or not feed.ready or feed.log.closed:
             return
@@ -281,11 +318,9 @@ class Hub:
             held_bytes=held(self.totals),
             jobs=len(self._feeds),
             connected=int(subscriber.connected),
+            shards=subscriber.shards,
+            shards_connected=subscriber.shards_connected,
             draining=int(self.draining),
             messages=subscriber.messages,
             redis_reconnects=subscriber.reconnects,
         )
-
-
-def _nothing(_: Revocation) -> None:
-    """Nobody has anything else to end."""

@@ -21,7 +21,9 @@ class Rate:
         self._sweep = SWEEP
 
     def spend(self, user: str) -> float:
-        """Count one more. Returns the seconds after which it would have been within the budget; 0 if it is."""
+        """Count one more. Returns the seconds after which it would have
+        been within the budget; 0 if it is.
+        """
         now = asyncio.get_running_loop().time()
         if len(self._due) >= self._sweep:
             self._due = {one: due for one, due in self._due.items() if due > now}

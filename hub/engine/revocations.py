@@ -76,7 +76,9 @@ class Revocations:
         return self._known
 
     async def wait_known(self) -> None:
-        """Return when the list was read. Raises BrokerUnavailable if it could not be read when it was last tried."""
+        """Return when the list was read. Raises BrokerUnavailable if it
+        could not be read when it was last tried.
+        """
         await self._tried.wait()
         if not self._known:
             raise BrokerUnavailable("expected the list of revocations, got none yet")

@@ -7,37 +7,37 @@ Invariant: between the end of the past and the seat there is no await, so no eve
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from hub.broker.seam import Broker
 from hub.engine.caller import Caller
+from hub.engine.memory import Past
+from hub.engine.replay import Replay, trimmed
 from hub.fanout.age import earlier
-from hub.fanout.audience import CHUNK, Seat
+from hub.fanout.audience import Seat
 from hub.fanout.wire import Reason, Wire
 from hub.feed.feed import Feed
-from hub.feed.paging import first_limit, next_limit
-from hub.job.cursor import Beginning, Wish, beginning, live
+from hub.job.cursor import Beginning, Wish, beginning, depth, live
 from hub.job.event import EventId, JobId
-from hub.job.frame import Format, Frame, gap_frame, resync_frame
+from hub.job.frame import Format, Frame, resync_frame
 from hub.job.log import Log
-from hub.job.record import Entry, Job, Snapshot
+from hub.job.record import Job, Snapshot
 
 P = TypeVar("P")
 
 _SETTLED = Beginning(0)
 _NO_WISH = Wish()
 _NO_FRAMES: list[Frame] = []
-_NO_PAGE: deque[Entry] = deque()
 
 
 class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`, which calls `leave`.
 
-    `age` and `expiry`: the loop times at which its stream is to end by age, and with its caller's credentials.
-    `guest`: the caller, if the job is not theirs.
+    `age` and `expiry`: the loop times at which its stream is to end by age, and with its caller's
+    credentials. `guest`: the caller, if more of it matters than that the job is theirs.
     """
 
     __slots__ = (
@@ -46,15 +46,14 @@ class View:
         "_expelled",
         "_expiry",
         "_feed",
-        "_held",
         "_leave",
-        "_limit",
-        "_page",
+        "_replay",
         "_seat",
         "begin",
         "guest",
         "preamble",
         "user",
+        "why",
         "wish",
     )
 
@@ -62,6 +61,7 @@ class View:
         self,
         feed: Feed,
         broker: Broker,
+        past: Past,
         wish: Wish,
         caller: Caller,
         *,
@@ -70,19 +70,18 @@ class View:
         expiry: float,
     ) -> None:
         self.user = caller.user
-        self.guest = None if caller.owns(feed.job) else caller
+        self.guest = None if caller.owns(feed.job) and caller.is_plain else caller
         self.wish = wish
+        self.why = ""  # it went, for the operator; "" while it is there, and for a view that had no seat
         self.begin = Beginning(feed.log.end)
         self.preamble = _NO_FRAMES
         self._feed = feed
         self._broker = broker
+        self._replay: Replay | None = Replay(feed, broker, past)  # None once it is over
         self._leave: Callable[[View], None] | None = leave
         self._age = age
         self._expiry = expiry
         self._expelled: Reason | None = None
-        self._limit = 0  # entries of the next read of the past; 0 before the first
-        self._page = _NO_PAGE
-        self._held = 0  # bytes of the page
         self._seat: Seat[Any] | None = None
 
     def __enter__(self) -> View:
@@ -98,10 +97,10 @@ class View:
         leave, self._leave = self._leave, None
         if leave is None:
             return
-        self._feed.totals.past_bytes -= self._held
-        self._page, self._held = _NO_PAGE, 0
+        self._end_replay()
         seat, self._seat = self._seat, None
         if seat is not None:
+            self.why = self.why or Reason.LEFT.words
             seat.leave()
             self._feed.dismiss(seat.audience)
         self._feed.release()
@@ -130,7 +129,7 @@ class View:
         return self._feed.state.status
 
     def state_text(self) -> str:
-        """JSON text of the job's current state."""
+        """JSON text of the job's current state. After `reach` it has the last event of each type."""
         return self._feed.state.text(self.log.seen_at(self.log.end))
 
     # --- where it begins
@@ -140,6 +139,8 @@ class View:
         begin = self._beginning()
         if begin.after is not None or begin.ahead is not None:
             return False
+        if begin.resync is not None and not self._feed.is_whole:
+            return False
         self._set_beginning(begin)
         return True
 
@@ -148,13 +149,30 @@ class View:
 
         Raises BrokerUnavailable.
         """
+        await self._feed.reach(depth(self.wish, self.log.seen_at(self.log.end)))
+        begin = await self._find_beginning()
+        if begin.resync is not None and not self._feed.is_whole:
+            await self.reach()
+            begin = await self._find_beginning()
+        self._set_beginning(begin)
+
+    @property
+    def is_whole(self) -> bool:
+        """Returns True if the state has all that the retained log says."""
+        return self._feed.is_whole
+
+    async def reach(self) -> None:
+        """Return when the state has all that the retained log says. Raises BrokerUnavailable."""
+        await self._feed.reach()
+
+    async def _find_beginning(self) -> Beginning:
         begin = await self._wait_for_window(self._beginning())
         if begin.after is not None:
-            await self._read_page(begin.after)
-            first = self._page[0].id if self._page else self.log.origin.next
+            assert self._replay is not None, "the beginning is not over"
+            first = await self._replay.read(begin.after) or self.log.origin.next
             if first != begin.after.next and self.wish.cursor is not None:
                 begin = live(self.log, resync="trimmed")
-        self._set_beginning(begin)
+        return begin
 
     def _beginning(self) -> Beginning:
         job = self.job
@@ -182,7 +200,8 @@ class View:
         first_of_all = EventId(log.origin.next.epoch, 0)
         from_start = self.wish.cursor is None and self.wish.from_ == "start"
         if from_start and begin.after is None and log.origin >= first_of_all:
-            self.preamble = self._gap(first_of_all, log.origin)  # from the start, which no log has any more
+            # From the start, which no log has any more.
+            self.preamble = trimmed(self._feed, first_of_all, log.origin)
         if begin.resync is not None:
             self.preamble = [
                 resync_frame(begin.resync),
@@ -203,48 +222,12 @@ class View:
         After that `position` is where the seat belongs. Raises BrokerUnavailable.
         """
         while (after := self.begin.after) is not None and after < self.log.origin and not self.expelled:
-            if not self._page:
-                await self._read_page(after)
-            if frames := self._past_frames(after):
+            assert self._replay is not None, "a viewer is settled after its past"
+            frames, after = await self._replay.frames(after)
+            self.begin = Beginning(self.log.start, after=after)
+            if frames:
                 return frames
         return _NO_FRAMES
-
-    async def _read_page(self, after: EventId) -> None:
-        limit = self._limit or first_limit(self.log.size, self.log.end - self.log.start)
-        entries = (await self._broker.since(self.job_id, after, limit=limit)).entries
-        self._limit = next_limit(limit, entries)
-        self._turn(deque(entries))
-
-    def _turn(self, page: deque[Entry]) -> None:
-        """Hold another page than before."""
-        if self._leave is None:
-            return  # closed while the page was read
-        size = sum(len(entry.body) for entry in page)
-        self._feed.totals.past_bytes += size - self._held
-        self._page, self._held = page, size
-
-    def _past_frames(self, after: EventId) -> list[Frame]:
-        """Frames of the page that was read; a gap up to the window if the log has no more of what is before
-        it."""
-        frames: list[Frame] = []
-        size = 0
-        origin = self.log.origin
-        is_over = not self._page
-        while self._page and size < CHUNK and after < origin:
-            entry = self._page.popleft()
-            if entry.id > origin:
-                is_over = True
-                break
-            if entry.id != after.next:
-                frames += self._gap(after.next, entry.id.previous)
-            frames += self._feed.retained_frames(entry)
-            after = entry.id
-            size += len(entry.body)
-        if is_over and after < origin:
-            frames += self._gap(after.next, origin)  # the log was trimmed while it was read
-            after = origin
-        self.begin = Beginning(self.log.start, after=after)
-        return frames
 
     # --- the seat
 
@@ -261,7 +244,9 @@ class View:
         self.begin = Beginning(self.log.end - self.log.closed)
 
     def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
-        """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready for bytes."""
+        """Take the seat of a stream, at `position`. The wire calls its
+        `catch_up` when it is ready for bytes.
+        """
         seat = self.share(wire, fmt, at=self.position)
         seat.until, seat.last = earlier(self._age, self._expiry)
         return seat
@@ -276,6 +261,23 @@ class View:
         if away is not None:
             asyncio.get_running_loop().call_soon(seat.send_away, away)
         return seat
+
+    def seen_by_operator(self) -> dict[str, Any] | None:
+        """What an operator wants to know of this viewer; None without a seat."""
+        seat = self._seat
+        if seat is None:
+            return None
+        return {
+            "user": self.user,
+            "transport": type(seat.audience.format).__name__,
+            "position": str(self.log.seen_at(seat.position)),
+            "behind": self.log.end - seat.position,
+            "paused": seat.wire.paused,
+            "types": sorted(seat.audience.types or ()),
+            "ends_in": round(seat.until - asyncio.get_running_loop().time())
+            if seat.until < math.inf
+            else None,
+        }
 
     @property
     def expelled(self) -> bool:
@@ -301,10 +303,12 @@ class View:
         self.begin = _SETTLED
         self.wish = _NO_WISH
         self.preamble = _NO_FRAMES
-        self._turn(_NO_PAGE)
+        self._end_replay()
 
-    def _gap(self, first: EventId, last: EventId) -> list[Frame]:
-        return [gap_frame("trimmed", first, last), self._state(last)]
+    def _end_replay(self) -> None:
+        if self._replay is not None:
+            self._replay.drop()
+            self._replay = None
 
     def _state(self, position: EventId) -> Frame:
         return self._feed.state.frame(position)

@@ -22,7 +22,7 @@ TICK = 5.0
 """Seconds between looks at every seat, or a hundredth of the age; 50,000 seats are about 5 ms, in slices."""
 
 SLICE = 5_000
-"""Seats looked at before the loop gets a turn."""
+"""Seats looked at before the loop gets a turn, of one job or of many."""
 
 
 def earlier(age: float, expiry: float) -> tuple[float, Reason]:
@@ -53,8 +53,13 @@ class StreamAge:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(min(TICK, self._age / 100))
+            looked = 0
             for audience in list(self._audiences()):
                 await self._look(audience)
+                looked += len(audience.seats)
+                if looked >= SLICE:
+                    looked = 0
+                    await asyncio.sleep(0)
 
     async def _look(self, audience: Audience[Any]) -> None:
         now = self._loop.time()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from typing import Generic, TypeVar
 
 from hub.fanout.wire import Reason, Wire
@@ -29,12 +30,13 @@ SLICE = 150
 so this bounds the delay of everything else to about 5 ms with 15,000 viewers on a job (tests/bench/stall.py;
 16 ms with 500)."""
 
-_LEFT = -1
+_LEFT = -sys.maxsize
+"""No position of a log, where those of the past may be negative."""
 
 
 class Seat(Generic[P]):
-    """A position in one log on one wire. `until`: the loop time at which the stream ends (age.py), for the reason `last`. `told`:
-    it was sent away, and only the wire's goodbye is missing.
+    """A position in one log on one wire. `until`: the loop time at which the stream ends (age.py), for the
+    reason `last`. `told`: it was sent away, and only the wire's goodbye is missing.
     """
 
     __slots__ = ("audience", "last", "position", "told", "until", "wire")
@@ -92,7 +94,7 @@ class Seat(Generic[P]):
 class Audience(Generic[P]):
     """All seats of one job that get the same bytes: one format, one filter."""
 
-    __slots__ = ("format", "last_write", "log", "seats", "totals", "types")
+    __slots__ = ("__weakref__", "format", "is_paced", "last_write", "log", "seats", "totals", "types")
 
     def __init__(
         self, log: Log, fmt: Format[P], types: frozenset[str] | None, totals: Totals, now: float
@@ -104,6 +106,7 @@ class Audience(Generic[P]):
         # set does not.
         self.seats: dict[Seat[P], None] = {}
         self.last_write = now  # loop time; the transport's heartbeat reads it
+        self.is_paced = False  # pace.py knows it
         self.totals = totals
 
     def seat(self, wire: Wire[P], position: int) -> Seat[P]:
@@ -115,27 +118,39 @@ class Audience(Generic[P]):
     def payload(self, frames: list[Frame]) -> P | None:
         """The payload of `frames` for one viewer, or None if the filter lets none through."""
         fmt, types = self.format, self.types
-        parts = [frame.encoded(fmt) for frame in frames if frame.passes(types)]
+        parts = [frame.encoded(fmt) for frame in frames if types is None or frame.passes(types)]
         return fmt.join(parts) if parts else None
 
     async def deliver(self, start: int, frames: list[Frame], now: float) -> None:
-        """Give the batch that begins at `start`, and is in the log already, to every seat that stands there."""
+        """Give the batch that begins at `start`, and is in the log
+        already, to every seat that stands there.
+        """
         payload = self.payload(frames)
-        end = start + len(frames)
-        seats = list(self.seats)  # a copy: seats come and go between slices
-        delivered = 0
+        seats = list(self.seats)  # a copy: seats come and go between slices, and a write may end one
         for first in range(0, len(seats), SLICE):
             if first:
                 await asyncio.sleep(0)
-            for seat in seats[first : first + SLICE]:
-                if seat.position == start and not seat.wire.paused:
-                    seat.position = end
-                    delivered += 1
-                    if payload is not None:
-                        seat.wire.write(payload)
+            self._write(seats[first : first + SLICE], start, len(frames), payload)
+        if payload is not None:
+            self.last_write = now
+
+    def deliver_now(self, start: int, frames: list[Frame], now: float) -> None:
+        """The same in one go, for not more than `SLICE` seats."""
+        payload = self.payload(frames)
+        self._write(list(self.seats), start, len(frames), payload)
+        if payload is not None:
+            self.last_write = now
+
+    def _write(self, seats: list[Seat[P]], start: int, length: int, payload: P | None) -> None:
+        delivered = 0
+        for seat in seats:
+            if seat.position == start and not seat.wire.paused:
+                seat.position = start + length
+                delivered += 1
+                if payload is not None:
+                    seat.wire.write(payload)
         if payload is not None:
             self.totals.deliveries += delivered
-            self.last_write = now
 
     async def finish(self) -> None:
         """The log is closed: end every seat that has all of it. The others end when they have caught up."""

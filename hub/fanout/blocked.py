@@ -16,6 +16,10 @@ from hub.totals import Totals
 logger = quiet_log("hub.blocked")
 
 
+TOOK_NOTHING = "took no bytes"
+"""Why a viewer went that was cut off here."""
+
+
 class Blockable(Protocol):
     """A wire on a socket. `finished`: its last words are written, and only the client's goodbye is missing.
 
@@ -54,7 +58,9 @@ class Blocked:
         self._since.pop(wire, None)
 
     def abort(self, now: float) -> None:
-        """Reset the sockets whose time is over. `close` would wait for the buffer for ever; a viewer resumes."""
+        """Reset the sockets whose time is over. `close` would wait for
+        the buffer for ever; a viewer resumes.
+        """
         for wire, (since, before) in list(self._since.items()):
             unsent = wire.unsent
             if unsent != before:  # more of it: a send was taken, and the next one waits

@@ -4,7 +4,8 @@ The order of an attach is why no viewer misses an event or waits for ever: SUBSC
 and log are read, then messages are handled. What happened before the read is in the log or the hash; what
 happened after the confirmation is in the inbox; what is in both has the same id and is delivered once.
 
-Invariant: only this task appends to the log and writes to audiences.
+Invariant: only this task appends to the log and writes to audiences; while it waits for messages the pump
+does, for those that it would not wait for.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any
 from hub.broker.seam import Broker
 from hub.ending import end_tasks
 from hub.errors import BrokerUnavailable, HubError, JobNotFound
-from hub.fanout.audience import Audience
+from hub.fanout.audience import SLICE, Audience
+from hub.fanout.pace import Pace
 from hub.fanout.wire import Reason
+from hub.feed.depth import Depth
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
+from hub.feed.pump import Pump
 from hub.feed.window import Window
 from hub.job.event import Event
 from hub.job.frame import Format, Frame, gap_frame
@@ -32,15 +36,30 @@ logger = quiet_log("hub.feed")
 
 
 class Feed:
-    """A watched job. `hold` and `release` count its users; `on_idle` is called when the last one lets go."""
+    """A watched job. `hold` and `release` count its users; `on_idle` is called when the last one lets go.
+
+    `depth`: the events that its first viewer needs; None for as many as the bounds allow.
+    """
 
     def __init__(
-        self, job: Job, broker: Broker, settings: Settings, totals: Totals, on_idle: Callable[[Feed], None]
+        self,
+        job: Job,
+        broker: Broker,
+        settings: Settings,
+        totals: Totals,
+        on_idle: Callable[[Feed], None],
+        pump: Pump,
+        pace: Pace,
+        *,
+        depth: int | None = None,
     ) -> None:
         self.id = job.id
         self._window = Window(job.id, settings, totals)
-        self._inbox = Inbox(totals, longest=settings.max_event_bytes)
-        self._intake = Intake(self._window, self._inbox, broker, settings, totals)
+        self._inbox = Inbox(totals, longest=settings.max_event_bytes, on_news=self._announce)
+        self._pump = pump
+        self._pace = pace
+        self._depth = Depth(self._window, broker, settings, depth)
+        self._intake = Intake(self._window, self._inbox, self._depth, broker, settings, totals)
         self.log = self._window.log
         self.state = self._window.state
         self.state.job = job
@@ -52,7 +71,7 @@ class Feed:
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._audiences: dict[tuple[Format[Any], frozenset[str] | None], Audience[Any]] = {}
-        self._started = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = self._loop.create_future()  # None once it has started
         self._failure: HubError | None = None
         self._holds = 0
         self._waiters: list[asyncio.Future[None]] = []  # for the next batch
@@ -84,7 +103,7 @@ class Feed:
     @property
     def ready(self) -> bool:
         """Returns True if the window is filled."""
-        return self._started.is_set() and self._failure is None
+        return self._starting is None and self._failure is None
 
     @property
     def is_held(self) -> bool:
@@ -98,16 +117,21 @@ class Feed:
             return True
         if not self.log.closed or job.epoch != self.job.epoch:
             return self.log.closed
+        if self._is_older(job):
+            return False
         newest = self._window.numbering.newest
-        if newest is not None and (job.position is None or job.position < newest):
-            return False  # it was read before this feed's last event
         goes_on = newest is not None and job.position != newest
         return not job.over and (goes_on or job.ended is not None or job.status != self.job.status)
 
     def note(self, job: Job) -> None:
         """`job` was read for a viewer of a job that has ended, and is what this feed shows."""
-        if self.log.closed:
+        if self.log.closed and not self._is_older(job):
             self.state.job = job
+
+    def _is_older(self, job: Job) -> bool:
+        """Returns True if it was read before this feed's last event, or before the hash that ended it."""
+        known = [at for at in (self._window.numbering.newest, self.job.position) if at is not None]
+        return bool(known) and (job.position is None or job.position < max(known))
 
     def expel(self) -> None:
         """The job is not its viewers' any more: end their streams."""
@@ -126,8 +150,11 @@ class Feed:
             self._on_idle(self)
 
     async def wait_started(self) -> None:
-        """Return when the window is filled. Raises what the start raised. Cancel-safe; the start is shared."""
-        await self._started.wait()
+        """Return when the window is filled. Raises what the start
+        raised. Cancel-safe; the start is shared.
+        """
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
         if self._failure is not None:
             raise type(self._failure)(*self._failure.args)
         if self.closing:
@@ -143,6 +170,17 @@ class Feed:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
+    async def reach(self, number: int | None = None) -> None:
+        """Return when the window has its last `number` events, if bounds and the retained log allow it; None
+        also for what the state needs. Raises BrokerUnavailable. Cancel-safe.
+        """
+        await self._depth.reach(number)
+
+    @property
+    def is_whole(self) -> bool:
+        """Returns True if the state has all that the retained log says."""
+        return self._window.is_whole
+
     def compare(self, job: Job | None) -> bool:
         """Hold what was just read of the hash against the window. Returns True if there is a difference."""
         if job is not None and self.ready and self._window.is_anothers(job):
@@ -155,11 +193,12 @@ class Feed:
         self._inbox.doubt()
 
     def audience(self, fmt: Format[Any], types: frozenset[str] | None) -> Audience[Any]:
-        """The audience for this format and filter."""
+        """The audience for this format and filter, which gets a seat."""
         found = self._audiences.get((fmt, types))
         if found is None:
             found = Audience(self.log, fmt, types, self.totals, self._loop.time())
             self._audiences[fmt, types] = found
+        self._pace.add(found)
         return found
 
     def dismiss(self, audience: Audience[Any]) -> None:
@@ -167,10 +206,11 @@ class Feed:
         if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
             del self._audiences[audience.format, audience.types]
 
-    def retained_frames(self, entry: Entry) -> list[Frame]:
+    async def retained_frames(self, entry: Entry) -> list[Frame]:
         """A retained event from before the window, for one viewer; a gap and the state if it is over the
-        limit."""
+        limit. Raises BrokerUnavailable."""
         if len(entry.body) > self._settings.max_event_bytes:
+            await self.reach()
             return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
         event = Event.from_body(entry.id, entry.body)
         return [Frame(event, event_id=entry.id, terminal=event.status in self.job.terminal)]
@@ -181,7 +221,8 @@ class Feed:
         # Feed and task hold each other. Apart they are freed at once: a window may be a megabyte, and the
         # garbage collector, which the server has made slow, would come after a thousand of them.
         del self._task
-        self._inbox.clear()
+        self._window.is_whole = True  # a read that is under way comes too late
+        self._inbox.close()
         self.totals.window_bytes -= self.log.size
         self.state.clear()
 
@@ -217,8 +258,7 @@ class Feed:
         try:
             if not has_ended:
                 await self._broker.subscribe(self.id, self._inbox)
-            limit, size = self._settings.window_events, self._settings.window_bytes
-            self._intake.fill(await self._broker.latest(self.id, limit=limit, size=size))
+            await self._intake.begin()
             if not has_ended:
                 self._intake.end_soon()
                 return True
@@ -232,15 +272,53 @@ class Feed:
             self._failure = BrokerUnavailable("expected a hub that stays, got one that is closing")
             raise
         finally:
-            self._started.set()
+            assert self._starting is not None, "a feed begins once"
+            self._starting.set_result(None)
+            self._starting = None
         return self._failure is None
 
     async def _fan_out(self, frames: list[Frame]) -> None:
-        start = self.log.end - len(frames)
+        start, now = self._grown(frames)
+        for audience in self.audiences:
+            await audience.deliver(start, frames, now)
+
+    def _grown(self, frames: list[Frame]) -> tuple[int, float]:
+        """The log has more: the position where it begins, and the time."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        now = self._loop.time()
-        for audience in self.audiences:
-            await audience.deliver(start, frames, now)
+        return self.log.end - len(frames), self._loop.time()
+
+    # --- without the task
+
+    def _announce(self) -> None:
+        self._pump.push(self)
+
+    def pump(self) -> int:
+        """Do what the task would do: deliver the messages that follow. What has to be read for, what ends the
+        job, and a crowd are left to the task.
+        """
+        if not self._inbox.is_taken_up():
+            return 0
+        seats = 0
+        for audience in self._audiences.values():
+            seats += len(audience.seats)
+        if seats <= SLICE:
+            try:
+                self._pump_out()
+            except Exception:
+                logger.exception("the feed of job %s failed", self.id)
+                self._task.cancel()
+                self._fail(BrokerUnavailable("the feed failed"), Reason.GAP)
+                return seats
+        if self._inbox or self.log.closed:
+            self._inbox.wake()
+        return seats
+
+    def _pump_out(self) -> None:
+        frames = self._intake.take()
+        if frames:
+            start, now = self._grown(frames)
+            for audience in self.audiences:
+                audience.deliver_now(start, frames, now)

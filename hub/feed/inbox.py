@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
+from collections.abc import Callable
 
 from hub.job.event import EventId
 from hub.totals import Totals
@@ -35,18 +36,32 @@ class Mark(enum.Enum):
 
 class Inbox:
     """The `Sink` of one job's channel. `received` messages came so far; `popped` of them were taken out or
-    dropped."""
+    dropped. `on_news` is called once when a message comes while the feed's task waits. It empties the inbox,
+    or calls `wake`; without it the task is woken.
+    """
 
-    __slots__ = ("_items", "_longest", "_size", "_totals", "_wake", "popped", "received")
+    __slots__ = (
+        "_is_announced",
+        "_items",
+        "_longest",
+        "_on_news",
+        "_size",
+        "_totals",
+        "_waiter",
+        "popped",
+        "received",
+    )
 
-    def __init__(self, totals: Totals, *, longest: int) -> None:
+    def __init__(self, totals: Totals, *, longest: int, on_news: Callable[[], None] | None = None) -> None:
         self._longest = longest + ID_BYTES
         self.received = 0
         self.popped = 0
         self._totals = totals
         self._size = 0
         self._items: deque[bytes | Mark] = deque()
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of the task that waits
+        self._on_news = on_news
+        self._is_announced = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -58,10 +73,14 @@ class Inbox:
             self.clear()
             self.missed()
         self.received += 1
-        self._totals.inbox += 1
-        self._weigh(len(data))
+        size, totals = len(data), self._totals
+        self._size += size
+        totals.inbox += 1
+        totals.inbox_bytes += size
         self._items.append(data)
-        self._wake.set()
+        if not self._is_announced and self.is_awaited:
+            self._is_announced = True
+            self.wake() if self._on_news is None else self._on_news()
 
     def missed(self) -> None:
         """The subscription was interrupted: messages may be lost."""
@@ -78,13 +97,33 @@ class Inbox:
     def _mark(self, mark: Mark) -> None:
         if not self._items or self._items[-1] is not mark:
             self._items.append(mark)
-        self._wake.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the task look at what is there."""
+        if self._waiter is not None and self.is_awaited:
+            self._waiter.set_result(None)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Returns True if the task waits, and was not woken."""
+        return self._waiter is not None and not self._waiter.done()
 
     async def wait(self) -> None:
-        """Return when there is an item. Cancel-safe."""
-        while not self._items:
-            self._wake.clear()
-            await self._wake.wait()
+        """Return when there is an item, or after `wake`. Cancel-safe."""
+        if self._items:
+            return
+        self._is_announced = False
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def is_taken_up(self) -> bool:
+        """The pair of `on_news`. Returns True if nobody is at the inbox, who may take messages out now."""
+        self._is_announced = False
+        return self.is_awaited
 
     @property
     def first(self) -> bytes | Mark:
@@ -95,8 +134,11 @@ class Inbox:
         """Take the first item out."""
         item = self._items.popleft()
         if not isinstance(item, Mark):
-            self._count_popped(1)
-            self._weigh(-len(item))
+            size, totals = len(item), self._totals  # as `_count_popped` and `_weigh`, for every message
+            self.popped += 1
+            self._size -= size
+            totals.inbox -= 1
+            totals.inbox_bytes -= size
         return item
 
     def put_back(self, item: bytes | Mark) -> None:
@@ -120,6 +162,11 @@ class Inbox:
         self._count_popped(len(self._items) - len(kept))
         self._items = deque(kept)
         self._weigh(sum(len(item) for item in kept if not isinstance(item, Mark)) - self._size)
+
+    def close(self) -> None:
+        """Drop everything, and whom to call: two that hold each other wait for the garbage collector."""
+        self.clear()
+        self._on_news = None
 
     def clear(self) -> None:
         """Drop everything."""

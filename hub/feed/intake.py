@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from hub.broker.seam import Broker
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.audience import CHUNK
+from hub.feed.depth import Depth
 from hub.feed.inbox import Inbox, Mark
 from hub.feed.paging import first_limit, next_limit
 from hub.feed.window import Window
-from hub.job.event import EventId
+from hub.job.event import EventId, numbered
 from hub.job.frame import Frame
 from hub.job.record import Entry, Job, Snapshot
 from hub.settings import Settings
@@ -37,25 +37,42 @@ class Intake:
     """
 
     def __init__(
-        self, window: Window, inbox: Inbox, broker: Broker, settings: Settings, totals: Totals
+        self,
+        window: Window,
+        inbox: Inbox,
+        depth: Depth,
+        broker: Broker,
+        settings: Settings,
+        totals: Totals,
     ) -> None:
         self.window = window
         self.inbox = inbox
+        self._depth = depth
         self._broker = broker
         self._settings = settings
         self._totals = totals
-        self._page: deque[Entry] = deque()  # read from the retained log, in no batch yet
+        self._page: list[Entry] = []  # read from the retained log, in no batch yet; nearly always empty
         self._limit = first_limit(0, 0)  # entries of the next read
         self._ends = False  # a timer will put Mark.OVER into the inbox
         self._healed = -1  # messages that came before the one for which the log was last read
         self._looked = 0  # messages that had come by then
 
-    def fill(self, snapshot: Snapshot) -> None:
-        """Put what was read after the subscription into the window. Raises JobNotFound."""
+    async def begin(self) -> None:
+        """Read what the first viewer needs, after the subscription. Raises JobNotFound, BrokerUnavailable."""
+        limit, most = self._depth.first, self._settings.window_events
+        snapshot = await self._latest(limit)
+        entries = snapshot.entries
+        if limit < most and entries and self.window.has_gap(entries, entries[0].id.previous):
+            limit = most  # the state after a gap says what all of the log does
+            snapshot = await self._latest(limit)
+        self.fill(snapshot, whole=limit == most or len(snapshot.entries) < limit)
+
+    def fill(self, snapshot: Snapshot, *, whole: bool) -> None:
+        """Put what was read into the window. `whole`: there is no more to read. Raises JobNotFound."""
         if snapshot.job is None or not snapshot.job.exists:
             raise JobNotFound(f"expected a job, got {self.window.id!r}, which is gone")
         self._limit = next_limit(self._limit, snapshot.entries)
-        self._page.extend(self.window.open(snapshot.job, snapshot.entries))
+        self._page.extend(self.window.open(snapshot.job, snapshot.entries, whole=whole))
         while self._page:
             self.window.append(self._page_frames())
         self.window.numbering.trust(snapshot.job, self.window.last)
@@ -95,11 +112,20 @@ class Intake:
                 return self.window.append(frames)
         raise StopAsyncIteration
 
+    def take(self) -> list[Frame]:
+        """The next batch, if the task waits for messages and nothing has to be read first; else []."""
+        frames = self._frames_in_order()
+        return self.window.append(frames) if frames else []
+
     async def _step(self) -> list[Frame]:
         """Frames of one step, [] if the step brought none."""
         if self._page:
+            if not self.window.is_whole and self.window.has_gap(self._page, self.window.last):
+                await self._recall()
             return self._page_frames()
         await self.inbox.wait()
+        if self.window.log.closed:  # by `take`, meanwhile
+            return []
         frames = self._frames_in_order()
         return frames if frames or not self.inbox else await self._frames_of(self.inbox.pop())
 
@@ -108,7 +134,7 @@ class Intake:
             return self.window.final_frames()
         if isinstance(item, Mark):
             return await self._look(item)
-        return self._refuse(item) if self.window.is_oversize(item) else self._heal(item)
+        return await (self._refuse(item) if self.window.is_oversize(item) else self._heal(item))
 
     def _frames_in_order(self) -> list[Frame]:
         """Frames of the messages that follow the log; stops before one that does not."""
@@ -119,17 +145,18 @@ class Intake:
             data = self.inbox.first
             if isinstance(data, Mark) or self.window.is_oversize(data):
                 break
-            event_id = EventId.of_message(data)
-            if event_id is not None and self.window.is_past(event_id, last):
+            event_id, start = numbered(data)
+            if event_id is not None and not self.window.follows(event_id, last):
+                if self.window.is_past(event_id, last):
+                    self.inbox.pop()
+                    continue
+                if self._is_unclear(event_id, last):
+                    break
                 self.inbox.pop()
-                continue
-            if event_id is not None and self._is_unclear(event_id, last):
-                break
-            self.inbox.pop()
-            if event_id is not None and not self.window.owns(event_id, last):
                 self._totals.strangers += 1  # the log was read after it came, and does not know its epoch
                 continue
-            frames.append(self.window.message_frame(data, event_id, last))
+            self.inbox.pop()
+            frames.append(self.window.message_frame(data, event_id, start, last))
             size += len(data)
             last = frames[-1].event.id or last
             if frames[-1].terminal:
@@ -142,7 +169,7 @@ class Intake:
         size = 0
         last = self.window.last
         while self._page and size < CHUNK:
-            entry = self._page.popleft()
+            entry = self._page.pop(0)
             frames += self.window.entry_frames(entry, last)
             last = entry.id
             size += len(entry.body)
@@ -153,14 +180,15 @@ class Intake:
     def _is_unclear(self, event_id: EventId, last: EventId) -> bool:
         """Returns True if the log must be read first: there is a hole, or the id may be of a log not known
         yet."""
-        return event_id > last.next if self.window.owns(event_id, last) else self.inbox.popped >= self._looked
+        return self.window.owns(event_id, last) or self.inbox.popped >= self._looked
 
-    def _heal(self, data: bytes) -> list[Frame]:
+    async def _heal(self, data: bytes) -> list[Frame]:
         """A message that does not follow. The log is read for it once; a hole that is left then is a gap."""
         self.inbox.put_back(data)
         if self._healed == self.inbox.popped:
             event_id, last = EventId.of_message(data), self.window.last
             assert event_id is not None, "only a message with an id is unclear"
+            await self._recall()
             return self.window.gap("trimmed", last.next, event_id.previous)
         self._totals.heals += 1
         self._healed = self.inbox.popped
@@ -168,8 +196,10 @@ class Intake:
         self.inbox.put_back(Mark.LOOK)
         return []
 
-    def _refuse(self, data: bytes) -> list[Frame]:
-        """A message over the limit: a gap stands for it. The hash is read because it may have been the last."""
+    async def _refuse(self, data: bytes) -> list[Frame]:
+        """A message over the limit: a gap stands for it. The hash is
+        read because it may have been the last.
+        """
         last = self.window.last
         event_id = EventId.of_message(data)
         if event_id is not None and not self.window.owns(event_id, last):
@@ -179,6 +209,7 @@ class Intake:
             return []  # the log has it as well, and what came before it
         if event_id is None and not self.window.numbering.shared:
             event_id = last.next
+        await self._recall()
         return self.window.gap("oversize", event_id, event_id)
 
     # --- the retained log
@@ -200,7 +231,7 @@ class Intake:
         if job is None or job.epoch is None:
             if window.numbering.shared:
                 self.inbox.drop_numbered()
-            return window.lose_log(job) + self._end_look(mark)
+            return window.lose_log(job) + await self._end_look(mark)
         if not window.numbering.shared:
             window.share(job.epoch)
         elif (restart := window.numbering.restarted(job, snapshot.entries, window.last)) is not None:
@@ -209,10 +240,10 @@ class Intake:
         window.state.job = job
         if self._turn_page(snapshot, mark):
             return []
-        frames = self._trimmed_frames(job)
+        frames = await self._trimmed_frames(job)
         if not self._page and not frames:
             window.numbering.trust(job, window.last)
-        return frames + self._end_look(mark)
+        return frames + await self._end_look(mark)
 
     def _turn_page(self, snapshot: Snapshot, mark: Mark) -> bool:
         """Keep the entries that come before everything in the inbox. Returns True if the look goes on after
@@ -233,20 +264,29 @@ class Intake:
         self.inbox.put_back(mark)
         return True
 
-    def _trimmed_frames(self, job: Job) -> list[Frame]:
+    async def _trimmed_frames(self, job: Job) -> list[Frame]:
         """A gap up to the job's position, if neither the log nor a message reaches it."""
-        last = self.window.last
-        if self._page or job.position is None or job.position <= last or self.inbox.first_after(last):
+        if not self._is_trimmed(job):
             return []
-        return self.window.gap("trimmed", last.next, job.position)
+        await self._recall()
+        return (
+            self.window.gap("trimmed", self.window.last.next, job.position) if self._is_trimmed(job) else []
+        )
 
-    def _end_look(self, mark: Mark) -> list[Frame]:
+    def _is_trimmed(self, job: Job) -> bool:
+        last = self.window.last
+        return not (
+            self._page or job.position is None or job.position <= last or self.inbox.first_after(last)
+        )
+
+    async def _end_look(self, mark: Mark) -> list[Frame]:
         """The look is over. Messages that may have been lost and are in no log are a gap."""
         if self.window.has_ended and self.window.has_all and not self._page:
             return self.window.final_frames()
         self.end_soon()
         if not self._may_be_gap(mark):
             return []
+        await self._recall()
         # Where ids are this feed's own the gap uses one up, so that a cursor from before it is told as well.
         return self.window.gap("redis", None, None if self.window.numbering.shared else self.window.last.next)
 
@@ -258,12 +298,21 @@ class Intake:
         kept: list[Entry] = []
         if reason == "rolled back":
             # What the log still has up to `last` was delivered before, and is part of the state.
-            limit, size = self._settings.window_events, self._settings.window_bytes
-            read = await _patiently(lambda: self._broker.latest(self.window.id, limit=limit, size=size))
+            read = await _patiently(lambda: self._latest(self._settings.window_events))
             kept = [entry for entry in read.entries if entry.id <= last]
         # The new log has whatever is worth having; what waits with an id has an old one.
         self.inbox.drop_numbered()
         return self.window.restart(job, reason, last, kept)
+
+    async def _latest(self, limit: int) -> Snapshot:
+        return await self._broker.latest(self.window.id, limit=limit, size=self._settings.window_bytes)
+
+    async def _recall(self) -> None:
+        """Read what the state after a gap needs. While Redis is away it is as good as it is, and says so."""
+        try:
+            await self._depth.reach()
+        except BrokerUnavailable:
+            self.window.state.cut()
 
 
 async def _patiently(read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:

@@ -6,10 +6,12 @@ Invariant: an id never stands for another event than the one that was delivered 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 
 from hub.job.event import FINAL, Event, EventId
 from hub.job.record import Entry, Job
+
+MOST_OVER = 8
+"""Numberings of which a straggler is known as one."""
 
 
 class Numbering:
@@ -22,7 +24,7 @@ class Numbering:
         self.shared = False
         self._newest: Event | None = None  # the last event with an id that was delivered
         self._digest = ""  # over all events up to the newest, as publish.lua makes it; "" if not known
-        self._over: deque[int] = deque(maxlen=8)  # epochs of numberings that are over
+        self._over: tuple[int, ...] = ()  # epochs of the last numberings that are over
 
     @property
     def newest(self) -> EventId | None:
@@ -91,7 +93,7 @@ class Numbering:
         self._newest = None
         self._digest = ""
         if reason != "rolled back":
-            self._over.append(last.next.epoch)
+            self._over = (*self._over, last.next.epoch)[-MOST_OVER:]
 
     def _rewritten(self, entries: list[Entry], last: EventId) -> bool:
         """Returns True if the newest event's id is another event's now: Redis lost its last writes, and

@@ -22,6 +22,11 @@ def first_limit(size: int, number: int) -> int:
     return _limit(size, number) if number and size else FIRST
 
 
+def expected(limit: int, size: int, number: int) -> int:
+    """Bytes that a read of `limit` entries will bring, about, near `number` events that have `size` bytes."""
+    return limit * size // number if number else AIM
+
+
 def next_limit(limit: int, entries: Sequence[Entry]) -> int:
     """Entries of the next read, after one of `limit` that brought `entries`. It grows by steps."""
     size = sum(len(entry.body) for entry in entries)

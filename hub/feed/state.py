@@ -1,14 +1,14 @@
 """A job's current state, for a viewer that cannot have every event: status, public fields, last event of each
 type.
 
-Invariant: the state is as new as the last frame made from it, and has as many bytes as a window at most; it says so
-if it had to leave types out. The feed keeps it, so that a join makes no trip
-to Redis.
+Invariant: the state is as new as the last frame made from it, and has as many bytes as a window at most; it
+says so if it had to leave types out. The feed keeps it, so that a join makes no trip to Redis.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hub.job.event import Event, EventId, JobId
@@ -48,12 +48,38 @@ class State:
         kind = event.type
         if kind is None:
             return
-        self._drop(kind)
-        if (size := _size(kind, event.body)) > self._limit:
+        size = _size(kind, event.body)
+        before = self._last.pop(kind, None)
+        growth = size if before is None else size - _size(kind, before)
+        if size > self._limit:
             self._is_cut = True
-            return
-        self._last[kind] = event.body
-        self._weigh(size)
+            growth -= size
+        else:
+            self._last[kind] = event.body
+        self._weigh(growth)
+        if len(self._last) > MAX_TYPES or self._size > self._limit:
+            self._shrink()
+
+    def recall(self, events: Sequence[Event]) -> None:
+        """Add events that are older than all that it has, in their order."""
+        older: dict[str, str] = {}
+        for event in events:
+            if (kind := event.type) is None or kind in self._last:
+                continue
+            older.pop(kind, None)
+            older[kind] = event.body
+        for kind in [kind for kind, body in older.items() if _size(kind, body) > self._limit]:
+            del older[kind]
+            self._is_cut = True
+        self._last = {**older, **self._last}
+        self._weigh(sum(_size(kind, body) for kind, body in older.items()))
+        self._shrink()
+
+    def cut(self) -> None:
+        """It may lack what older events say."""
+        self._is_cut = True
+
+    def _shrink(self) -> None:
         while len(self._last) > MAX_TYPES or self._size > self._limit:
             self._is_cut = True
             self._drop(next(iter(self._last)))  # the one whose last event is the oldest

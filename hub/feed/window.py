@@ -7,7 +7,7 @@ stands between them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hub.feed.numbering import Numbering
 from hub.feed.state import State
@@ -30,6 +30,7 @@ class Window:
         self.log = Log(origin=FINAL, count=settings.window_events, size=settings.window_bytes)
         self.state = State(job, settings.public_fields, limit=settings.window_bytes, totals=totals)
         self.numbering = Numbering()
+        self.is_whole = True  # the retained log has no more for it, or no more is to be asked for
         self.is_lost = False  # Redis lost the job's hash, and a publisher may go on without an owner
         self._settings = settings
         self._totals = totals
@@ -45,12 +46,12 @@ class Window:
         """Returns True if a message that is lost may be in no log."""
         return self._has_bare or not self.numbering.shared
 
-    def open(self, job: Job, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def open(self, job: Job, entries: Sequence[Entry], *, whole: bool) -> Sequence[Entry]:
         """Begin the numbering: the job's own, before the first of `entries`, or this feed's where there is no
         log.
 
         Returns the entries that viewers are to see: none of an attempt that is over, in a job that runs
-        again.
+        again. `whole`: there are no more of them.
         """
         self.state.job = job
         self.numbering.shared = job.epoch is not None
@@ -64,7 +65,8 @@ class Window:
                 ",".join(sorted(ends)),
             )
         if job.ended is not None and not job.over:
-            entries = ()
+            entries, whole = (), True
+        self.is_whole = whole or job.epoch is None or not entries
         last = job.position if not entries else entries[0].id.previous
         # Without a retained log the ids are this feed's own: good in this process while the feed lives.
         self.log.renumber(last or EventId(job.epoch if job.epoch is not None else _now_ms(), 0).previous)
@@ -74,6 +76,31 @@ class Window:
         """The job has a retained log now, and its ids."""
         self.numbering.shared = True
         self.log.renumber(EventId(epoch, 0).previous)
+
+    def recall(self, entries: Sequence[Entry], *, whole: bool) -> None:
+        """Put retained events from before the window in front of it, and what they say into the state.
+
+        What does not meet the window is left out, and what is before an event that is over the limit; viewers
+        who ask for it read it for themselves.
+        """
+        self.is_whole = whole
+        past: list[Event] = []
+        meets = self.log.origin
+        for entry in reversed(entries):
+            if entry.id > meets:
+                continue  # it was evicted from the window when it was read, and is not any more
+            if entry.id != meets or len(entry.body) > self._settings.max_event_bytes:
+                self.is_whole = True
+                break
+            past.append(Event.from_body(entry.id, entry.body))
+            meets = entry.id.previous
+        past.reverse()
+        self.state.recall(past)
+        before = self.log.size
+        self.log.prepend(
+            [Frame(event, event_id=event.id, terminal=self._is_terminal(event)) for event in past]
+        )
+        self._totals.window_bytes += self.log.size - before
 
     def append(self, frames: list[Frame]) -> list[Frame]:
         """Add a batch to the log and return it. A terminal event takes the `end` frame along."""
@@ -148,6 +175,10 @@ class Window:
         """Returns True if the id is of the job's numbering, of which `last` is the last one."""
         return self.numbering.shared and event_id.epoch == last.next.epoch
 
+    def follows(self, event_id: EventId, last: EventId) -> bool:
+        """Returns True if the id is the next one after `last`."""
+        return self.numbering.shared and event_id == last.next
+
     def is_past(self, event_id: EventId, last: EventId) -> bool:
         """Returns True if the event was delivered before, or is a straggler of a numbering that is over."""
         return event_id <= last if self.owns(event_id, last) else self.numbering.is_over(event_id)
@@ -156,6 +187,15 @@ class Window:
         """Returns True if a message is over the limit without its id."""
         limit = self._settings.max_event_bytes
         return len(data) > limit and body_size(data) > limit
+
+    def has_gap(self, entries: Iterable[Entry], last: EventId) -> bool:
+        """Returns True if a gap will stand for one of `entries`, or for what is between them and `last`."""
+        limit = self._settings.max_event_bytes
+        for entry in entries:
+            if entry.id != last.next or len(entry.body) > limit:
+                return True
+            last = entry.id
+        return False
 
     # --- frames
 
@@ -170,10 +210,10 @@ class Window:
         event_id = FINAL if terminal and event.id is None else event.id
         return Frame(event, event_id=event_id, terminal=terminal)
 
-    def message_frame(self, data: bytes, event_id: EventId | None, last: EventId) -> Frame:
-        """The frame of a message that follows `last`."""
+    def message_frame(self, data: bytes, event_id: EventId | None, start: int, last: EventId) -> Frame:
+        """The frame of a message that follows `last`. `event_id`, `start`: as `numbered` says."""
         if event_id is not None:
-            return self.frame(Event.from_message(data))
+            return self.frame(Event.from_numbered(event_id, start, data))
         # It gets an id where the ids are this feed's own.
         return self.frame(Event.from_body(None if self.numbering.shared else last.next, data))
 
@@ -205,6 +245,7 @@ class Window:
         """A new numbering goes on after `last`: the frames that say so. `kept` was delivered before and is
         still true."""
         self._totals.resyncs += 1
+        self.is_whole = True
         logger.warning("job %s: its log started again (%s), its viewers are told", self.id, reason)
         self.numbering.restart(reason, self.last)
         self.log.forget()

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from hub.errors import EventTooLarge, InvalidEvent, InvalidSettings
+from hub.errors import EventTooLarge, InvalidCommand, InvalidEvent, InvalidSettings
 from hub.job.event import MAX_EVENT_BYTES, RESERVED, JobId, dumps
 
 
@@ -67,11 +67,52 @@ class DocumentationUpdated(TypedEvent):
     content: str = Field(description="its text")
 
 
+class CommandDone(TypedEvent):
+    """The worker has done what a viewer's command asked for."""
+
+    type: Literal["command.done"] = "command.done"
+    command: str = Field(description="the command's id")
+    name: str = Field(description="the command's name")
+
+
+class CommandRefused(TypedEvent):
+    """The worker will not do what a viewer's command asked for."""
+
+    type: Literal["command.refused"] = "command.refused"
+    command: str = Field(description="the command's id")
+    name: str = Field(description="the command's name")
+    reason: str = Field(description="why, for people")
+
+
 CATALOGUE: dict[str, type[TypedEvent]] = {
-    model.kind(): model for model in (StageStarted, StageCompleted, SnapshotUpdated, DocumentationUpdated)
+    model.kind(): model
+    for model in (
+        StageStarted,
+        StageCompleted,
+        SnapshotUpdated,
+        DocumentationUpdated,
+        CommandDone,
+        CommandRefused,
+    )
 }
 
+
+class TypedCommand(BaseModel):
+    """The arguments of an application's own command. A subclass gives `name` a default:
+
+    `name: Literal["approve"] = "approve"`. Arguments that it does not name are refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+
+
+COMMANDS: dict[str, type[TypedCommand]] = {}
+"""Commands whose arguments the hub checks. They need not be in `HUB_COMMANDS`."""
+
 T = TypeVar("T", bound=TypedEvent)
+C = TypeVar("C", bound=TypedCommand)
 
 
 def register(model: type[T]) -> type[T]:
@@ -84,6 +125,30 @@ def register(model: type[T]) -> type[T]:
         raise InvalidEvent(f"expected a type of your own in {model.__name__}, got {kind!r}, which is taken")
     CATALOGUE[kind] = model
     return model
+
+
+def register_command(model: type[C]) -> type[C]:
+    """Allow an application's own command; also a decorator. Raises InvalidEvent for a name that is taken."""
+    name = model.model_fields["name"].default
+    if not isinstance(name, str) or not name:
+        raise InvalidEvent(f"expected a default for name in {model.__name__}, got none")
+    if COMMANDS.get(name, model) is not model:
+        raise InvalidEvent(f"expected a name of your own in {model.__name__}, got {name!r}, which is taken")
+    COMMANDS[name] = model
+    return model
+
+
+def checked_args(name: str, args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a command, with the defaults of its model if it has one. Raises InvalidCommand."""
+    model = COMMANDS.get(name)
+    if model is None:
+        return args
+    try:
+        return model.model_validate({**args, "name": name}).model_dump(mode="json", exclude={"name"})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InvalidCommand(f"{name}: {where}: {problem['msg']}") from error
 
 
 def load(modules: Iterable[str]) -> None:

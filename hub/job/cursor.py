@@ -101,6 +101,16 @@ def beginning(
     return Beginning(log.start, after=EventId(first.epoch, max(0, log.origin.seq + 1 - missing)).previous)
 
 
+def depth(wish: Wish, last: EventId | None) -> int | None:
+    """How many events, with `last` as the newest, a viewer with this wish needs. None: all, and the state."""
+    if wish.cursor is None:
+        return wish.from_ if isinstance(wish.from_, int) else 0 if wish.from_ == "live" else None
+    seen = EventId.parse(wish.cursor)
+    if seen is None or last is None or seen.epoch != last.next.epoch:
+        return None
+    return max(0, last.seq - seen.seq)
+
+
 def live(log: Log, *, resync: str | None = None) -> Beginning:
     """Begin with new events only.
 

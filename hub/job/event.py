@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NewType
 from uuid import UUID
 
@@ -32,7 +32,7 @@ MAX_EVENT_BYTES = 1 << 20
 _MAX_SEQ = (1 << 64) - 1  # Redis stream ids are two unsigned 64-bit integers
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _JOB_ID = re.compile(r"[\w.:@~-]{1,128}", re.ASCII)
-_NUMBERED = re.compile(rb'\{"id":"([0-9]{1,20}-[0-9]{1,20})"(?:,(?=")|(?=\}))')
+_NUMBERED = re.compile(rb'\{"id":"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})"(?:,(?=")|(?=\}))')
 
 
 class EventId(NamedTuple):
@@ -66,7 +66,7 @@ class EventId(NamedTuple):
     @classmethod
     def of_message(cls, data: bytes) -> EventId | None:
         """The id at the start of a Pub/Sub message, or None. The rest of the message is not parsed."""
-        return _numbered(data)[0]
+        return numbered(data)[0]
 
     @classmethod
     def parse(cls, text: str) -> EventId | None:
@@ -96,6 +96,8 @@ RESERVED = frozenset(
         "error",
         "subscribed",
         "unsubscribed",
+        "accepted",
+        "viewers",
         "raw",
     ]
 )
@@ -110,59 +112,61 @@ def job_id(text: str) -> JobId | None:
     return JobId(text) if _JOB_ID.fullmatch(text) else None
 
 
-@dataclass(frozen=True, slots=True)
 class Event:
-    """One message of a job.
+    """One message of a job. Not to be changed.
 
     `body` is the JSON text of an object, without the id that the publish script adds. `fields` is the parsed
-    object; if the producer's text is not a JSON object, `fields` is None and `body` is that text.
+    object; if the producer's text is not a JSON object, `fields` is None and `body` is that text. `type` and
+    `status`, which it gives the job, are None where they are missing or no text.
     """
 
-    id: EventId | None
-    body: str
-    fields: dict[str, Any] | None
+    __slots__ = ("body", "fields", "id", "status", "type")
 
-    @property
-    def type(self) -> str | None:
-        """The event's `type`, or None if the event is not an object or its `type` is not a string."""
-        value = self.fields.get("type") if self.fields is not None else None
-        return value if isinstance(value, str) else None
-
-    @property
-    def status(self) -> str | None:
-        """The status that the event gives the job, or None."""
-        value = self.fields.get("status") if self.fields is not None else None
-        return value if isinstance(value, str) else None
+    def __init__(self, event_id: EventId | None, body: str, fields: dict[str, Any] | None) -> None:
+        self.id = event_id
+        self.body = body
+        self.fields = fields
+        kind = status = None
+        if fields is not None:
+            kind, status = fields.get("type"), fields.get("status")
+        self.type: str | None = kind if isinstance(kind, str) else None
+        self.status: str | None = status if isinstance(status, str) else None
 
     @classmethod
     def from_message(cls, data: bytes) -> Event:
         """Read a Pub/Sub message, with or without an id. Never raises."""
-        event_id, start = _numbered(data)
+        return cls.from_numbered(*numbered(data), data)
+
+    @classmethod
+    def from_numbered(cls, event_id: EventId | None, start: int, data: bytes) -> Event:
+        """The same, of which `numbered` is known."""
         return cls.from_body(event_id, data if event_id is None else b"{" + data[start:])
 
     @classmethod
     def from_body(cls, event_id: EventId | None, data: bytes) -> Event:
-        """Read a body without an id. Never raises: `fields` is None unless `data` is a JSON object of at most
-        `MAX_DEPTH` levels.
+        """Read a body without an id. Never raises: `fields` is None unless `data` is
+        a JSON object of at most `MAX_DEPTH` levels.
         """
         text = data.decode("utf-8", "replace").removeprefix("\ufeff")  # a BOM is no JSON, and says nothing
         return cls(event_id, text, _parse_object(text))
 
 
-def _numbered(data: bytes) -> tuple[EventId | None, int]:
+def numbered(data: bytes) -> tuple[EventId | None, int]:
     """The message's id, and the index at which the producer's own fields begin.
 
     Only the exact spelling of the publish script counts as an id: an object whose first member is `id`,
     without white space. An `id` elsewhere is a field of a producer that publishes without the script.
     """
     found = _NUMBERED.match(data)
-    event_id = EventId.parse(found[1].decode()) if found is not None else None
-    return event_id, 0 if found is None else found.end()
+    if found is None:
+        return None, 0
+    epoch, seq = int(found[1]), int(found[2])
+    return (EventId(epoch, seq), found.end()) if epoch <= _MAX_SEQ and seq <= _MAX_SEQ else (None, 0)
 
 
 def body_size(data: bytes) -> int:
     """The size in bytes of a message's body, without the id that the publish script added."""
-    event_id, start = _numbered(data)
+    event_id, start = numbered(data)
     return len(data) if event_id is None else len(data) - start + 1
 
 
@@ -172,14 +176,20 @@ def _refuse_constant(name: str) -> None:
 
 # Python's parser accepts NaN and Infinity; a browser's JSON.parse does not.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_SCAN: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:
     if is_too_deep(text):
         return None
     try:
-        value = _DECODER.decode(text)
-    except ValueError:
+        if text[:1] == "{":  # without the search for white space around it, which is rare
+            value, end = _SCAN(text, 0)
+            if end != len(text):
+                value = _DECODER.decode(text)
+        else:
+            value = _DECODER.decode(text)
+    except (ValueError, StopIteration):
         return None
     return value if isinstance(value, dict) else None
 

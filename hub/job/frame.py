@@ -89,7 +89,9 @@ def resync_frame(reason: str) -> Frame:
 
 
 def end_frame(status: str | None, reason: str | None = None) -> Frame:
-    """`end`: nothing follows; it closes the log. `status` is None, with a reason, when the job was deleted."""
+    """`end`: nothing follows; it closes the log. `status` is None,
+    with a reason, when the job was deleted.
+    """
     return Frame.control(
         "end", {"status": status} if reason is None else {"status": status, "reason": reason}
     )

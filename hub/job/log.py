@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from hub.job.event import EventId
 from hub.job.frame import Frame
 
+_EVICTED = Frame.control("evicted", {})
+
 
 class Log:
     """The window of one job, bounded by `count` frames and `size` bytes of bodies.
@@ -22,38 +24,30 @@ class Log:
 
     __slots__ = (
         "_base",
-        "_bytes",
         "_count",
         "_frames",
+        "_most",
         "_positions",
-        "_size",
         "closed",
         "deleted",
+        "end",
         "origin",
+        "size",
         "start",
     )
 
     def __init__(self, *, origin: EventId, count: int = 1000, size: int = 1 << 20) -> None:
         self.origin = origin  # the cursor of a viewer at `start`
         self.start = 0
+        self.end = 0  # the position after the last frame
+        self.size = 0  # bytes of bodies in the window
         self.closed = False
         self.deleted = False  # closed because the job was deleted
-        self._base = 0  # position of _frames[0]; frames before `start` are dead and are dropped in lumps
+        self._base = 0  # position of _frames[0]; places before `start` are dead and are dropped in lumps
         self._frames: list[Frame] = []
         self._positions: dict[EventId, int] = {}
         self._count = count
-        self._size = size
-        self._bytes = 0
-
-    @property
-    def end(self) -> int:
-        """The position after the last frame."""
-        return self._base + len(self._frames)
-
-    @property
-    def size(self) -> int:
-        """Bytes of bodies in the window."""
-        return self._bytes
+        self._most = size
 
     def append(self, frames: Iterable[Frame]) -> None:
         """Add frames at the end, then evict at the start. A frame named `end` closes the log."""
@@ -61,15 +55,36 @@ class Log:
         for frame in frames:
             assert not self.closed, "the feed stops reading at the terminal event"
             self._frames.append(frame)
-            self._bytes += frame.size
+            self.end += 1
+            self.size += frame.size
             if frame.id is None:
                 frame.seen = seen
             else:
                 seen = frame.seen = frame.id
                 self._positions[frame.id] = self.end
-            self.closed = frame.name == "end"
-            self.deleted = self.closed and frame.event.fields == {"status": None, "reason": "deleted"}
+            if frame.name == "end":
+                self.closed = True
+                self.deleted = frame.event.fields == {"status": None, "reason": "deleted"}
         self._evict()
+
+    def prepend(self, frames: list[Frame]) -> None:
+        """Put the events that end with `origin` in front, as many as the bounds allow: positions may be
+        negative.
+        """
+        room, size, first = self._count - (self.end - self.start), self.size, len(frames)
+        while first > 0 and room > 0 and size + frames[first - 1].size <= self._most:
+            first, room, size = first - 1, room - 1, size + frames[first - 1].size
+        if not (fits := frames[first:]):
+            return
+        self._frames[: self.start - self._base] = fits
+        self.start = self._base = self.start - len(fits)
+        self.size = size
+        for position, frame in enumerate(fits, self.start + 1):
+            assert frame.id is not None, "retained events have ids"
+            frame.seen = frame.id
+            self._positions[frame.id] = position
+        assert fits[0].id is not None, "retained events have ids"
+        self.origin = fits[0].id.previous
 
     def slice(self, position: int, size: int) -> list[Frame]:
         """Returns the frames from `position` on, up to and including the one that reaches `size` bytes of
@@ -123,7 +138,7 @@ class Log:
         self._positions.clear()
 
     def _evict(self) -> None:
-        while self.end - self.start > self._count or (self._bytes > self._size and self.end - self.start > 1):
+        while self.end - self.start > self._count or (self.size > self._most and self.end - self.start > 1):
             frame = self._evict_first()
             # A `gap` or `resync` and the `state` after it leave together: a viewer that begins at a `state`
             # frame would not learn why it was sent.
@@ -141,7 +156,10 @@ class Log:
 
     def _evict_first(self) -> Frame:
         frame = self._frames[self.start - self._base]
-        self._bytes -= frame.size
+        self._frames[self.start - self._base] = (
+            _EVICTED  # its place stays for a while, and it may be a megabyte
+        )
+        self.size -= frame.size
         self.origin = frame.seen or self.origin
         self.start += 1
         if frame.id is not None and self._positions.get(frame.id) == self.start:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from hub.job.event import TERMINAL, EventId, JobId, UserId
 
+PUBLIC_FIELDS = frozenset({"status", "project_id", "title", "message", "created_at"})
+"""Fields of a job's hash that its owner may see, unless `HUB_PUBLIC_FIELDS` says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -4,35 +4,46 @@ await."""
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from hub.broker.connect import (
     OUTAGE,
-    SyncRedis,
+    SyncClient,
     SyncScript,
+    at_sync,
     close_sync,
     for_publishing_sync,
+    is_cluster,
+    nodes_of_sync,
     unavailable,
 )
+from hub.broker.entries import wait_for_entry_sync
+from hub.broker.presence import counts_of, hub_key, is_there
 from hub.broker.script import (
     LEASE_SCRIPT,
+    LISTEN_SCRIPT,
     RESTART_SCRIPT,
     SCRIPT,
     Publication,
     interpret,
     interpret_lease,
+    interpret_listen,
     interpret_restart,
 )
+from hub.errors import JobEnded
 from hub.job.catalogue import (
     DocumentationUpdated,
     SnapshotUpdated,
     StageCompleted,
     StageStarted,
 )
-from hub.job.event import EventId, checked_job_id
-from hub.produce.lease import SHORTEST_BLOCKING, TTL, Lease, held_sync
+from hub.job.command import JobCommand
+from hub.job.event import EventId, JobId, checked_job_id
+from hub.produce.hearing import LISTENS, RETRY, Heard
+from hub.produce.lease import TTL, BlockingLease, held_sync
 from hub.produce.publishing import FAILURES, Job, Kind, Publishing, last_fields, name_of, pair_of
 
 
@@ -40,13 +51,16 @@ class SyncPublisher(Publishing):
     """Publish from blocking code, with the methods of `Publisher`. Threads may share one publisher."""
 
     def __init__(
-        self, client: SyncRedis, *, publication: Publication | None = None, strict: bool = False
+        self, client: SyncClient, *, publication: Publication | None = None, strict: bool = False
     ) -> None:
-        super().__init__(publication, strict=strict)
-        self._client = client
-        self._script = SyncScript(client, SCRIPT)
-        self._lease_script = SyncScript(client, LEASE_SCRIPT)
-        self._restart_script = SyncScript(client, RESTART_SCRIPT)
+        nodes = nodes_of_sync(client)
+        super().__init__(publication, strict=strict, cluster=is_cluster(nodes))
+        self._nodes = nodes
+        self._script = SyncScript(nodes, SCRIPT)
+        self._lease_script = SyncScript(nodes, LEASE_SCRIPT)
+        self._restart_script = SyncScript(nodes, RESTART_SCRIPT)
+        self._listen_script = SyncScript(nodes, LISTEN_SCRIPT)
+        self._heard: dict[JobId, str] = {}  # the command that a worker has, and has not handled yet
         self._close: Callable[[], Any] | None = None
 
     @classmethod
@@ -132,17 +146,67 @@ class SyncPublisher(Publishing):
 
     def watched(self, job: Job) -> int | None:
         """As `Publisher.watched`."""
-        channel = self._publication.keys.events(checked_job_id(job))
+        known = checked_job_id(job)
+        channel, verb = self._publication.watchers(known)
+        key = self._publication.keys.viewers(known)
+        nodes = self._nodes
         try:
-            ((_, number),) = self._client.pubsub_numsub(channel)
+            _, processes = at_sync(nodes, key, lambda client: client.execute_command("PUBSUB", verb, channel))
+            counts = counts_of(at_sync(nodes, key, lambda client: client.hgetall(key)))
+            there = [count for hub, count in counts.items() if at_sync(nodes, hub_key(hub), is_there(hub))]
         except (*OUTAGE, RuntimeError) as error:
             self._failed(job, "the question who watches", error)
             return None
-        return int(number)
+        return max(int(processes), sum(there))
 
-    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractContextManager[Lease]:
-        """As `Publisher.lease`, of at least 8 s; a thread renews it, also while the worker computes."""
-        known, lease = self._new_lease(job, ttl, shortest=SHORTEST_BLOCKING)
+    def next_command(self, job: Job, *, timeout: float = 0) -> Heard[EventId | None] | None:
+        """The next command that a viewer gave. None if there is none within `timeout` seconds, or the job is
+        over.
+
+        In order, each at least once: a command that was not handled when the worker died comes again to the
+        next one. It counts as handled when the next one is asked for. An outage of Redis is waited through;
+        with strict it raises BrokerUnavailable.
+        """
+        known = checked_job_id(job)
+        key = self._publication.keys.commands(known)
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                command = self._listen(known, self._heard.get(known, ""))
+                self._heard.pop(known, None)
+                left = deadline - time.monotonic()
+                if command is None and left > 0:
+                    wait = functools.partial(wait_for_entry_sync, key=key, seconds=left)
+                    at_sync(self._nodes, key, wait)
+            except JobEnded:
+                self._heard.pop(known, None)
+                return None
+            except (*OUTAGE, RuntimeError) as error:
+                self._failed(job, "the question for commands", error)
+                command, left = None, deadline - time.monotonic()
+                time.sleep(max(0.0, min(RETRY, left)))
+            if command is not None:
+                self._heard[known] = command.id
+                self._note(known, command)
+                return Heard(command, functools.partial(self._answer_command, known))
+            if left <= 0:
+                return None
+
+    def _listen(self, job: JobId, handled: str) -> JobCommand | None:
+        keys, args = self._publication.prepare_listen(job, LISTENS, handled)
+        return interpret_listen(job, self._listen_script.run(keys, args))
+
+    def _answer_command(self, job: JobId, kind: str, fields: dict[str, Any], once: str) -> EventId | None:
+        return self.emit(job, kind, fields, once=once)
+
+    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractContextManager[BlockingLease]:
+        """As `Publisher.lease`, of at least 8 s; a thread renews it, also while the worker computes.
+
+        `lease.cancelled` is True when a viewer has given the command `cancel`.
+        """
+        known = checked_job_id(job)
+        lease = BlockingLease(known, ttl, functools.partial(self.next_command, known))
+        self._add_lease(lease)
         until = ""
 
         def renew(seconds: float) -> None:

@@ -7,23 +7,50 @@ status at once and in order. An application that keeps its jobs elsewhere needs 
 
 from __future__ import annotations
 
-from hub.broker.connect import OUTAGE, AsyncRedis, PerLoop, Script, words
+from hub.broker.connect import OUTAGE, AsyncClient, PerLoop, Script, close, for_publishing, nodes_of, words
 from hub.broker.redis import RedisBroker
 from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
 from hub.job.event import EventId, checked_job_id
 from hub.job.record import Job
 from hub.produce.publisher import Publisher
+from hub.quiet import quiet_log
+
+logger = quiet_log("hub.publisher")
 
 
 class JobStateMachine:
-    """Jobs on `client`, which the caller closes. Every call raises BrokerUnavailable without Redis."""
+    """Create jobs and move them on. `JobStateMachine.from_url(url)` owns its connection, and
+    `JobStateMachine(client)` uses yours. Every call raises BrokerUnavailable without Redis.
+    """
 
-    def __init__(self, client: AsyncRedis, *, publication: Publication | None = None) -> None:
-        self._script = Script(PerLoop(client), CREATE_SCRIPT)
+    def __init__(self, client: AsyncClient, *, publication: Publication | None = None) -> None:
+        nodes = nodes_of(client)
+        self._script = Script(PerLoop(nodes), CREATE_SCRIPT)
         self._publication = publication or Publication()
-        self._broker = RedisBroker(client, self._publication)
-        self._publisher = Publisher(client, publication=self._publication, strict=True)
+        self._broker = RedisBroker(nodes, self._publication)
+        self._publisher = Publisher(nodes, publication=self._publication, strict=True)
+        self._owned: AsyncClient | None = None
+
+    @classmethod
+    def from_url(cls, url: str, *, publication: Publication | None = None) -> JobStateMachine:
+        """Jobs on a connection of its own; end it with `aclose` or use it as a context manager."""
+        client = for_publishing(url)
+        machine = cls(client, publication=publication)
+        machine._owned = client
+        return machine
+
+    async def __aenter__(self) -> JobStateMachine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, if `from_url` opened them."""
+        await self._publisher.aclose()
+        if self._owned is not None:
+            await close(self._owned)
 
     async def create_job(
         self, job: str, *, user_id: str, project_id: str = "", status: str = "queued", **fields: str
@@ -44,6 +71,11 @@ class JobStateMachine:
             interpret_job(known, await self._script.run(*self._publication.prepare_job(known, values)))
         except OUTAGE as error:
             raise BrokerUnavailable(f"job {job} was not created: {words(error)}") from error
+        if self._publication.index:
+            try:
+                await self._broker.index.begin(user_id, known)
+            except BrokerUnavailable as error:  # the job is made; a join of its owner mends the index
+                logger.warning("job %s is not in the list of its owner: %s", job, error)
         return await self.get_job(known)
 
     async def get_job(self, job: str) -> Job:

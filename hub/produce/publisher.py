@@ -8,38 +8,50 @@ event is the programmer's error and always raises InvalidEvent. Retries publish 
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Iterable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any
 
 from hub.broker.connect import (
     OUTAGE,
-    AsyncRedis,
+    PATIENCE,
+    AsyncClient,
     PerLoop,
     Script,
+    at,
     close,
     for_publishing,
+    is_cluster,
+    nodes_of,
     unavailable,
 )
+from hub.broker.entries import wait_for_entry
+from hub.broker.presence import counts_of, hub_key, is_there
 from hub.broker.script import (
     LEASE_SCRIPT,
+    LISTEN_SCRIPT,
     RESTART_SCRIPT,
     SCRIPT,
     Publication,
     interpret,
     interpret_lease,
+    interpret_listen,
     interpret_restart,
 )
+from hub.errors import JobEnded
 from hub.job.catalogue import (
     DocumentationUpdated,
     SnapshotUpdated,
     StageCompleted,
     StageStarted,
 )
-from hub.job.event import EventId, checked_job_id
+from hub.job.command import JobCommand
+from hub.job.event import EventId, JobId, checked_job_id
 from hub.produce.batch import Batch
-from hub.produce.lease import TTL, Lease, held
+from hub.produce.hearing import LISTENS, RETRY, Heard
+from hub.produce.lease import TTL, AsyncLease, held
 from hub.produce.publishing import FAILURES, Job, Kind, Publishing, last_fields, name_of, pair_of
 
 
@@ -53,13 +65,15 @@ class Publisher(Publishing):
     """
 
     def __init__(
-        self, client: AsyncRedis, *, publication: Publication | None = None, strict: bool = False
+        self, client: AsyncClient, *, publication: Publication | None = None, strict: bool = False
     ) -> None:
-        super().__init__(publication, strict=strict)
-        self._clients = PerLoop(client)
+        nodes = nodes_of(client, patience=PATIENCE)
+        super().__init__(publication, strict=strict, cluster=is_cluster(nodes))
+        self._clients = PerLoop(nodes)
         self._script = Script(self._clients, SCRIPT)
         self._lease_script = Script(self._clients, LEASE_SCRIPT)
         self._restart_script = Script(self._clients, RESTART_SCRIPT)
+        self._listen_script = Script(self._clients, LISTEN_SCRIPT)
         self._owns_client = False
 
     @classmethod
@@ -177,27 +191,95 @@ class Publisher(Publishing):
             return None
 
     async def watched(self, job: Job) -> int | None:
-        """How many hub processes watch the job now, so that a worker can leave out a costly snapshot. None
-        without Redis."""
-        channel = self._publication.keys.events(checked_job_id(job))
+        """How many viewers watch the job now, over all hubs: a worker can leave out a costly snapshot.
+
+        Or how many hub processes watch it, if those are more: a count comes 5 s late, and hubs with
+        `HUB_PRESENCE=no` say none. None without Redis.
+        """
+        known = checked_job_id(job)
+        channel, verb = self._publication.watchers(known)
+        key = self._publication.keys.viewers(known)
+        nodes = self._clients.get()
         try:
-            ((_, number),) = await self._clients.get().pubsub_numsub(channel)
+            _, processes = await at(
+                nodes, key, lambda client: client.execute_command("PUBSUB", verb, channel)
+            )
+            counts = counts_of(await at(nodes, key, lambda client: client.hgetall(key)))
+            there = [count for hub, count in counts.items() if await at(nodes, hub_key(hub), is_there(hub))]
         except (*OUTAGE, RuntimeError) as error:
             self._failed(job, "the question who watches", error)
             return None
-        return int(number)
+        return max(int(processes), sum(there))
 
-    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractAsyncContextManager[Lease]:
+    async def commands(self, job: Job) -> AsyncGenerator[Heard[Awaitable[EventId | None]]]:
+        """Iterate over the commands that viewers give: `async for command in publish.commands(job):`.
+
+        In order, each at least once: a command that was not handled when the worker died comes again to the
+        next one. It counts as handled when the next one is asked for, or `done` or `refused` was called. The
+        iteration ends with the job, and goes on through an outage of Redis; with strict that raises
+        BrokerUnavailable. A job has one worker: two that iterate may both get a command.
+        """
+        known = checked_job_id(job)
+        key = self._publication.keys.commands(known)
+        emit = functools.partial(self._answer_command, known)
+        handled, heard = "", None
+        self._hearing[known] += 1
+        try:
+            while True:
+                try:
+                    command = await self._listen(known, LISTENS, handled)
+                    handled = ""
+                    if command is None:
+                        await at(self._clients.get(), key, functools.partial(wait_for_entry, key=key))
+                except JobEnded:
+                    return
+                except (*OUTAGE, RuntimeError) as error:
+                    self._failed(job, "the question for commands", error)
+                    await asyncio.sleep(RETRY)
+                    continue
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError  # redis-py loses one that comes while it connects
+                if command is not None:
+                    self._note(known, command)
+                    heard = Heard(command, emit)
+                    yield heard
+                    handled = command.id
+        finally:
+            self._hearing[known] -= 1
+            answered = heard.id if heard is not None and heard.is_answered else handled
+            with suppress(*OUTAGE, RuntimeError, JobEnded):
+                await self._listen(known, 0, answered)
+
+    async def _listen(self, job: JobId, seconds: float, handled: str) -> JobCommand | None:
+        keys, args = self._publication.prepare_listen(job, seconds, handled)
+        return interpret_listen(job, await self._listen_script.run(keys, args))
+
+    async def _answer_command(
+        self, job: JobId, kind: str, fields: dict[str, Any], once: str
+    ) -> EventId | None:
+        return await self.emit(job, kind, fields, once=once)
+
+    async def _unheard(self, job: JobId) -> AsyncGenerator[Heard[Awaitable[EventId | None]]]:
+        """The commands that nobody iterates over."""
+        async with aclosing(self.commands(job)) as commands:
+            async for command in commands:
+                if self._hearing[job] > 1:  # the worker does, since it began
+                    return
+                yield command
+
+    def lease(self, job: Job, *, ttl: float = TTL) -> AbstractAsyncContextManager[AsyncLease]:
         """Hold the job's lease for the block, renewed every `ttl / 3` seconds: `async with
         publish.lease(job):`.
 
         A task renews the lease every `ttl / 3` seconds. If the worker dies, viewers get one `failed` with
         `reason` `producer_lost` about `ttl` seconds later. Leaving the block releases the lease; leaving it
         with an exception lets the lease lapse, so that a retry can take it over. With strict, entering the
-        block raises JobEnded, JobNotFound or BrokerUnavailable. `Lease.lost` becomes True if the job ends
-        elsewhere.
+        block raises JobEnded, JobNotFound or BrokerUnavailable. `lease.lost` becomes True if the job ends
+        elsewhere; `lease.cancelled` is set when a viewer gives the command `cancel`.
         """
-        known, lease = self._new_lease(job, ttl)
+        known = checked_job_id(job)
+        lease = AsyncLease(known, ttl, functools.partial(self._unheard, known))
+        self._add_lease(lease)
         until = ""
 
         async def renew(seconds: float) -> None:

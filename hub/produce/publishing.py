@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from hub.job.catalogue import (
     encode,
     event_parts,
 )
+from hub.job.command import CANCEL, JobCommand
 from hub.job.event import EventId, JobId, checked_job_id
 from hub.produce.lease import Lease
 from hub.quiet import quiet_log
@@ -51,9 +53,10 @@ def last_fields(status: str, narration: str | None) -> dict[str, Any]:
 class Publishing:
     """What the async and the blocking publisher share: everything except I/O."""
 
-    def __init__(self, publication: Publication | None, *, strict: bool) -> None:
-        self._publication = publication or Publication()
+    def __init__(self, publication: Publication | None, *, strict: bool, cluster: bool) -> None:
+        self._publication = (publication or Publication()).on(cluster=cluster)
         self._strict = strict
+        self._hearing: Counter[JobId] = Counter()  # loops over the commands of a job
         self._leases: dict[JobId, weakref.ref[Lease]] = {}  # the last of each job
         self._ownerless: set[JobId] = set()  # that a warning was logged for
         self._others: set[str] = set()  # terminal statuses of hubs, the same
@@ -95,14 +98,19 @@ class Publishing:
         known = checked_job_id(job)
         return known, *self._publication.prepare_restart(known, status)
 
-    def _new_lease(self, job: Job, ttl: float, *, shortest: float = 1.0) -> tuple[JobId, Lease]:
-        known = checked_job_id(job)
-        lease = Lease(known, ttl, shortest=shortest)
-        self._leases[known] = weakref.ref(lease)
-        return known, lease
+    def _add_lease(self, lease: Lease) -> None:
+        self._leases[lease.job] = weakref.ref(lease)
+
+    def _note(self, job: JobId, command: JobCommand) -> None:
+        """A command was heard: the lease on the job learns of a cancel, whoever listens."""
+        lease = self._leases.get(job)
+        if command.name == CANCEL and lease is not None and (held_now := lease()) is not None:
+            held_now.cancel()
 
     def _published(self, job: JobId, made: list[tuple[str, str]], answer: Published) -> list[EventId]:
-        """The ids of the events. Notes the end of a job, one without an owner, and a hub of other settings."""
+        """The ids of the events. Notes the end of a job, one without an
+        owner, and a hub of other settings.
+        """
         last = answer.last
         if made[-1][1] in self._publication.terminal:
             lease = self._leases.pop(job, None)

@@ -1,16 +1,20 @@
 """The log of `push-hub serve`: one line per record on stderr, without credentials.
 
-Invariant: what looks like a token or a ticket, the settings' own secrets, and every value in a query that is not one
-of the hub's parameters leave the text of a line, wherever they came from; tracebacks too.
+Invariant: what looks like a token or a ticket, the settings' own secrets, and every value in a query that is
+not one of the hub's parameters leave the text of a line, wherever they came from; tracebacks too.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import re
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from hub.job.log_level import LogLevel
 from hub.settings import Settings
 
 _TOKENS = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]+|pht_[\w-]+", re.ASCII)
@@ -35,10 +39,31 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        text = super().format(record)
+        return self.redacted(super().format(record))
+
+    def redacted(self, text: str) -> str:
+        """Returns `text` without credentials."""
         if self._secrets is not None:
             text = self._secrets.sub("***", text)
         return _QUERY.sub(_without_value, _TOKENS.sub("***", text))
+
+
+class JsonFormatter(RedactingFormatter):
+    """Formats a record as JSON on one line: `time` (ISO 8601, UTC), `level`, `logger`, `message`, and
+    `traceback` if there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self.redacted(record.getMessage()),
+        }
+        if record.exc_info:
+            line["traceback"] = self.redacted(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
 def _without_value(found: re.Match[str]) -> str:
@@ -54,7 +79,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "line": {
-                "()": RedactingFormatter,
+                "()": JsonFormatter if settings.log_format == "json" else RedactingFormatter,
                 "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
                 "secrets": settings.secrets,
             }
@@ -67,3 +92,35 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "uvicorn.access": loud,
         },
     }
+
+
+class LogSwitch:
+    """Changes the level of this process's log for a while."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._usual: str = settings.log_level
+        self._now: str = self._usual
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, wanted: LogLevel) -> None:
+        """Log at `wanted` until its time is over. On a cluster one message comes once per node."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(wanted.seconds, self._apply, self._usual)
+        if wanted.name != self._now:
+            self._apply(wanted.name, f" for {wanted.seconds:g} s")
+
+    def _apply(self, name: str, time: str = "") -> None:
+        self._now = name
+        for logger in map(logging.getLogger, ("hub", "uvicorn", "uvicorn.access")):
+            logger.setLevel(name.upper())
+        # uvicorn looks at each connection's begin whether anybody handles the lines for its requests.
+        logging.getLogger("uvicorn.access").handlers = (
+            logging.getLogger("uvicorn").handlers if logs_access(name) else []
+        )
+        logging.getLogger("hub").log(logging.getLogger("hub").level, "the log's level is %s%s", name, time)
+
+
+def logs_access(level: str) -> bool:
+    """Returns True if there is a line per request at this level."""
+    return level in ("debug", "info")

@@ -16,28 +16,30 @@ Protocols = tuple[type | str, type | str]
 
 UVICORNS_OWN: Protocols = ("httptools", "websockets-sansio")
 
-_HTTP_SETS = "connections flow pipeline tasks transport parser cycle headers scope loop"
+_HTTP_SETS = """connections flow pipeline tasks transport parser cycle headers scope loop app root_path
+limit_concurrency client access_log access_logger logger server_state ws_protocol_class"""
 _HTTP_HAS = """connection_made connection_lost data_received on_message_begin on_headers_complete
 send_400_response handle_websocket_upgrade _unset_keepalive_if_required on_body on_message_complete
-pause_writing resume_writing"""
-_CYCLE_SETS = "scope expected_content_length message_event response_started response_complete disconnected chunked_encoding"
+pause_writing resume_writing _start_asgi_task"""
+_CYCLE_SETS = """scope expected_content_length message_event response_started response_complete disconnected chunked_encoding
+more_body keep_alive"""
 _WEBSOCKET_SETS = """connections transport conn queue frames loop writable handshake_initiated
 handshake_complete close_sent disconnected read_paused curr_msg_data_type close_timeout"""
 _WEBSOCKET_HAS = """connection_lost data_received handle_connect handle_ping handle_pong handle_cont
 handle_parser_exception send_receive_event_to_app pause_writing resume_writing stop_keepalive send
-send_keepalive_ping keepalive_timeout schedule_ping"""
+send_keepalive_ping keepalive_timeout schedule_ping run_asgi"""
 
 
 def protocols() -> Protocols:
     """Returns the classes to serve with. If they are uvicorn's own, one line in the log says why."""
     try:
         _check_uvicorn()
-        from hub.transports.uvicorn_http import HandoffHttpProtocol
+        from hub.transports.uvicorn_door import DoorHttpProtocol
         from hub.transports.uvicorn_websocket import HandoffWebSocketProtocol
     except ImportError as error:
         logger.warning("sockets are not handed over, the portable wire serves: %s", error)
         return UVICORNS_OWN
-    return HandoffHttpProtocol, HandoffWebSocketProtocol
+    return DoorHttpProtocol, HandoffWebSocketProtocol
 
 
 def _check_uvicorn() -> None:
@@ -52,7 +54,7 @@ def _missing() -> Iterator[str]:
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
     yield from _lacks(HttpToolsProtocol, sets=_HTTP_SETS, has=_HTTP_HAS)
-    yield from _lacks(RequestResponseCycle, sets=_CYCLE_SETS, has="send")
+    yield from _lacks(RequestResponseCycle, sets=_CYCLE_SETS, has="send run_asgi")
     yield from _lacks(WebSocketsSansIOProtocol, sets=_WEBSOCKET_SETS, has=_WEBSOCKET_HAS)
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -27,11 +28,11 @@ from fastapi import FastAPI
 
 from hub.ending import end_tasks
 from hub.errors import InvalidSettings
-from hub.serve.logs import log_config
+from hub.serve.logs import LogSwitch, log_config, logs_access
 from hub.serve.protocols import protocols
 from hub.serve.workers import Workers
 from hub.settings import Settings
-from hub.transports import uvicorn_http
+from hub.transports import uvicorn_limits
 from hub.transports.commands import MAX_BYTES
 from hub.web.context import Context
 from hub.web.metrics import Board
@@ -167,9 +168,11 @@ def serve(
     context: Context = app.state.push_hub
     # First, because `config` configures logging, and `limit_viewers` may log.
     server = Server(config(app, settings), context, freeze=True, parent=parent)
+    context.stop = partial(os.kill, parent or os.getpid(), signal.SIGTERM)
+    context.on_log_level = LogSwitch(settings).set
     files = _allow_many_files()
-    uvicorn_http.MOST_WAITING = min(uvicorn_http.MOST_WAITING, max(20, files // 4))
-    context.limit_viewers(files - SPARE_FILES - uvicorn_http.MOST_WAITING)
+    uvicorn_limits.MOST_WAITING = min(uvicorn_limits.MOST_WAITING, max(20, files // 4))
+    context.limit_viewers(files - SPARE_FILES - uvicorn_limits.MOST_WAITING)
     if admin is not None:
         context.admin_ports.add(admin.getsockname()[1])
         sockets = [*sockets, admin]
@@ -228,7 +231,7 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=1,  # for plain requests and closing handshakes; viewers are drained by then
         backlog=BACKLOG,
         server_header=False,
-        access_log=settings.log_level in ("debug", "info"),  # else lines are formatted and then dropped
+        access_log=logs_access(settings.log_level),  # else lines are formatted and then dropped
         log_config=log_config(settings),
     )
 

@@ -26,7 +26,9 @@ YOUNG = 1.0
 """Seconds: a worker that dies younger is replaced after this pause, so that a broken start does not spin."""
 
 Work = Callable[[int], None]
-"""The work of a worker, called with its number; it closes the sockets of the others, and returns after a signal."""
+"""The work of a worker, called with its number; it closes the sockets of
+the others, and returns after a signal.
+"""
 
 
 class Workers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from hub.job.cursor import Wish
 from hub.job.event import JobId, job_id
@@ -27,8 +27,16 @@ RATE = 20.0
 FREE_BYTES = 16 * 1024
 """Bytes of answers that cost as much as a frame: a state may have a megabyte."""
 
-Op = Literal["subscribe", "unsubscribe", "state", "ping", "authenticate"]
-_OPS = ("subscribe", "unsubscribe", "state", "ping", "authenticate")
+Op = Literal["subscribe", "unsubscribe", "state", "ping", "authenticate", "command"]
+_OPS = get_args(Op)
+
+
+class Order(NamedTuple):
+    """What a `command` is about: a command to the worker, as the client wrote it."""
+
+    name: object
+    args: object
+    key: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,9 @@ class Command:
     job: JobId | None
     wish: Wish
     token: str | None = None
+    viewers: bool = False  # asked for with a subscription
+    order: Order | None = None  # of a `command`
+    mine: bool = False  # all jobs of the user, of a `subscribe` or `unsubscribe`
 
 
 class Malformed(Exception):
@@ -74,7 +85,14 @@ def parse(text: str) -> Command:
     token = value.get("token") if op == "authenticate" else None
     if not isinstance(token, str | None):
         raise Malformed("malformed", "expected token to be a string, got something else", ref)
-    return Command(cast(Op, op), ref, _job(value, ref), _wish(value, ref), token)
+    viewers = value.get("viewers", False)
+    if not isinstance(viewers, bool):
+        raise Malformed("malformed", "expected viewers to be true or false, got something else", ref)
+    mine = value.get("mine", False)
+    if not isinstance(mine, bool):
+        raise Malformed("malformed", "expected mine to be true or false, got something else", ref)
+    order = Order(value.get("name"), value.get("args", {}), value.get("key")) if op == "command" else None
+    return Command(cast(Op, op), ref, _job(value, ref), _wish(value, ref), token, viewers, order, mine)
 
 
 def _job(value: dict[str, Any], ref: Any) -> JobId | None:

@@ -8,21 +8,24 @@ wait for Redis, so it needs a task in any case.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.websockets import WebSocket
 
 from hub.ending import end_tasks
 from hub.engine.caller import Caller
-from hub.errors import HubError, JobNotFound, Overloaded
+from hub.errors import HubError, JobNotFound
 from hub.fanout.age import earlier
 from hub.fanout.wire import Reason
 from hub.job.event import JobId
 from hub.job.frame import Frame
 from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
-from hub.transports.answers import answer_text, error_text, state_text
+from hub.transports.answers import answer_text, error_text, give, read_state, text
 from hub.transports.commands import Command
 from hub.transports.handoff import Handoff
 from hub.transports.lane import Lane, Lanes
@@ -102,7 +105,9 @@ class DashboardSockets:
 
 
 class _Session(AsgiWire):
-    """One client's socket, with a lane for each of its jobs. It ends at loop time `until`, for the reason `last`."""
+    """One client's socket, with a lane for each of its jobs. It ends at
+    loop time `until`, for the reason `last`.
+    """
 
     def __init__(self, transport: WebSocketTransport, websocket: WebSocket, caller: Caller) -> None:
         super().__init__(
@@ -112,6 +117,12 @@ class _Session(AsgiWire):
             last_words=transport.last_words,
         )
         self._replays: dict[Lane, asyncio.Task[None]] = {}
+        self._tells: dict[
+            Lane, Callable[[int], None]
+        ] = {}  # of those that asked for the viewers of their job
+        self._wanted: Command | None = None  # the subscription to all jobs of the user
+        self._coming: deque[JobId] = deque()  # of these, those to be joined
+        self._joining: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of the replays: one chunk at a time waits in the wire
         self._hub = hub = transport.hub
         self._verify = transport.verify
@@ -136,11 +147,22 @@ class _Session(AsgiWire):
         try:
             await self.run(listen(self._websocket, self, self._execute))
         finally:
+            self._hub.mine.unfollow(self.caller.user, self._begun)
+            self._wanted = None
+            if self._joining is not None:
+                await end_tasks(self._joining)
             await end_tasks(*self._replays.values())
-            self.lanes.clear()
+            self.lanes.clear(self.why)
+            for lane in list(self._tells):
+                self._stop_telling(lane)
+
+    def _stop_telling(self, lane: Lane) -> None:
+        if (tell := self._tells.pop(lane, None)) is not None:
+            self._hub.presence.forget(lane.job, tell)
 
     def end_lane(self, lane: Lane, reason: Reason) -> None:
         """End one job on this socket. The `end` frame of a job that has ended is already written."""
+        lane.view.why = reason.words
         self._leave(lane)
         if reason is not Reason.ENDED:
             code = "not_found" if reason is Reason.NOT_FOUND else "resume"
@@ -156,16 +178,20 @@ class _Session(AsgiWire):
                 self.finish(Reason.EXPIRED)
             else:
                 self._say(answer)
+        elif command.mine:
+            self._follow(command)
         elif job is None:
             self._say(error_text("malformed", "expected a job, got none", ref))
         elif command.op == "subscribe":
             await self._subscribe(job, command)
+        elif command.op == "command":
+            self._say(await give(self._hub, self.caller, job, command, job_id=job))
         elif (lane := self.lanes.get(job)) is None:
             self._say(
                 error_text("not_subscribed", "expected a job of this socket, got another", ref, job_id=job)
             )
         elif command.op == "state":
-            data = state_text(lane.view, ref)
+            data = await read_state(lane.view, ref, job_id=job)
             self._say(data)
             return len(data)
         else:
@@ -173,7 +199,8 @@ class _Session(AsgiWire):
             self._say(answer_text("unsubscribed", ref, job_id=job))
         return 0
 
-    async def _subscribe(self, job: JobId, command: Command) -> None:
+    async def _subscribe(self, job: JobId, command: Command, *, quiet: bool = False) -> None:
+        """`quiet`: the client has not named the job, and does not hear that it is not there."""
         ref = command.ref
         limit = self._hub.settings.max_jobs_per_socket
         if job in self.lanes:
@@ -187,11 +214,48 @@ class _Session(AsgiWire):
             try:
                 view = await self._hub.view(self.caller, job, command.wish)
             except HubError as error:
-                self._say(error_text(_code(error), error.detail, ref, job_id=job))
+                if not quiet or not isinstance(error, JobNotFound):
+                    self._say(error_text(error.code, error.detail, ref, job_id=job))
                 return
             lane = Lane(self, view)
             self.lanes.add(lane)
             self._start_lane(lane, ref)
+            if command.viewers and self._hub.settings.presence:
+                tell = self._tells[lane] = partial(self._tell_viewers, job)
+                self._hub.presence.ask(job, tell)
+
+    # --- all jobs of the user
+
+    def _follow(self, command: Command) -> None:
+        """Subscribe to the jobs of the user that run, and to those that begin later; or stop that."""
+        user, mine = self.caller.user, self._hub.mine
+        if command.op not in ("subscribe", "unsubscribe") or not self._hub.settings.my_jobs:
+            self._say(error_text("unsupported", "expected this hub to keep the jobs of users", command.ref))
+            return
+        mine.unfollow(user, self._begun)
+        self._wanted = command if command.op == "subscribe" else None
+        self._say(answer_text(f"{command.op}d", command.ref, mine=True))
+        if self._wanted is not None:
+            mine.follow(user, self._begun)
+
+    def _begun(self, job: JobId) -> None:
+        """A job of the user runs."""
+        if self._wanted is not None and job not in self.lanes:
+            self._coming.append(job)
+            if self._joining is None:
+                self._joining = asyncio.create_task(self._join(), name="hub-dashboard-mine")
+
+    async def _join(self) -> None:
+        try:
+            while self._coming and self._wanted is not None and self.reason is None:
+                job = self._coming.popleft()
+                if job not in self.lanes:
+                    await self._subscribe(job, replace(self._wanted, ref=None), quiet=True)
+        finally:
+            self._joining = None
+
+    def _tell_viewers(self, job: JobId, count: int) -> None:
+        self._say(text({"type": "viewers", "job_id": job, "count": count}))
 
     def _start_lane(self, lane: Lane, ref: Any) -> None:
         job, view = lane.job, lane.view
@@ -207,14 +271,14 @@ class _Session(AsgiWire):
     async def _replay(self, lane: Lane, fmt: AsgiDashboard, ref: Any) -> None:
         view = lane.view
         try:
-            while frames := await self._hub.read_past(view):
+            while payload := await self._hub.read_payload(view, fmt):
                 async with self._turn:
                     await self.flush()  # the wire may be busy with other jobs' frames
-                    self.write(fmt.join([fmt.encode(one) for one in frames if one.passes(view.wish.types)]))
+                    self.write(payload)
                     await self.flush()
         except HubError as error:
             self._leave(lane)
-            self._say(error_text(_code(error), error.detail, ref, job_id=lane.job))
+            self._say(error_text(error.code, error.detail, ref, job_id=lane.job))
             return
         async with self._turn:
             await self.flush()
@@ -235,11 +299,6 @@ class _Session(AsgiWire):
         if replay is not None and replay is not asyncio.current_task():
             replay.cancel()
         self.lanes.remove(lane)
+        self._stop_telling(lane)
         if self._hub.draining and not self.lanes:  # the drain would not find a socket without seats
             self.finish(Reason.RESTART)
-
-
-def _code(error: HubError) -> str:
-    if isinstance(error, JobNotFound):
-        return "not_found"
-    return "overloaded" if isinstance(error, Overloaded) else "unavailable"

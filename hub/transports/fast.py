@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.fanout.audience import Seat
-from hub.fanout.blocked import Blocked
+from hub.fanout.blocked import TOOK_NOTHING, Blocked
 from hub.fanout.wire import Reason
 from hub.job.frame import Format
 from hub.transports.handoff import GONE, Detached
@@ -83,6 +83,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         """
         if self.finished:
             return
+        self._view.why = reason.words
         has_room = not self.paused
         self.finished = self.paused = True  # stops every other writer
         self._side.blocked.add(self)
@@ -106,6 +107,7 @@ class SocketWire(asyncio.Protocol, Generic[S]):
 
     def abort(self) -> None:
         """Reset the connection. The bytes in its buffer are lost; the viewer resumes from its cursor."""
+        self._view.why = self._view.why or TOOK_NOTHING
         self.transport.abort()
 
     def pause_writing(self) -> None:

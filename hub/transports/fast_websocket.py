@@ -54,6 +54,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
     def beat(self, payload: bytes) -> None:
         """Write a heartbeat, which has a Ping in it; abort if the client did not answer the last ones."""
         if self._silent >= MISSED_PONGS:
+            self._view.why = "did not answer pings"
             self.transport.abort()
             return
         self._silent += 1
@@ -149,8 +150,12 @@ class WebSocketWire(SocketWire[SpeakingSide]):
             self.finish(Reason.NOT_TEXT)
             return
         if answer := self._side.answer(self, self._view, text):
-            self._due = charge(self._due, len(answer))
-            self.write(answer)
+            self.answer(answer)
+
+    def answer(self, data: bytes) -> None:
+        """Write the answer to a command, for which the client is charged."""
+        self._due = charge(self._due, len(data))
+        self.write(data)
 
     def close(self) -> None:
         """Do not close yet: the client's Close ends the socket, or `Blocked` does (RFC 6455, 7.1.1)."""

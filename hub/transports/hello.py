@@ -11,9 +11,10 @@ from hub.engine.view import View
 from hub.settings import Settings
 
 ARRIVED_LATE = 1.0
-"""Seconds between the accept of a WebSocket and a close that a client can do nothing about: the hub is full, or
-the job was over on arrival. Clients that reset their backoff when a socket opens reconnect in a tight loop
-otherwise."""
+"""Seconds between the accept of a WebSocket and a close that a client can do nothing about: the hub is full,
+or the job was over on arrival. Clients that reset their backoff when a socket opens reconnect in a tight loop
+otherwise.
+"""
 
 
 def retry_ms(settings: Settings) -> int:

@@ -97,9 +97,10 @@ class Lanes:
         lane.view.close()
         lane.seat = None  # breaks the reference cycle of seat and lane, so that both are freed at once
 
-    def clear(self) -> None:
-        """Remove all lanes."""
+    def clear(self, why: str) -> None:
+        """Remove all lanes, whose viewers have gone for this reason."""
         for lane in list(self._lanes.values()):
+            lane.view.why = why
             self.remove(lane)
 
     def catch_up(self) -> None:

@@ -81,7 +81,8 @@ async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: R
 
     If there is no event yet, waits up to `wait` seconds for one. The page is `{"events": [...], "notices":
     [...], "position": "epoch-seq", "ended": bool}`. Events look as on a WebSocket; notices are `gap`,
-    `resync` and `state` frames. Raises BrokerUnavailable, and JobNotFound if the caller may not watch any more.
+    `resync` and `state` frames. Raises BrokerUnavailable, and JobNotFound if the caller may not watch any
+    more.
     """
     page = _Page(view, limit)
     page.add(view.preamble)
@@ -91,6 +92,7 @@ async def read_page(hub: Hub, view: View, *, limit: int, wait: float, receive: R
             return page.text()
     page.read_window()
     if wait and not page.events and not view.log.closed:
+        assert page.position is not None, "the window was read"
         bell = Bell()
         view.share(bell, NOTHING, at=page.position)  # closing the view removes this seat
         await bell.wait(wait, receive)
@@ -105,7 +107,7 @@ class _Page:
 
     def __init__(self, view: View, limit: int) -> None:
         self.events: list[bytes] = []
-        self.position = 0
+        self.position: int | None = None  # in the window, once it was read
         self._size = 0
         self._view = view
         self._limit = limit
@@ -133,7 +135,8 @@ class _Page:
     def read_window(self) -> None:
         """Add the frames of the window from the view's position on."""
         log = self._view.log
-        self.position = max(self.position, self._view.position)
+        if self.position is None:
+            self.position = self._view.position
         while not self.full and self.position >= log.start and (frames := log.slice(self.position, CHUNK)):
             self.position += self.add(frames)
 

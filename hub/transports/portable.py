@@ -15,7 +15,7 @@ from starlette.types import Send
 from starlette.websockets import WebSocketDisconnect
 
 from hub.ending import end_tasks
-from hub.fanout.blocked import Blocked
+from hub.fanout.blocked import TOOK_NOTHING, Blocked
 from hub.fanout.wire import Reason
 from hub.quiet import quiet_log
 from hub.transports.handoff import Handoff
@@ -29,13 +29,14 @@ Messages = list[Message]
 class AsgiWire:
     """A `Wire` on an ASGI `send`. `last_words` makes the messages that end the connection for a reason.
 
-    A send that takes longer than `blocked` allows is aborted: by `handoff`, which resets the connection if the
-    server offers that, else by cancelling the task that sends.
+    A send that takes longer than `blocked` allows is aborted: by `handoff`, which resets the connection if
+    the server offers that, else by cancelling the task that sends.
     """
 
     __slots__ = (
         "_blocked",
         "_broken_off",
+        "_first",
         "_flushed",
         "_handoff",
         "_last_words",
@@ -46,6 +47,7 @@ class AsgiWire:
         "_sent",
         "_task",
         "_wake",
+        "_was_cut",
         "catch_up",
         "reason",
         "writes",
@@ -62,6 +64,8 @@ class AsgiWire:
     ) -> None:
         self.catch_up: Callable[[], None] = _nothing  # the seat's: writes what the log has for this viewer
         self.reason: Reason | None = None
+        self._first: Reason | None = None  # `reason` becomes LEFT where the last words reach nobody
+        self._was_cut = False
         self.writes = 0
         self._send = send
         self._blocked = blocked
@@ -88,7 +92,9 @@ class AsgiWire:
 
     @property
     def unsent(self) -> int:
-        """The number of bytes that the kernel has not taken yet, as the server tells it; else 0: ASGI does not."""
+        """The number of bytes that the kernel has not taken yet, as the
+        server tells it; else 0: ASGI does not.
+        """
         return 0 if self._handoff is None else self._handoff.unsent
 
     def write(self, payload: Messages) -> None:
@@ -104,8 +110,13 @@ class AsgiWire:
     def finish(self, reason: Reason) -> None:
         """End the connection after all written messages are sent. Only the first call has an effect."""
         if self.reason is None:
-            self.reason = reason
+            self.reason = self._first = reason
             self._wake.set()
+
+    @property
+    def why(self) -> str:
+        """Why it ended, for the operator."""
+        return TOOK_NOTHING if self._was_cut else (self._first or Reason.LEFT).words
 
     async def flush(self) -> None:
         """Return when all messages that wait now are sent, or when the client has left. Cancel-safe."""
@@ -172,6 +183,7 @@ class AsgiWire:
 
     def abort(self) -> None:
         """Break off the send that waits for a client that takes no bytes."""
+        self._was_cut = self._first is None
         if self._handoff is not None:
             self._handoff.cut()
         elif self._task is not None and not self._broken_off:

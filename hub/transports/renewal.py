@@ -22,7 +22,9 @@ Verify = Callable[[str], Awaitable[Caller | None]]
 async def renew(
     hub: Hub, verify: Verify | None, caller: Caller, command: Command, accept: Callable[[Caller], None]
 ) -> bytes | None:
-    """The answer to `authenticate`; None if the socket must end. `accept` gets the caller with new credentials."""
+    """The answer to `authenticate`; None if the socket must end. `accept`
+    gets the caller with new credentials.
+    """
     if verify is None:
         return error_text("unsupported", "expected a hub that verifies tokens itself", command.ref)
     if command.token is None:

@@ -19,8 +19,10 @@ from hub.errors import BrokerUnavailable
 from hub.fanout.wire import Reason
 from hub.job.frame import Frame
 from hub.settings import Settings
+from hub.transports.answers import text
+from hub.transports.door import Headers, lines
 from hub.transports.fast import SseWire
-from hub.transports.handoff import Handoff
+from hub.transports.handoff import Detached, Handoff
 from hub.transports.headers import PRIVATE
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.hello import hello, retry_ms
@@ -36,6 +38,9 @@ HEADERS = {
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+_ANSWER = lines([*_RAW_HEADERS, _KEEP_ALIVE, (b"transfer-encoding", b"chunked")]) + b"\r\n"
+"""The headers of a stream that needs no ASGI, and the end of the head."""
 
 # The three line ends of the format. Each of them in a body ends the `data:` line, so the body needs another
 # one.
@@ -119,11 +124,31 @@ class SseTransport:
         """The last bytes of a detached socket: the last words, and the end of the chunked body."""
         return _chunk(self.last_words(reason)) + b"0\r\n\r\n"
 
+    def head(self, view: View, prologue: str | None = None) -> bytes:
+        """The first bytes. A job that is over, and the older stream, begin with data: `retry` is a part of
+        it. `prologue`: see `EventStream`.
+        """
+        retry = self.retry_ms()
+        if prologue is not None:
+            head = f"retry: {retry}\nid: {view.seen}\ndata: {prologue}\n\n"
+        elif view.log.closed:
+            head = f"retry: {retry}\n"
+        else:
+            place = "" if view.preamble else f"id: {view.seen}\n"
+            fields = text(hello(self.settings, retry, view)).decode()
+            head = f"retry: {retry}\n{place}event: hello\ndata: {fields}\n\n"
+        return head.encode() + b"".join(encode(frame) for frame in view.preamble)
+
+    def begin(self, detached: Detached, view: View, headers: Headers) -> SseWire:
+        """Begin a stream on a socket on which nothing was sent. `headers`: the server's."""
+        wire = SseWire(detached, view, RAW_SSE, self)
+        wire.start(b"HTTP/1.1 200 OK\r\n" + lines(headers) + _ANSWER + _chunk(self.head(view)))
+        return wire
+
     async def _beat(self, now: float) -> None:
         self.blocked.abort(now)
-        for audience in self.hub.audiences(ASGI_SSE, RAW_SSE):
-            if now - audience.last_write >= self.settings.heartbeat:
-                await audience.beat(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
+        for audience in self.hub.pace.silent(now, ASGI_SSE, RAW_SSE):
+            await audience.beat(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
 
 
 class EventStream(Response):
@@ -158,15 +183,15 @@ class EventStream(Response):
         view, transport = self._view, self._transport
         handoff = Handoff.of(scope)
         wire = AsgiWire(send, transport.blocked, last_words=self._last_words, handoff=handoff)
-        last = self._head()
+        last = transport.head(view, self._prologue)
         try:
             if _stays(scope):
                 self.raw_headers.append(_KEEP_ALIVE)
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await wire.send_now([start, _body(last)])
-            while frames := await transport.hub.read_past(view):
-                last = b"".join(encode(frame) for frame in frames if frame.passes(view.wish.types))
-                await wire.send_now([_body(last)])
+            while payload := await transport.hub.read_payload(view, ASGI_SSE):
+                last = payload[-1]["body"]
+                await wire.send_now(payload)
         except BrokerUnavailable:
             wire.finish(Reason.GAP)
         except OSError:
@@ -177,21 +202,8 @@ class EventStream(Response):
                 return True
             wire.catch_up = view.seat(wire, ASGI_SSE).catch_up
         await wire.run(_until_disconnect(receive))
+        view.why = wire.why
         return False
-
-    def _head(self) -> bytes:
-        """The first bytes. A job that is over, and the older stream, begin with data: `retry` is a part of it."""
-        transport, view = self._transport, self._view
-        retry = transport.retry_ms()
-        if self._prologue is not None:
-            head = f"retry: {retry}\nid: {view.seen}\ndata: {self._prologue}\n\n"
-        elif view.log.closed:
-            head = f"retry: {retry}\n"
-        else:
-            place = "" if view.preamble else f"id: {view.seen}\n"
-            fields = json.dumps(hello(transport.settings, retry, view), separators=(",", ":"))
-            head = f"retry: {retry}\n{place}event: hello\ndata: {fields}\n\n"
-        return head.encode() + b"".join(encode(frame) for frame in view.preamble)
 
     def _last_words(self, reason: Reason) -> Messages:
         return [

@@ -12,6 +12,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from hub.fanout.wire import Reason
 from hub.transports.commands import MAX_BYTES, spend
+from hub.transports.door import VISIT, Visit
+from hub.transports.epoll import moved
 from hub.transports.handoff import GONE, Detached, Handoff, is_plain
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
     _early = b""  # what came before the handshake was answered
     _handoff: _WebSocketHandoff | None = None
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, visit: Visit | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._visit = visit  # that was at the door first
         self.conn.logger, self.conn.debug = logging.getLogger("hub.websockets"), False
 
     def send_keepalive_ping(self) -> None:
@@ -94,7 +97,7 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         )
         if not possible:
             return None
-        detached = Detached(self.transport, self.connections)
+        detached = Detached(moved(self.transport), self.connections)
         self.stop_keepalive()
         self.connections.discard(self)
         self.disconnected = True
@@ -109,10 +112,22 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):  # there is none if the handshake was refused
             self._handoff = _WebSocketHandoff(self)
             cast(Any, self.scope)["extensions"][Handoff.NAME] = self._handoff
+            if self._visit is not None:
+                cast(Any, self.scope)[VISIT] = self._visit
+
+    async def run_asgi(self) -> None:
+        """As uvicorn's; gives back what was found at the door, if the application did not take it."""
+        try:
+            await super().run_asgi()
+        finally:
+            if self._visit is not None:
+                self._visit.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's, and frees what the connection held."""
         super().connection_lost(exc)
+        if self._visit is not None and not hasattr(self, "scope"):
+            self._visit.close()  # the handshake was refused, so the application never got it
         self.release()
 
     def release(self) -> None:
@@ -211,8 +226,9 @@ class HandoffWebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """As uvicorn's, without its error log for a client that leaves during the handshake or is refused. After
-        the accept it reads what came early."""
+        """As uvicorn's, without its error log for a client that leaves during the handshake or is refused.
+        After the accept it reads what came early.
+        """
         if not self.handshake_complete and self.transport.is_closing():
             self.handshake_complete = True
             self.disconnected = True

@@ -14,23 +14,28 @@ from typing import Any, Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.frames import Close, Opcode
 from websockets.frames import Frame as WireFrame
+from websockets.utils import accept_key
 
-from hub.ending import end_tasks
-from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable
 from hub.fanout.wire import Reason
 from hub.job.event import RESERVED, JobId, without
 from hub.job.frame import Frame
-from hub.transports.answers import answer_text, error_text, splice, state_text, text
+from hub.transports.answering import Answering
+from hub.transports.answers import error_text, splice, text
 from hub.transports.commands import MAX_BYTES, Command, Malformed, charge, parse, spend
+from hub.transports.door import Headers, lines
 from hub.transports.fast_websocket import WebSocketWire
-from hub.transports.handoff import Handoff
+from hub.transports.handoff import Detached, Handoff
 from hub.transports.heartbeat import Heartbeat
 from hub.transports.hello import ARRIVED_LATE, hello, retry_ms
 from hub.transports.portable import AsgiWire, Message, Messages
-from hub.transports.renewal import Verify, renew
+from hub.transports.renewal import Verify
+
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 
 HEARTBEAT = Frame.control("heartbeat", {})
 
@@ -40,6 +45,14 @@ def encode(frame: Frame, job: JobId | None = None) -> bytes:
     fields = frame.event.fields
     if frame.name is None and frame.event.type in RESERVED:
         fields = None  # a client must not take it for a control frame
+    if (
+        fields is not None
+        and frame.name is None
+        and frame.id is not None
+        and "id" not in fields
+        and (job is None or fields.get("job_id") == job)
+    ):
+        return splice(f'{{"id":"{frame.id}"}}'.encode(), frame.body)  # as below, for nearly every event
     head: dict[str, Any] = {}
     if frame.name is not None:
         head["type"] = frame.name
@@ -119,7 +132,7 @@ class WebSocketTransport:
         self.blocked = hub.blocked
         self.heartbeat = Heartbeat("websocket", self._beat, heartbeat=self.settings.heartbeat)
         self.dashboards: Dashboards | None = None
-        self._renewing: dict[View, asyncio.Task[None]] = {}  # on detached sockets
+        self._answering = Answering(hub, verify, wire_frame)
 
     async def serve(self, websocket: WebSocket, view: View) -> None:
         """Serve the socket of one job: hand it over and return, or serve it until it ends."""
@@ -135,16 +148,15 @@ class WebSocketTransport:
 
     async def _serve(self, websocket: WebSocket, view: View) -> bool:
         handoff = Handoff.of(websocket.scope)
-        late = ARRIVED_LATE if view.log.closed else 0.0
+        late = _late(view)
         wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, handoff=handoff, late=late)
         opening = self._opening(view)
         try:
             if handoff is None or view.begin.after is not None:
                 await wire.send_now(ASGI_WEBSOCKET.join(opening))
                 opening = []
-            while frames := await self.hub.read_past(view):
-                parts = [encode(frame) for frame in frames if frame.passes(view.wish.types)]
-                await wire.send_now(ASGI_WEBSOCKET.join(parts))
+            while payload := await self.hub.read_payload(view, ASGI_WEBSOCKET):
+                await wire.send_now(payload)
         except BrokerUnavailable:
             wire.finish(Reason.GAP)
         except OSError:
@@ -157,7 +169,18 @@ class WebSocketTransport:
             wire.write(ASGI_WEBSOCKET.join(opening))
             wire.catch_up = view.seat(wire, ASGI_WEBSOCKET).catch_up
         await wire.run(self._listen(websocket, wire, view))
+        view.why = wire.why
         return False
+
+    def begin(self, detached: Detached, view: View, headers: Headers, key: bytes) -> WebSocketWire:
+        """Begin on a socket on which nothing was sent: answer the handshake. `headers`: the server's.
+
+        `key`: `Sec-WebSocket-Key` of the handshake.
+        """
+        answer = _SWITCHING + accept_key(key.decode()).encode() + b"\r\n" + lines(headers) + b"\r\n"
+        wire = WebSocketWire(detached, view, RAW_WEBSOCKET, self, late=_late(view))
+        wire.start(answer + b"".join(wire_frame(data) for data in self._opening(view)))
+        return wire
 
     def _opening(self, view: View) -> list[bytes]:
         """The first frames. A job that is over begins with its events."""
@@ -170,51 +193,22 @@ class WebSocketTransport:
 
     async def _listen(self, websocket: WebSocket, wire: AsgiWire, view: View) -> Reason:
         async def execute(command: Command) -> int:
-            if command.op != "authenticate":
-                data = execute_on_job(view, command)
-                wire.write([message(data)])
-                return len(data)
-            if (answer := await self._renew(view, command)) is not None:
-                wire.write([message(answer)])
-            else:
+            answer = await self._answering.execute(view, command)
+            if answer is None:
                 wire.finish(Reason.EXPIRED)
-            return 0
+                return 0
+            wire.write([message(answer)])
+            return len(answer)
 
         return await listen(websocket, wire, execute)
 
     def answer(self, wire: WebSocketWire, view: View, data: str) -> bytes:
-        """The answer to one message, as bytes for a detached socket; b"" if it comes later."""
-        try:
-            command = parse(data)
-        except Malformed as error:
-            return wire_frame(error_text(error.code, str(error), error.ref))
-        if command.op != "authenticate":
-            return wire_frame(execute_on_job(view, command))
-        if view in self._renewing:
-            return wire_frame(error_text("unavailable", "expected one authenticate at a time", command.ref))
-        task = self._renewing[view] = asyncio.create_task(self._renew_on(wire, view, command))
-        task.add_done_callback(lambda _: self._renewing.pop(view))
-        return b""
-
-    async def _renew_on(self, wire: WebSocketWire, view: View, command: Command) -> None:
-        answer = await self._renew(view, command)
-        if wire.finished:
-            return
-        if answer is not None:
-            wire.write(wire_frame(answer))
-        else:
-            wire.finish(Reason.EXPIRED)
-
-    async def _renew(self, view: View, command: Command) -> bytes | None:
-        caller = view.guest or Caller(view.user)
-        return await renew(self.hub, self.verify, caller, command, lambda new: self._accept(view, new))
-
-    def _accept(self, view: View, caller: Caller) -> None:
-        view.renew(caller, self.hub.age.expiry(caller.expires))
+        """See `SpeakingSide`."""
+        return self._answering.answer(wire, view, data)
 
     async def aclose(self) -> None:
         """End the tasks."""
-        await end_tasks(*self._renewing.values())
+        await self._answering.aclose()
         await self.heartbeat.aclose()
 
     def last_words(self, reason: Reason) -> Messages:
@@ -238,22 +232,15 @@ class WebSocketTransport:
 
     async def _beat(self, now: float) -> None:
         self.blocked.abort(now)
-        for audience in self.hub.audiences(ASGI_WEBSOCKET, RAW_WEBSOCKET):
-            if now - audience.last_write >= self.settings.heartbeat:
-                await audience.beat(_RAW_BEAT if audience.format is RAW_WEBSOCKET else _ASGI_BEAT, now)
+        for audience in self.hub.pace.silent(now, ASGI_WEBSOCKET, RAW_WEBSOCKET):
+            await audience.beat(_RAW_BEAT if audience.format is RAW_WEBSOCKET else _ASGI_BEAT, now)
         if self.dashboards is not None:
             self.dashboards.beat(now, _ASGI_BEAT)
 
 
-def execute_on_job(view: View, command: Command) -> bytes:
-    """The answer to a command on the socket of one job."""
-    match command.op:
-        case "ping":
-            return answer_text("pong", command.ref)
-        case "state":
-            return state_text(view, command.ref)
-        case _:
-            return error_text("unsupported", "expected state or ping on the socket of one job", command.ref)
+def _late(view: View) -> float:
+    """Seconds until the close."""
+    return ARRIVED_LATE if view.log.closed else 0.0
 
 
 async def listen(

@@ -1,7 +1,7 @@
 """The operator's endpoints: metrics, the descriptions of the API, revocation.
 
-Invariant: they exist for requests on the admin port and for those with the admin token. Everybody else gets the
-answer of a path that does not exist.
+Invariant: they exist for requests on the admin port and for those with the admin token. Everybody else gets
+the answer of a path that does not exist.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import re
 from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -26,6 +28,8 @@ from starlette.types import Scope
 
 from hub.contract import asyncapi
 from hub.errors import InvalidSettings
+from hub.job.event import job_id as parse_job_id
+from hub.job.log_level import LogLevel
 from hub.settings import Settings
 from hub.transports.headers import PRIVATE, SAFE
 from hub.web.context import Context, get_context, get_service
@@ -33,6 +37,10 @@ from hub.web.metrics import registry
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 """Files of `/docs`, in the package fastapi-offline: nothing is loaded from anybody else's host."""
+
+
+GONE = 20
+"""Viewers that have gone that an answer has."""
 
 
 class _AdminRoute(APIRoute):
@@ -59,7 +67,8 @@ def _is_on_admin_port(scope: Scope, context: Context) -> bool:
 def _is_foreign_page(request: HTTPConnection) -> bool:
     """Returns True for a request that a page of another site makes in the operator's browser.
 
-    Also where its name was made to point to this machine (DNS rebinding): a page of ours has a numeric address.
+    Also where its name was made to point to this machine (DNS rebinding): a page of ours has a numeric
+    address.
     """
     headers = request.headers
     if "origin" not in headers and "sec-fetch-site" not in headers:
@@ -82,6 +91,19 @@ def _has_token(request: HTTPConnection, context: Context) -> bool:
     return hmac.compare_digest(given.strip().encode(), expected.get_secret_value().encode())
 
 
+class Level(BaseModel, extra="forbid"):
+    """How much every hub logs."""
+
+    level: str = Field(description="debug, info, warning or error")
+    seconds: float = Field(600, description="after that, each hub's own level is back")
+
+
+class Draining(BaseModel):
+    """A hub that ends."""
+
+    seconds: float = Field(description="over which its viewers are moved away")
+
+
 class Revoke(BaseModel, extra="forbid"):
     """Whose credentials are to be taken back."""
 
@@ -92,8 +114,13 @@ class Revoke(BaseModel, extra="forbid"):
 def admin_router(settings: Settings) -> APIRouter:
     """The endpoints, for an application with these settings."""
     router = APIRouter(tags=["admin"], route_class=_AdminRoute)
-    contract = cache(lambda: asyncapi.document(settings))
+    _add_actions(router)
+    _add_inspector(router)
+    _add_documents(router, settings)
+    return router
 
+
+def _add_actions(router: APIRouter) -> None:
     @router.get("/metrics", response_class=Response, dependencies=[Depends(get_service)])
     async def metrics(request: Request) -> Response:
         """Metrics in the Prometheus format."""
@@ -105,6 +132,64 @@ def admin_router(settings: Settings) -> APIRouter:
             context.report()
             read = board.sum
         return Response(generate_latest(registry(read)), headers=SAFE, media_type=CONTENT_TYPE_LATEST)
+
+    @router.post("/admin/revoke", status_code=204, response_class=Response)
+    async def revoke(request: Request, wanted: Revoke) -> Response:
+        """Take back what a user was given until now, on every hub within a second."""
+        try:
+            await get_context(request).revoke(wanted.user, wanted.job)
+        except InvalidSettings as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(status_code=204, headers=PRIVATE)
+
+    @router.post("/admin/log", status_code=204, response_class=Response)
+    async def log(request: Request, wanted: Level) -> Response:
+        """Change the level of every hub's log for a while."""
+        try:
+            await get_context(request).change_log(LogLevel.of(wanted.level, wanted.seconds))
+        except InvalidSettings as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(status_code=204, headers=PRIVATE)
+
+    @router.post("/admin/drain", status_code=202)
+    async def drain(request: Request, response: Response) -> Draining:
+        """Move all viewers of this hub away, then end it, with all its processes: as SIGTERM does."""
+        context = get_context(request)
+        if context.stop is None:
+            raise HTTPException(409, "this hub is a part of an application, which ends it")
+        response.headers.update(PRIVATE)
+        context.stop()
+        return Draining(seconds=context.settings.drain)
+
+
+def _add_inspector(router: APIRouter) -> None:
+    @router.get("/admin/jobs")
+    async def jobs(
+        request: Request, limit: Annotated[int, Query(ge=1, le=1000, description="most jobs")] = 50
+    ) -> Response:
+        """The jobs that this process watches, those with the most viewers first, and who went last."""
+        hub = get_context(request).own_service().hub
+        found = {
+            "process": os.getpid(),
+            "jobs": hub.inspector.jobs(limit),
+            "gone": hub.inspector.gone(None, GONE),
+        }
+        return JSONResponse(found, headers=PRIVATE)
+
+    @router.get("/admin/jobs/{job_id}")
+    async def job(request: Request, job_id: str) -> Response:
+        """One job that this process watches: its viewers, and those that went last, with the reason."""
+        known = parse_job_id(job_id)
+        hub = get_context(request).own_service().hub
+        found = hub.inspector.job(known) if known is not None else None
+        gone = hub.inspector.gone(known, GONE) if known is not None else []
+        if found is None and not gone:
+            raise HTTPException(404, "this process does not watch the job")
+        return JSONResponse({"process": os.getpid(), **(found or {}), "gone": gone}, headers=PRIVATE)
+
+
+def _add_documents(router: APIRouter, settings: Settings) -> None:
+    contract = cache(lambda: asyncapi.document(settings))
 
     @router.get("/asyncapi.json")
     async def asyncapi_json() -> Response:
@@ -125,17 +210,6 @@ def admin_router(settings: Settings) -> APIRouter:
             raise HTTPException(404)
         data = files("fastapi_offline").joinpath("static", name).read_bytes()
         return Response(data, media_type=ASSETS[name], headers={**SAFE, "Cache-Control": "max-age=3600"})
-
-    @router.post("/admin/revoke", status_code=204, response_class=Response)
-    async def revoke(request: Request, wanted: Revoke) -> Response:
-        """Take back what a user was given until now, on every hub within a second."""
-        try:
-            await get_context(request).revoke(wanted.user, wanted.job)
-        except InvalidSettings as error:
-            raise HTTPException(422, str(error)) from error
-        return Response(status_code=204, headers=PRIVATE)
-
-    return router
 
 
 @cache

@@ -18,10 +18,13 @@ from hub.job.catalogue import load
 from hub.settings import Settings
 from hub.web.admin import admin_router
 from hub.web.client import router as client_router
+from hub.web.commands import router as commands_router
 from hub.web.context import Context, get_redis
 from hub.web.direct import direct_routes
+from hub.web.door import add_door
 from hub.web.headers import SafeCors, add_safe_headers
 from hub.web.health import router as health_router
+from hub.web.mine import router as mine_router
 from hub.web.refusals import unavailable
 from hub.web.routes import router as jobs_router
 from hub.web.session import router as session_router
@@ -30,7 +33,8 @@ from hub.web.tickets import router as tickets_router
 from hub.web.tickets import ticket_routes
 
 PREFLIGHT_AGE = 600
-"""Seconds that a browser may remember the answer to a preflight; Chromium remembers it for two hours at most."""
+"""Seconds that a browser may remember the answer to a preflight; Chromium remembers it for two hours at most.
+"""
 
 DESCRIPTION = "Watch background jobs live, over Server-Sent Events or WebSocket."
 
@@ -62,10 +66,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=sorted(settings.allowed_origins),
             allow_credentials=True,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
             max_age=PREFLIGHT_AGE,
         )
     add_safe_headers(app)
+    add_door(app)
     return app
 
 
@@ -91,7 +96,7 @@ def mount(
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         # Connects to Redis now: the first viewer need not wait for it, and /readyz can report on it.
         if get_redis not in app.dependency_overrides:
-            context.service(context.client())
+            context.own_service()
         try:
             with on_shutdown(context.begin_drain):
                 yield {}
@@ -104,6 +109,8 @@ def mount(
     app.router.routes += ticket_routes(app, path, dependencies or [])
     app.include_router(jobs_router, prefix=path, dependencies=dependencies)
     app.include_router(tickets_router, prefix=path, dependencies=dependencies)
+    app.include_router(commands_router, prefix=path, dependencies=dependencies)
+    app.include_router(mine_router, prefix=path, dependencies=dependencies)
     app.include_router(session_router, prefix=path, dependencies=dependencies)
     app.include_router(client_router, prefix=path, dependencies=dependencies)
     return context

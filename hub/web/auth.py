@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
-from jwt.utils import base64url_decode
 from starlette.requests import HTTPConnection
 
 from hub.errors import JobNotFound
 from hub.job.event import UserId
-from hub.job.nesting import TOO_DEEP, is_too_deep
 from hub.settings import Settings
 from hub.totals import Totals
 from hub.web.credentials import ForeignPage, token_of
-from hub.web.keys import Keys, configured
+from hub.web.keys import Key, Keys, configured
+from hub.web.plain import require_plain_json
+from hub.web.signed import Verifier
 
 logger = logging.getLogger("hub.auth")
 
@@ -42,8 +42,8 @@ class User:
     """A signed-in person. `email` is empty when the token has none.
 
     `issued` and `expires` are the token's `iat` (0 if it has none) and `exp` in seconds since 1970; of a user
-    that an application made, both are infinity: it asks for credentials with each request itself. `shared`: the
-    claims that `HUB_SHARED_BY` names.
+    that an application made, both are infinity: it asks for credentials with each request itself. `shared`:
+    the claims that `HUB_SHARED_BY` names.
     """
 
     user_id: str
@@ -77,17 +77,16 @@ class _Verified:
         self._old: dict[bytes, User] = {}
         self._turned = time.monotonic()
 
-    def get(self, token: str) -> User | None:
-        """Returns the user of this token, or None if it was not verified lately."""
+    def get(self, digest: bytes) -> User | None:
+        """Returns the user of the token with this digest, or None if it was not verified lately."""
         self._turn()
-        digest = _digest(token)
         return self._young.get(digest) or self._old.get(digest)
 
-    def put(self, token: str, user: User, *, expires: float) -> None:
+    def put(self, digest: bytes, user: User, *, expires: float) -> None:
         """Remember the token, unless it expires while it is remembered. `expires`: seconds since 1970."""
         self._turn()
         if expires - time.time() > 2 * VERIFIED:
-            self._young[_digest(token)] = user
+            self._young[digest] = user
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -96,10 +95,6 @@ class _Verified:
         self._old = self._young if now - self._turned < 2 * VERIFIED else {}
         self._young = {}
         self._turned = now
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Refused(Exception):
@@ -111,12 +106,15 @@ class Refused(Exception):
 
 
 class Authenticator:
-    """Verifies tokens with the configured keys, and checks the configured claims. Counts refusals in `totals`."""
+    """Verifies tokens with the configured keys, and checks the
+    configured claims. Counts refusals in `totals`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.totals = Totals()
         self._settings = settings
         self._keys = configured(settings)
+        self._verifier = Verifier(settings)
         self._verified = _Verified()
 
     async def authenticate(self, connection: HTTPConnection) -> User:
@@ -146,14 +144,11 @@ class Authenticator:
             raise Refused("missing")
         if len(token) > MAX_TOKEN:
             raise Refused("malformed")
-        if (known := self._verified.get(token)) is not None:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        if (known := self._verified.get(digest)) is not None:
             return known
         try:
-            _require_plain_json(token)
-        except (jwt.PyJWTError, ValueError) as error:
-            raise Refused("malformed") from error
-        try:
-            user = self._user(await self._claims(token, self._keys))
+            user = self._user(self._verifier.claims(token, await self._key(token, self._keys)))
         except (
             jwt.PyJWTError,
             ValueError,
@@ -161,8 +156,15 @@ class Authenticator:
             OverflowError,
         ) as error:  # a claim can be any JSON, also 1e999
             raise Refused(_reason(error)) from error
-        self._verified.put(token, user, expires=user.expires)
+        self._verified.put(digest, user, expires=user.expires)
         return user
+
+    async def _key(self, token: str, keys: Keys) -> Key:
+        """The key that a token is for. Raises Refused if there is none, KeysUnavailable and PyJWTError."""
+        key = await keys.find(token)
+        if key is None:
+            raise Refused("key")
+        return key
 
     def _count(self, reason: str, token: str | None) -> None:
         name = f"auth_refused_{reason}"
@@ -206,31 +208,6 @@ class Authenticator:
             if type(value) not in (int, float) or not 0 <= value <= latest:
                 raise ValueError(f"expected {name} in seconds since 1970, at most {latest:.0f}")
 
-    async def _claims(self, token: str, keys: Keys) -> dict[str, Any]:
-        """Returns the claims. Raises PyJWTError for an invalid token, Refused for one of an unknown key."""
-        settings = self._settings
-        key = await keys.find(token)
-        if key is None:
-            raise Refused("key")
-        verified = jwt.decode_complete(
-            token,
-            key.value,
-            algorithms=list(key.algorithms),
-            leeway=settings.jwt_leeway,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            options={
-                "require": ["exp"],
-                "verify_aud": settings.jwt_audience is not None,
-                "verify_sub": False,  # `_user` does; a number is a user id too
-            },
-        )
-        # RFC 7515 section 4.1.11: a token whose critical extensions we do not know must be refused
-        if "crit" in verified["header"]:
-            raise Refused("malformed")
-        claims: dict[str, Any] = verified["payload"]
-        return claims
-
 
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "expired"),
@@ -250,13 +227,15 @@ def _reason(error: Exception) -> str:
 
 
 def described(token: str | None) -> str:
-    """What a token says of itself, unverified, for the operator: its key, issuer, user and times; never the token."""
+    """What a token says of itself, unverified, for the operator: its key,
+    issuer, user and times; never the token.
+    """
     if not token:
         return "no token"
     if len(token) > MAX_TOKEN:
         return f"{len(token)} characters"
     try:
-        _require_plain_json(token)
+        require_plain_json(token)
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, TypeError):
@@ -267,17 +246,3 @@ def described(token: str | None) -> str:
 
 SAID = ("iss", "aud", "azp", "sub", "iat", "nbf", "exp")
 """Claims that a line of the log repeats."""
-
-
-def _require_plain_json(token: str) -> None:
-    """Raises ValueError unless header and claims are UTF-8 without NUL and nested as deep as an event may be.
-
-    PyJWT's parser stops at the interpreter's limit, which differs between versions. The parser also reads
-    UTF-16 and UTF-32, where the count would miss brackets. JSON in either has a NUL among its first four
-    bytes, or a mark that is no UTF-8; RFC 7519 demands UTF-8.
-    """
-    signed, _, _ = token.rpartition(".")
-    for part in signed.split(".", 1):
-        text = base64url_decode(part).decode()
-        if "\0" in text or is_too_deep(text):
-            raise ValueError(TOO_DEEP)

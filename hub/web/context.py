@@ -12,23 +12,21 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from inspect import isawaitable, iscoroutinefunction
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from hub.broker.connect import AsyncRedis, PerLoop, close, for_requests, place_of, sibling
+from hub.broker.connect import AsyncClient, Nodes, PerLoop, close, for_requests, nodes_of, place_of, sibling
 from hub.broker.redis import RedisBroker
 from hub.broker.script import Publication
 from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.errors import JobNotFound
 from hub.job.event import JobId
+from hub.job.log_level import LogLevel
 from hub.job.revocation import Revocation
 from hub.settings import Settings
 from hub.totals import Totals
@@ -55,7 +53,7 @@ class Service:
     websocket: WebSocketTransport
     dashboards: DashboardSockets
     readiness: Readiness
-    client: AsyncRedis | None = None  # that was made for it, and ends with it
+    client: Nodes | None = None  # that was made for it, and ends with it
 
     async def drain(self) -> None:
         """Tell every viewer to reconnect elsewhere, spread over `settings.drain` seconds."""
@@ -80,8 +78,12 @@ class Context:
         self.authenticator = Authenticator(settings)
         self.admin_ports: set[int] = set()  # ports of ours on which the operator's endpoints are
         self.place: tuple[Board, int] | None = None  # the board and our row, if there are several processes
+        # What `serve` adds, whose process it is: how the hub is told to end, and how its log changes.
+        self.stop: Callable[[], Any] | None = None
+        self.on_log_level: Callable[[LogLevel], Any] = lambda _: None
         self._clients: PerLoop | None = None
         self._services: dict[Hashable, Service] = {}
+        self._own: Service | None = None  # on `HUB_REDIS_URL`
         self._given: dict[Hashable, int] = {}  # per Redis: the client that an override gave first
 
     @property
@@ -103,7 +105,7 @@ class Context:
             )
             self.settings = self.settings.model_copy(update={"max_viewers": max(1, most)})
 
-    def client(self) -> AsyncRedis:
+    def client(self) -> Nodes:
         """Returns the running loop's client for `HUB_REDIS_URL`, which connects when it is first used."""
         if self._clients is None:
             self._clients = PerLoop(for_requests(self.settings.redis_url))
@@ -119,7 +121,7 @@ class Context:
         """What this process holds and has done: its services, and its refusals."""
         return sum((service.hub.statistics() for service in self.services), self.authenticator.totals)
 
-    def service(self, client: AsyncRedis) -> Service:
+    def service(self, client: AsyncClient) -> Service:
         """Returns the service on the Redis of `client`, and starts it if there is none.
 
         A service belongs to one event loop. Starlette's test client may run each request in a new loop; then
@@ -131,7 +133,8 @@ class Context:
         if service is None or service.hub.loop is not asyncio.get_running_loop():
             is_ours = self._clients is not None and client is self._clients.get()
             service = self._start(
-                client if is_ours else sibling(client, decode_responses=False), is_ours=is_ours
+                nodes_of(client) if is_ours else sibling(nodes_of(client), decode_responses=False),
+                is_ours=is_ours,
             )
             self._services[place] = service
             self._given[place] = id(client)
@@ -140,8 +143,16 @@ class Context:
             logger.warning("get_redis gives another client with each request; one hub serves them all")
         return service
 
-    def _start(self, client: AsyncRedis, *, is_ours: bool) -> Service:
-        hub = Hub(RedisBroker(client, Publication.of(self.settings)), self.settings)
+    def own_service(self) -> Service:
+        """Returns the service on `HUB_REDIS_URL`, and starts it if there is none."""
+        if self._own is None or self._own.hub.loop is not asyncio.get_running_loop():
+            self._own = self.service(self.client())
+        return self._own
+
+    def _start(self, client: Nodes, *, is_ours: bool) -> Service:
+        broker = RedisBroker(client, Publication.of(self.settings), bare=self.settings.bare)
+        hub = Hub(broker, self.settings)
+        hub.control.on_log_level = self.on_log_level
         verify = self._verify if self.settings.authenticates else None
         websocket = WebSocketTransport(hub, verify)
         own = None if is_ours else client
@@ -162,10 +173,16 @@ class Context:
         Raises BrokerUnavailable, and InvalidSettings for what is no user's or job's id.
         """
         one = Revocation.now(user, job)
-        services = self.services or [self.service(self.client())]
+        services = self.services or [self.own_service()]
         for service in services:
             service.hub.revocations.add(one)
             await service.hub.broker.revoke(one, valid=self.settings.jwt_max_age + self.settings.jwt_leeway)
+
+    async def change_log(self, level: LogLevel) -> None:
+        """Change the level of every hub's log for a while. Raises BrokerUnavailable."""
+        self.on_log_level(level)
+        for service in self.services or [self.own_service()]:
+            await service.hub.broker.announce(level.message())
 
     def begin_drain(self) -> None:
         """Refuse new viewers and move the present ones away, in the background."""
@@ -180,6 +197,7 @@ class Context:
         """End every service and close the client."""
         services = self.services
         self._services.clear()
+        self._own = None
         for service in services:
             await service.aclose()
         clients, self._clients = self._clients, None
@@ -197,8 +215,10 @@ def get_context(connection: HTTPConnection) -> Context:
 # These are async although most await nothing: FastAPI runs a plain function in a thread, which costs 50 us.
 
 
-async def get_redis(connection: HTTPConnection) -> AsyncRedis:
-    """Returns the Redis client that jobs are read with. Override it to use your own."""
+async def get_redis(connection: HTTPConnection) -> AsyncClient:
+    """Returns the Redis client that jobs are read with. Override it to use your own, also redis-py's client
+    of a cluster.
+    """
     return get_context(connection).client()
 
 
@@ -211,24 +231,6 @@ async def require_auth(connection: HTTPConnection) -> User:
         return await get_context(connection).authenticator.authenticate(connection)
     except JobNotFound as error:
         raise refusal(error) from error
-
-
-async def may_watch(user: User, job: str) -> bool:  # noqa: ARG001
-    """Returns True if `user` may watch a job that is not theirs. Override it; a plain function will do as well.
-
-    It is called with what `require_auth` returned, at each join and every 60 s while the stream lives, also for
-    jobs that do not exist. It is no dependency itself: FastAPI does not fill in its parameters.
-    """
-    return False
-
-
-def caller(user: User, connection: HTTPConnection) -> Caller:
-    """Returns `user` as the engine knows a caller, with the application's `may_watch`."""
-    ask = connection.app.dependency_overrides.get(may_watch)
-    settings = get_context(connection).settings
-    found = caller_of(user, settings, None if ask is None else partial(_ask, ask, user))
-    only = connection.scope.get(ONLY)
-    return found if only is None else replace(found, only=only)
 
 
 def caller_of(
@@ -244,15 +246,8 @@ def caller_of(
     )
 
 
-async def _ask(function: Callable[[Any, str], Any], user: User, job: JobId) -> bool:
-    if iscoroutinefunction(function):
-        return bool(await function(user, str(job)))
-    found = await run_in_threadpool(function, user, str(job))
-    return bool(await found if isawaitable(found) else found)
-
-
 async def get_service(
-    connection: HTTPConnection, client: Annotated[AsyncRedis, Depends(get_redis)]
+    connection: HTTPConnection, client: Annotated[AsyncClient, Depends(get_redis)]
 ) -> Service:
     """Returns the hub, with its transports, on this request's Redis client."""
     return get_context(connection).service(client)

@@ -25,10 +25,10 @@ def token_of(connection: HTTPConnection, settings: Settings) -> str | None:
 def _may_use_cookie(connection: HTTPConnection, settings: Settings) -> bool:
     """Returns True if the page that made this request may use the cookie. A browser sends it for any page.
 
-    A WebSocket is not bound by the same-origin policy, and CORS would only keep a page from reading an answer,
-    not the browser from making the request. So the page's origin must be the hub's own or on the list. A
-    same-origin GET (EventSource, fetch) has no Origin header, and neither has `<script src>` of a sibling
-    subdomain, to which a browser gives the cookie too: there Fetch Metadata decides
+    A WebSocket is not bound by the same-origin policy, and CORS would only keep a page from reading an
+    answer, not the browser from making the request. So the page's origin must be the hub's own or on the
+    list. A same-origin GET (EventSource, fetch) has no Origin header, and neither has `<script src>` of a
+    sibling subdomain, to which a browser gives the cookie too: there Fetch Metadata decides
     (https://www.w3.org/TR/fetch-metadata/). Browsers that do not send it are older than 2023.
     """
     origin = connection.headers.get("origin")

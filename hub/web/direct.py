@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from hub.errors import HubError, KeysUnavailable
+from hub.transports.door import VISIT
 from hub.web.context import get_context, require_auth
-from hub.web.routes import STREAM_PATH, WEBSOCKET_PATH, stream_job_events, watch_job
+from hub.web.door import Visit
+from hub.web.refusals import refuse_socket, stream_refused
+from hub.web.routes import STREAM_PATH, WEBSOCKET_PATH, answer_stream, late, stream_job_events, watch_job
 from hub.web.tickets import has_ticket
 
 
@@ -24,11 +29,22 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        user = await require_auth(request)
-        context = get_context(request)
-        service = context.service(context.client())
-        response = await stream_job_events(user, scope["path_params"]["job_id"], service, request)
+        response = await self._answer(request, scope.get(VISIT))
         await response(scope, receive, send)
+
+    async def _answer(self, request: Request, visit: Visit | None) -> Response:
+        if visit is None:
+            user = await require_auth(request)
+            service = get_context(request).own_service()
+            return await stream_job_events(user, request.path_params["job_id"], service, request)
+        service = get_context(request).own_service()
+        try:
+            view = visit.take()
+        except KeysUnavailable:
+            raise
+        except HubError as error:
+            return stream_refused(service.hub.settings, request, error)
+        return await answer_stream(request, service, view)
 
 
 class _Socket:
@@ -36,9 +52,19 @@ class _Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = WebSocket(scope, receive, send)
-        user = await require_auth(websocket)
-        context = get_context(websocket)
-        await watch_job(websocket, user, scope["path_params"]["job_id"], context.service(context.client()))
+        service, visit = get_context(websocket).own_service(), scope.get(VISIT)
+        if visit is None:
+            user = await require_auth(websocket)
+            await watch_job(websocket, user, websocket.path_params["job_id"], service)
+            return
+        try:
+            view = visit.take()
+        except KeysUnavailable:
+            raise
+        except HubError as error:
+            await refuse_socket(websocket, error, late=late(service))
+        else:
+            await service.websocket.serve(websocket, view)
 
 
 def _is_direct(scope: Scope, app: FastAPI) -> bool:

@@ -1,7 +1,7 @@
 """The keys that verify tokens: one that is configured, or a key set (JWKS, RFC 7517) that is fetched.
 
-Invariant: the key fixes the algorithm, a token cannot choose it. A fetch never blocks the loop, is bounded in time
-and size, and there is one at a time.
+Invariant: the key fixes the algorithm, a token cannot choose it. A fetch never blocks the loop, is bounded in
+time and size, and there is one at a time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hub.errors import InvalidSettings, KeysUnavailable
 from hub.settings import Settings
+from hub.web.plain import require_plain_json
 
 logger = logging.getLogger("hub.auth")
 
@@ -47,7 +48,7 @@ WITNESSES = 3
 """Different tokens with one unknown key id that cause a fetch at once: the issuer has rotated its keys."""
 
 MAX_UNKNOWN = 100
-"""Unknown key ids that are remembered between two fetches."""
+"""Unknown key ids that are remembered between two fetches, and headers with their key ids."""
 
 SECRET_LENGTHS = {"HS256": 32, "HS384": 48, "HS512": 64}
 """Bytes of the shortest secret of each algorithm (RFC 7518, 3.2)."""
@@ -68,8 +69,8 @@ class Keys(Protocol):
     """The keys that tokens are verified with.
 
     `find` returns the key that a token names, or None if there is no such key. It raises PyJWTError for a
-    token it cannot parse, KeysUnavailable if no key is known at all, and never blocks the loop. It is given the
-    token and not the key id, so that a single fixed key costs no parsing of the token's header.
+    token it cannot parse, KeysUnavailable if no key is known at all, and never blocks the loop. It is given
+    the token and not the key id, so that a single fixed key costs no parsing of the token's header.
     """
 
     async def find(self, token: str, /) -> Key | None: ...
@@ -103,11 +104,12 @@ class JwksKeys:
         self._tried = float("-inf")
         self._early = float("-inf")  # when the last fetch that did not wait for `MIN_REFRESH` began
         self._fetch: asyncio.Task[None] | None = None
+        self._key_ids: dict[str, str | None] = {}  # by header
         self._unknown: dict[str, set[bytes]] = {}  # key id -> digests of tokens with it, since the last fetch
 
     async def find(self, token: str, /) -> Key | None:
         """Returns the key that the token names. Waits for a fetch only if that key is not known yet."""
-        key_id = jwt.get_unverified_header(token).get("kid")
+        key_id = self._key_id(token)
         known = self._keys.get(key_id)
         if (known is None or time.monotonic() - self._fetched > REFRESH) and self._may_fetch(
             key_id, token, known
@@ -120,6 +122,17 @@ class JwksKeys:
         if not self._keys:
             raise KeysUnavailable("expected a key set, none was fetched yet")
         return self._keys.get(key_id)
+
+    def _key_id(self, token: str) -> str | None:
+        """The key id in the token's header, which is the same for all tokens of a key, and parsed once."""
+        header = token.partition(".")[0]
+        if header not in self._key_ids:
+            require_plain_json(token)
+            found = jwt.get_unverified_header(token).get("kid")
+            if len(self._key_ids) >= MAX_UNKNOWN:
+                self._key_ids.clear()
+            self._key_ids[header] = found
+        return self._key_ids[header]
 
     def _may_fetch(self, key_id: str | None, token: str, known: Key | None) -> bool:
         if self._fetch is not None and not self._fetch.done():

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
-from hub.errors import BrokerUnavailable, HubError, JobNotFound, KeysUnavailable, Overloaded
+from hub.errors import BrokerUnavailable, HubError, JobNotFound, KeysUnavailable, Overloaded, TooManyCommands
 from hub.settings import Settings
 from hub.transports.headers import PRIVATE
 from hub.transports.hello import ARRIVED_LATE, is_browser
@@ -24,8 +24,9 @@ from hub.transports.sse import overloaded
 
 def refusal(error: HubError) -> HTTPException:
     """Returns `error` as an HTTPException, which Starlette sends as a denial of a WebSocket handshake too."""
+    is_passing = error.status in (429, 503)
     return HTTPException(
-        error.status, error.detail, headers=PRIVATE | _retry_later(error) if error.status == 503 else PRIVATE
+        error.status, error.detail, headers=PRIVATE | _retry_later(error) if is_passing else PRIVATE
     )
 
 
@@ -35,7 +36,7 @@ def _retry_later(error: HubError) -> dict[str, str]:
 
 
 def _after(error: HubError) -> float:
-    return error.after if isinstance(error, Overloaded) else 0.0
+    return error.after if isinstance(error, Overloaded | TooManyCommands) else 0.0
 
 
 def stream_refused(settings: Settings, request: Request, error: HubError) -> Response:
@@ -46,7 +47,9 @@ def stream_refused(settings: Settings, request: Request, error: HubError) -> Res
 
 
 async def refuse_socket(websocket: WebSocket, error: HubError, *, late: float = ARRIVED_LATE) -> None:
-    """Close a socket, `late` seconds after the handshake. Raises HTTPException where the client sees a status."""
+    """Close a socket, `late` seconds after the handshake. Raises
+    HTTPException where the client sees a status.
+    """
     if isinstance(error, JobNotFound) or not is_browser(websocket):
         raise refusal(error) from error
     # A browser's page sees only 1006 for a refused handshake. Accepting first lets it see the close code.
@@ -59,7 +62,9 @@ async def refuse_socket(websocket: WebSocket, error: HubError, *, late: float = 
 
 
 async def unavailable(connection: HTTPConnection, error: Exception) -> Response | None:
-    """Answers a request whose credentials cannot be checked: the keys, or the Redis of tickets, are not there."""
+    """Answers a request whose credentials cannot be checked: the keys,
+    or the Redis of tickets, are not there.
+    """
     assert isinstance(error, KeysUnavailable | BrokerUnavailable), "it is registered for these"
     if is_browser(connection):
         if isinstance(connection, WebSocket):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket
@@ -16,12 +17,14 @@ from hub.errors import BrokerUnavailable, HubError, JobNotFound
 from hub.job.cursor import Wish
 from hub.job.event import JobId
 from hub.job.event import job_id as parse_job_id
+from hub.transports.answers import splice, text
 from hub.transports.headers import PRIVATE
 from hub.transports.hello import ARRIVED_LATE
 from hub.transports.page import read_page
 from hub.transports.sse import EventStream
 from hub.web.auth import User
-from hub.web.context import Service, caller, close_dependencies, get_service, require_auth
+from hub.web.callers import caller
+from hub.web.context import Service, close_dependencies, get_service, require_auth
 from hub.web.refusals import refusal, refuse_socket, stream_refused
 
 router = APIRouter()
@@ -81,6 +84,11 @@ async def stream_job_events(user: Caller, job_id: JobPath, service: Here, reques
         view = await service.hub.view(caller(user, request), known(job_id), wish, wait=_wait(request))
     except HubError as error:
         return stream_refused(service.hub.settings, request, error)
+    return await answer_stream(request, service, view)
+
+
+async def answer_stream(request: Request, service: Service, view: View) -> Response:
+    """Returns the answer to a viewer that may watch."""
     if view.begin.over:
         view.close()
         return Response(status_code=204, headers=PRIVATE)
@@ -114,7 +122,7 @@ async def watch_job(websocket: WebSocket, user: Caller, job_id: JobPath, service
             caller(user, websocket), known(job_id), _wish(websocket), wait=_wait(websocket)
         )
     except HubError as error:
-        await refuse_socket(websocket, error, late=_late(service))
+        await refuse_socket(websocket, error, late=late(service))
         return
     await _let_go(websocket, view)
     await service.websocket.serve(websocket, view)
@@ -127,7 +135,7 @@ async def watch_jobs(websocket: WebSocket, user: Caller, service: Here) -> None:
     try:
         await service.dashboards.serve(websocket, caller(user, websocket))
     except HubError as error:
-        await refuse_socket(websocket, error, late=_late(service))
+        await refuse_socket(websocket, error, late=late(service))
 
 
 @router.get(WEBSOCKET_PATH, include_in_schema=False)
@@ -140,10 +148,18 @@ async def expect_upgrade() -> Response:
 
 @router.get("/api/jobs/{job_id}", responses=NOT_FOUND)
 async def get_job(user: Caller, job_id: JobPath, service: Here, request: Request) -> Response:
-    """A job's current state: status, position, public fields, the last event of each type."""
+    """A job's current state: status, position, public fields, the last event of each type, and how many
+    viewers it has over all hubs (null if Redis does not say).
+    """
     view = await _view(service, user, job_id, Wish(from_="live"), request)
     with view:
-        return Response(view.state_text(), headers=PRIVATE, media_type="application/json")
+        try:
+            await view.reach()
+        except HubError as error:
+            raise refusal(error) from error
+        state = view.state_text()
+    counts = {"viewers": await service.hub.presence.of(view.job_id)} if service.hub.settings.presence else {}
+    return Response(splice(text(counts), state), headers=PRIVATE, media_type="application/json")
 
 
 @router.get("/api/jobs/{job_id}/events", responses=NOT_FOUND)
@@ -188,14 +204,20 @@ async def _let_go(connection: HTTPConnection, view: View) -> None:
 
 
 def _wait(connection: HTTPConnection) -> float:
-    """The seconds that a viewer waits for its job to be made: `wait`, 0 to 30, and 0 for what is no number."""
+    """The seconds that a viewer waits for its job to be made: `wait`,
+    0 to 30, and 0 for what is no number.
+    """
     text = connection.query_params.get("wait", "")
     return min(30.0, float(text)) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) else 0.0
 
 
 def _wish(connection: HTTPConnection) -> Wish:
-    query = connection.query_params
-    cursor = connection.headers.get("last-event-id") or query.get("last_event_id") or query.get("lastEventId")
+    return wish_of(connection.headers.get("last-event-id"), connection.query_params)
+
+
+def wish_of(last_event_id: str | None, query: Mapping[str, str]) -> Wish:
+    """Returns what the header `Last-Event-ID` and the parameters of a request ask for."""
+    cursor = last_event_id or query.get("last_event_id") or query.get("lastEventId")
     return Wish.parse(cursor=cursor, from_=query.get("from"), types=query.get("types"))
 
 
@@ -206,7 +228,8 @@ async def _view(service: Service, user: User, job_id: str, wish: Wish, request: 
         raise refusal(error) from error
 
 
-def _late(service: Service) -> float:
+def late(service: Service) -> float:
+    """Seconds between the accept of a WebSocket and its refusal."""
     return 0 if service.hub.draining else ARRIVED_LATE
 
 

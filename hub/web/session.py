@@ -1,4 +1,6 @@
-"""`GET /api/session`: a client that was answered 404 learns whether to renew its token, and nothing of any job."""
+"""`GET /api/session`: a client that was answered 404 learns whether to
+renew its token, and nothing of any job.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from fastapi.routing import APIRoute
 
 from hub.transports.headers import PRIVATE
 from hub.web.auth import User, who
-from hub.web.context import Service, caller, get_service, require_auth
+from hub.web.callers import caller
+from hub.web.context import Service, get_service, require_auth
 
 
 class _SessionRoute(APIRoute):

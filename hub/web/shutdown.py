@@ -1,7 +1,8 @@
 """Notices that the server is told to stop, while streams are still open.
 
-An ASGI server tells an application of its shutdown when all requests have ended. A stream ends when its job does,
-so a server with an open stream would never stop. The signal is the one thing that comes first, on every server.
+An ASGI server tells an application of its shutdown when all requests have ended. A stream ends when its job
+does, so a server with an open stream would never stop. The signal is the one thing that comes first, on every
+server.
 """
 
 from __future__ import annotations

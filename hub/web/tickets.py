@@ -1,7 +1,7 @@
 """Tickets: a client that can send neither a header nor a cookie opens one job's streams with `?ticket=`.
 
-Invariant: a ticket opens one job, as the user that it was made for, and makes no further tickets. With `ticket` in
-the query nothing else of the request's credentials counts.
+Invariant: a ticket opens one job, as the user that it was made for, and makes no further tickets. With
+`ticket` in the query nothing else of the request's credentials counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from hub.errors import HubError, JobNotFound
 from hub.transports.headers import PRIVATE
 from hub.web import routes
 from hub.web.auth import User
-from hub.web.context import ONLY, Service, caller, get_context, get_service, require_auth
+from hub.web.callers import caller
+from hub.web.context import ONLY, Service, get_context, get_service, require_auth
 from hub.web.refusals import refusal
 
 PREFIX = "pht_"
@@ -78,7 +79,7 @@ async def make_ticket(
         _check(wanted, service.hub.settings.ticket_max_ttl)
         streams_end = expires if _is_link(wanted) else asker.expires
         ticket = Ticket(job, asker.user, min(asker.issued, now), streams_end, asker.shared)
-        await Tickets(service.hub.broker.client).put(secret, ticket, until=expires, uses=wanted.uses)
+        await Tickets(service.hub.broker).put(secret, ticket, until=expires, uses=wanted.uses)
     except HubError as error:
         raise refusal(error) from error
     return JSONResponse({"ticket": secret, "expires": expires, "uses": wanted.uses}, 201, PRIVATE)
@@ -105,9 +106,7 @@ async def ticket_holder(
     given = connection.query_params.getlist("ticket")
     ticket = None
     if len(given) == 1 and _SHAPE.fullmatch(given[0]):
-        ticket = await Tickets(service.hub.broker.client).use(
-            given[0], connection.path_params.get("job_id", "")
-        )
+        ticket = await Tickets(service.hub.broker).use(given[0], connection.path_params.get("job_id", ""))
     if ticket is None:
         get_context(connection).authenticator.totals.auth_refused_ticket += 1
         raise refusal(JobNotFound("expected a ticket that is good for this job"))

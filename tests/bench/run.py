@@ -121,7 +121,10 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", metavar="SERVER", help=", ".join(one.name for one in SERVERS)
     )
     parser.add_argument(
-        "--scenario", action="append", metavar="NAME", help="few, many, fast, idle; viewers, rate, jobs"
+        "--scenario",
+        action="append",
+        metavar="NAME",
+        help="few, many, fast, spread, idle; viewers, rate, jobs",
     )
     parser.add_argument("--duration", type=float, help="seconds of events, instead of each scenario's own")
     return parser.parse_args()

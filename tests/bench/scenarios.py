@@ -21,6 +21,7 @@ SCENARIOS = [
     Scenario("few", "500 viewers, 20 events/s", Load(500, rate=20, duration=10)),
     Scenario("many", "10,000 viewers, 5 events/s", Load(10_000, rate=5, duration=10)),
     Scenario("fast", "500 viewers, 2,000 events/s", Load(500, rate=2000, duration=10)),
+    Scenario("spread", "1,000 jobs with 2 viewers, 2,000 events/s", Load(2000, 1000, rate=2000, duration=10)),
     Scenario("idle", "8,000 viewers sit idle, and how they joined", Load(8000, rate=0)),
 ]
 

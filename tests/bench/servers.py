@@ -121,6 +121,20 @@ def _socketio(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
         yield Rig(Target(target.host, target.port, transport, head, connect, target.pids), rig.source)
 
 
+@contextmanager
+def _floor(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
+    """Compiled for each run, in a moment."""
+    with tempfile.TemporaryDirectory(prefix="push-hub-floor-") as directory:
+        program = f"{directory}/floor"
+        subprocess.run(["cc", "-O2", "-o", program, str(PEERS / "floor.c")], check=True)
+        with _on_redis([program], {}, load, transport, cores) as rig:
+            yield rig
+
+
+def _no_compiler() -> str:
+    return "" if shutil.which("cc") else "expected a C compiler on the PATH"
+
+
 def _python(script: str) -> Start:
     def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
         environment = {"PYTHONPATH": str(_pip())} if "starlette" in script else {}
@@ -149,6 +163,7 @@ def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
 SERVERS = [
     Server("hub", BOTH, _hub, _nothing),
     Server("hub, portable wire", BOTH, _portable, _nothing),
+    Server("C, nothing but write", (SSE,), _floor, _no_compiler),
     Server("nginx + nchan", BOTH, _nchan, _no_nchan),
     Server("node", BOTH, _node("node_push.cjs"), _no_node),
     Server("Socket.IO", (WEBSOCKET,), _socketio, _no_node),

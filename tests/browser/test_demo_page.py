@@ -163,3 +163,56 @@ async def more(frames: list[dict], page: Page, since: int, number: int) -> Async
     for frame in frames[since:]:
         if "id" in frame:
             yield frame
+
+
+async def test_a_person_stops_a_build_and_sees_the_worker_obey():
+    async with demo_page("/dashboard", pace=0.5) as page:
+        card = page.locator('.card[data-job^="atlas-"]')
+        await page.wait_for_selector('.card[data-job^="atlas-"][data-subscribed=true]')
+        await card.locator(".stop").click()
+        await page.wait_for_selector('.card[data-job^="atlas-"][data-status=failed]')
+        assert await card.locator(".answer").inner_text() == "Stopping the build"
+        assert await card.locator(".stop").is_disabled()
+        assert await card.locator(".narration").inner_text() == "Stopped by you"
+        # The next run appears by itself, and is not stopped.
+        job = await card.get_attribute("data-job")
+        await page.wait_for_function(
+            "job => document.querySelector('.card[data-job^=atlas-]').dataset.job !== job", arg=job
+        )
+        await page.wait_for_selector(
+            '.card[data-job^="atlas-"][data-subscribed=true]:not([data-status=failed])'
+        )
+        assert await card.locator(".answer").inner_text() == ""
+
+
+async def test_a_person_approves_a_build_and_two_pages_see_each_other():
+    async with demo_page("/dashboard", pace=0.3) as page:
+        other = await page.context.new_page()
+        await other.goto(page.url)
+        for one in (page, other):
+            await one.wait_for_function(
+                "() => document.querySelector('.card[data-job^=cedar-] .viewers')?.textContent === '2 viewers'"
+            )
+        await page.wait_for_selector('.card[data-job^="cedar-"][data-status=approval]', timeout=60_000)
+        await page.locator('.card[data-job^="cedar-"] .approve').click()
+        for one in (page, other):
+            answer = one.locator('.card[data-job^="cedar-"] .answer', has_text="Going on: it was approved")
+            await answer.wait_for()
+        await page.wait_for_selector('.card[data-job^="cedar-"][data-status=ready]')
+
+
+async def test_a_stopped_build_over_sse_and_post():
+    """The page that watches one build gives the same command."""
+    async with demo_page("/", pace=0.5) as page:
+        told = await page.evaluate(
+            """async () => {
+              const { watch } = await import("/hub.js");
+              const { jobs } = await (await fetch("/api/jobs")).json();
+              const job = watch(jobs.find((one) => one.status !== "failed" && one.status !== "ready").job_id, { transport: "sse" });
+              const done = new Promise((resolve) => job.addEventListener("command.done", ({ detail }) => resolve(detail.name)));
+              await job.command("cancel");
+              const name = await done, { status } = await job.done;
+              return [name, status];
+            }"""
+        )
+    assert told == ["cancel", "failed"]

@@ -10,12 +10,14 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.server import serve
 
-from hub import watch, watch_sync
-from hub.client import client as module
+from hub import dashboard, watch, watch_sync
+from hub.client import board
+from hub.client import following as module
 from hub.errors import InvalidSettings, JobNotFound
 from tests.clients.test_hub_js import Chaos
 from tests.support import producers
 from tests.support.live import live_hub, token
+from tests.support.viewer import view
 
 TRANSPORTS = ("websocket", "sse")
 
@@ -85,12 +87,13 @@ async def test_it_stops_where_another_try_is_of_no_use(live, transport):
         await anext(watch("hub.example.com", job, token()))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_deadline_bounds_the_watch_and_not_the_callers_work(live, transport):
     job = await producers.job(live, events=2)
-    frames = watch(live.url, job, token(), transport=transport, deadline=0.5)
+    frames = watch(live.url, job, token(), transport=transport, deadline=1.5)
     assert (await anext(frames))["type"] == "hello"
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.6)
     with pytest.raises(TimeoutError, match=job):
         async for _ in frames:
             pass
@@ -150,3 +153,63 @@ async def test_it_does_what_the_hub_asks(monkeypatch):
     assert [name for _, name in visits] == [f"Bearer t{n}" for n in range(5)]
     assert visits[1][0] - visits[0][0] >= 0.2
     assert visits[3][0] - visits[2][0] >= 0.3
+
+
+async def test_a_dashboard_sees_every_event_of_every_job_once_through_chaos(live, monkeypatch):
+    """On one connection at a time; a job of somebody else is said once, and left out."""
+    monkeypatch.setattr("hub.client.stream.SLACK", 0.5)
+    monkeypatch.setattr("hub.client.stream.SILENCE", 2.0)
+    jobs = [await producers.job(live, events=2) for _ in range(3)]
+    foreign = await producers.job(live, user="eve")
+    async with Chaos(live.port, seed=7) as chaos:
+
+        async def collect() -> list[dict]:
+            url = f"http://127.0.0.1:{chaos.port}"
+            return [frame async for frame in dashboard(url, [*jobs, foreign], token)]
+
+        collecting = asyncio.create_task(collect())
+        await live.until(lambda: live.hub.statistics().viewers == 3)
+        chaos.begin()
+        for n in range(2, 60):
+            for job in jobs:
+                await live.publisher.emit(job, "step", {"n": n})
+            await asyncio.sleep(0.05)
+        chaos.on = False
+        for job in jobs:
+            await live.publisher.ready(job)
+        seen = await asyncio.wait_for(collecting, 60)
+    for job in jobs:
+        of_job = [frame for frame in seen if frame.get("job_id") == job]
+        assert numbers(of_job) == list(range(60))
+        assert of_job[-1] == {"type": "end", "job_id": job, "status": "ready"}
+    errors = [(frame["code"], frame["job_id"]) for frame in seen if frame["type"] == "error"]
+    assert errors == [("not_found", foreign)]
+    assert len(chaos.done) > 2
+
+
+async def test_a_dashboard_of_nothing_ends_and_a_bad_url_is_an_error(live):
+    assert [frame async for frame in dashboard(live.url, [], token())] == []
+    with pytest.raises(InvalidSettings, match="http"):
+        await anext(dashboard("hub.example.com", ["a"], token()))
+    with pytest.raises(TimeoutError):
+        await anext(dashboard("http://127.0.0.1:1", ["a"], token(), deadline=0.3))
+
+
+async def test_a_dashboard_asks_again_for_a_job_that_was_refused_for_now(real_redis, monkeypatch):
+    """`overloaded` about one job leaves the others alone."""
+    monkeypatch.setitem(board.AGAIN, "overloaded", 0.2)
+    async with live_hub(real_redis, heartbeat=1, max_viewers_per_user_and_job=1) as live:
+        job, other = await producers.job(live, events=1), await producers.job(live, events=1)
+        seen = []
+        frames = dashboard(live.url, [job, other], token())
+        async with view(live, "websocket", job) as first, asyncio.timeout(20):
+            await first.until("step")
+            while (other, 0) not in seen:
+                frame = await anext(frames)
+                seen.append((frame.get("job_id"), frame.get("n")))
+            assert (job, 0) not in seen
+        async with asyncio.timeout(20):
+            while (job, 0) not in seen:
+                frame = await anext(frames)
+                seen.append((frame.get("job_id"), frame.get("n")))
+        await frames.aclose()

@@ -19,22 +19,33 @@ from tests.support.viewer import view
 __all__ = ["nothing_is_logged_as_an_error"]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", "real"])
-async def redis(request: pytest.FixtureRequest, redis_server: EmbeddedServer) -> AsyncIterator[Redis]:
-    """A client of an empty Redis; the fake one and a real one."""
-    if request.param == "real":
-        client = Redis.from_url(redis_server.url)
-    else:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["portable", "fast", "door"])
+async def place(
+    request: pytest.FixtureRequest, redis_server: EmbeddedServer
+) -> AsyncIterator[tuple[Redis, str]]:
+    """Each of the three ways in (see `live_hub`), with a client of an empty Redis: the fake one for the portable
+    wire, and a real one.
+    """
+    if request.param == "portable":
         client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+    else:
+        client = Redis.from_url(redis_server.url)
     async with client:
         await client.flushall()
-        yield client
+        yield client, request.param
+
+
+@pytest.fixture(scope="module")
+def redis(place: tuple[Redis, str]) -> Redis:
+    """The client of the Redis."""
+    return place[0]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def module_hub(redis: Redis) -> AsyncIterator[Live]:
+async def module_hub(place: tuple[Redis, str]) -> AsyncIterator[Live]:
     """The hub of this module, on a real uvicorn."""
-    async with live_hub(redis) as hub:
+    client, wire = place
+    async with live_hub(client, wire=wire) as hub:
         yield hub
 
 
@@ -46,9 +57,10 @@ async def live(module_hub: Live) -> AsyncIterator[Live]:
 
 
 @pytest.fixture
-def start_hub(redis: Redis):
+def start_hub(place: tuple[Redis, str]):
     """Another hub on the same Redis, with its own settings: `async with start_hub(linger=0) as live`."""
-    return functools.partial(live_hub, redis)
+    client, wire = place
+    return functools.partial(live_hub, client, wire=wire)
 
 
 @pytest.fixture(params=["sse", "websocket"])

@@ -245,7 +245,7 @@ class RedisPlace:
 
     async def aclose(self) -> None:
         await self.broker.aclose()
-        await self.broker.client.aclose()
+        await self.broker.nodes.aclose()
 
     def _next(self) -> int:
         self._count += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -16,6 +18,7 @@ from hub.demo.embedded import EmbeddedServer
 from tests.support.browser import ROOT, chromium, opened, running
 from tests.support.keys import log_of
 from tests.support.live import frames
+from tests.support.npm import install
 from tests.support.sse import Message, SseViewer
 
 SESSION = {"Cookie": "session=a-session"}
@@ -151,3 +154,37 @@ async def test_pages(application, produce, real_redis, path, final):
     places = [shown.index(body.removeprefix("{")) for body in kept]
     assert places == sorted(places)
     assert [shown.count(body.removeprefix("{")) for body in kept] == [1] * 11
+
+
+@pytest.fixture(scope="module")
+def npm(tmp_path_factory) -> Path:
+    """A directory with what the examples import from npm, and the worker in Node."""
+    place = install(tmp_path_factory.mktemp("npm"), "redis@5", "htmx.org@2")
+    shutil.copy(ROOT / "examples/node_worker.mjs", place)
+    return place
+
+
+@pytest.mark.alone
+async def test_a_worker_in_node_is_seen_by_htmx(application, redis_server, npm):
+    """node_worker.mjs publishes by a bare PUBLISH; the page of htmx.html shows what the server makes of it, to the end."""
+    async with chromium() as browser:
+        session = await browser.new_context()
+        page = await session.new_page()
+        script = npm / "node_modules/htmx.org/dist/htmx.min.js"
+        await page.route("https://cdn.jsdelivr.net/**", lambda route: route.fulfill(path=script))
+        worker = await asyncio.create_subprocess_exec(
+            "node", "node_worker.mjs", "n", cwd=npm, env=os.environ | {"REDIS_URL": redis_server.url}
+        )
+        await until_there(redis_server, "job:n")
+        await page.goto(f"{application}/htmx?job=n")
+        for status in ("code", "deps", "ready"):
+            await page.get_by_role("heading", name=f"n: {status}").wait_for()
+        assert await asyncio.wait_for(worker.wait(), 10) == 0
+        await page.goto(f"{application}/htmx?job=nowhere")
+        await page.get_by_text("no such job").wait_for()
+
+
+async def until_there(server: EmbeddedServer, key: str) -> None:
+    async with Redis.from_url(server.url) as client, asyncio.timeout(10):
+        while not await client.exists(key):
+            await asyncio.sleep(0.02)

@@ -21,7 +21,7 @@ from tests.faults.rig.telling import TELLING, tasks
 from tests.support.live import USER, Live, live_hub, token
 
 MIB = 1 << 20
-WIRES = pytest.mark.parametrize("wire", ["fast", "portable"])
+WIRES = pytest.mark.parametrize("wire", ["door", "fast", "portable"])
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +101,11 @@ async def test_a_hundred_thousand_joins_and_leaves_leave_nothing_behind(start_re
         finally:
             worker.over = True
             await asyncio.wait([working])
-    memory, tasks_now, files = hub.memory, await tasks(hub), hub.files
+    memory, files = hub.memory, hub.files
     note(f"{count:,} visits, {wire}: memory {base[0] / MIB:.1f} -> {memory / MIB:.1f} MiB")
-    assert tasks_now == base[1]
+    async with asyncio.timeout(10):
+        while await tasks(hub) > base[1]:
+            await asyncio.sleep(0.05)  # a command to Redis is a task, too
     assert files <= base[2] + 50, "the hub's connections to Redis are at most fifty"
     assert redis.command_now("PUBSUB", "CHANNELS") == [b"push-hub:control"]
     # Requests of uvicorn's own protocols are freed by the garbage collector, which takes long.
@@ -211,6 +213,7 @@ async def test_who_is_cancelled_at_any_await_leaves_nothing_behind(real_redis, k
                 await asyncio.wait([visitor])
         await live.until(lambda: not live.hub.statistics().jobs)
         assert live.hub.statistics().viewers == 0
-        await live.until(lambda: asyncio.all_tasks() == before)
+        # `before` may have had a command to Redis under way, which is a task in redis-py
+        await live.until(lambda: asyncio.all_tasks() <= before)
         assert await real_redis.pubsub_channels() == [b"push-hub:control"]
         assert live.hub.statistics().redis_reconnects == 0

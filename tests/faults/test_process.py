@@ -27,6 +27,7 @@ from tests.faults.rig.turns import at_random, in_turn
 from tests.faults.rig.watcher import Crowd, Told, Watcher
 from tests.support.keys import log_of, meta_of
 
+pytestmark = pytest.mark.alone
 WIRES = pytest.mark.parametrize("portable", [False, True], ids=["fast", "portable"])
 
 WIRES_IN_TIME = pytest.mark.parametrize("portable", [False, *[True] * LONG])

@@ -401,6 +401,7 @@ async def _ended_by_the_hub(server, scene: Scene, expected: str) -> None:
     assert [verdict.deliveries for verdict in verdicts] == [len(bodies)] * len(verdicts)
 
 
+@pytest.mark.alone
 async def test_a_worker_that_dies_with_a_lease_ends_its_job_once(start_redis, start_hub, processes):
     """kill -9, watched through three hubs: all viewers get the same single `failed` with producer_lost."""
     server = start_redis()
@@ -414,6 +415,7 @@ async def test_a_worker_that_dies_with_a_lease_ends_its_job_once(start_redis, st
     assert sum(hub.metric("workers_lost_total") for hub in hubs) >= 1
 
 
+@pytest.mark.alone
 async def test_a_lease_that_lapses_while_the_hub_is_frozen_ends_the_job_afterwards(
     start_redis, start_hub, processes
 ):
@@ -431,6 +433,7 @@ async def test_a_lease_that_lapses_while_the_hub_is_frozen_ends_the_job_afterwar
         await _ended_by_the_hub(server, scene, expected)
 
 
+@pytest.mark.alone
 async def test_a_lease_that_is_renewed_holds_and_one_that_is_given_back_is_gone(
     start_redis, start_hub, processes
 ):
@@ -454,11 +457,12 @@ async def test_a_lease_that_is_renewed_holds_and_one_that_is_given_back_is_gone(
     assert hub.metric("workers_lost_total") == 0
 
 
+@pytest.mark.alone
 async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_by_an_exception(
     start_redis, start_hub, monkeypatch
 ):
     """A thread renews it; an exception lets it lapse."""
-    monkeypatch.setattr("hub.produce.blocking.SHORTEST_BLOCKING", 1)
+    monkeypatch.setattr("hub.produce.lease.SHORTEST_BLOCKING", 1)
     server = start_redis()
     hub = start_hub(server.url, position_check=0.5)
 
@@ -476,6 +480,7 @@ async def test_a_blocking_worker_keeps_its_lease_while_it_computes_and_loses_it_
         await _ended_by_the_hub(server, scene, expected)
 
 
+@pytest.mark.alone
 async def test_an_outage_shorter_than_the_lease_does_not_end_a_living_workers_job(start_redis, start_hub):
     """Redis goes away after a renewal and is back before the lease ends; the worker retries meanwhile."""
     server = start_redis(durable=True)

@@ -7,13 +7,17 @@ old primary takes writes until Sentinel has demoted it. So acknowledged events m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from hub import Publisher, SyncPublisher
+from hub.broker.connect import close, close_sync, for_publishing, for_publishing_sync
+from hub.broker.sentinel import DOUBTED_AFTER
 from hub.job.event import EventId
-from tests.faults.rig.process import Hub, Process, RedisProcess, free_port, until
+from tests.faults.rig.process import Hub, Process, RedisProcess, free_port, until, wait_until
 from tests.faults.rig.scale import LONG, seconds
 from tests.faults.rig.scene import Scene, connected, together, watched
-from tests.faults.rig.sentinel import SERVICE, Sentinel, url
+from tests.faults.rig.sentinel import Sentinel, url
 from tests.support.keys import log_of
 
 BLIND = 15.0
@@ -52,7 +56,7 @@ async def _log(group: Group, job: str) -> dict[EventId, str]:
 
 
 def _planned(group: Group) -> None:
-    group.sentinel.ask("FAILOVER", SERVICE)
+    wait_until(group.sentinel.fails_over, "the Sentinel finds the replica good")
 
 
 def _killed(group: Group) -> None:
@@ -112,3 +116,48 @@ async def test_a_failover_loses_no_event_that_reached_the_new_primary(start_redi
     groups = [Group(start_redis, processes) for _ in ways]
     hubs = [start_hub(group.url, position_check=2) for group in groups]
     await together(*(map(_fail_over, groups, hubs, ways)))
+
+
+Emit = Callable[[int], Awaitable[EventId | None]]
+
+
+@asynccontextmanager
+async def _publishers(group: Group) -> AsyncIterator[dict[str, Emit]]:
+    """An async and a blocking publisher, each under the name of its job, in which it has published once."""
+    async with AsyncExitStack() as stack:
+        client, blocking = for_publishing(group.url), for_publishing_sync(group.url)
+        stack.push_async_callback(close, client)
+        stack.callback(close_sync, blocking)
+        publisher, sync = Publisher(client, strict=True), SyncPublisher(blocking, strict=True)
+        publishers: dict[str, Emit] = {
+            "async": lambda n: publisher.emit("async", "step", {"n": n}),
+            "sync": lambda n: asyncio.to_thread(sync.emit, "sync", "step", {"n": n}),
+        }
+        for emit in publishers.values():
+            await emit(0)
+        yield publishers
+
+
+async def _freeze_while_publishing(group: Group) -> None:
+    async with _publishers(group) as publishers:
+        group.primary.freeze()
+        late = {job: asyncio.ensure_future(emit(1)) for job, emit in publishers.items()}
+        await group.wait_failed_over()
+        group.primary.thaw()
+        for job, answer in late.items():
+            assert await answer in await _log(group, job), "what was acknowledged is on the new primary"
+
+
+async def _plan_while_publishing(group: Group) -> None:
+    async with _publishers(group) as publishers:
+        await asyncio.to_thread(_planned, group)
+        await group.wait_failed_over()
+        await asyncio.sleep(DOUBTED_AFTER)
+        for job, emit in publishers.items():
+            assert await emit(1) in await _log(group, job), "what was acknowledged is on the new primary"
+
+
+async def test_an_answer_of_the_old_primary_is_not_believed(start_redis, processes):
+    """Neither a late answer of a thawed one nor one after a planned failover acknowledges an event."""
+    ways = [_freeze_while_publishing, _plan_while_publishing]
+    await together(*(way(Group(start_redis, processes)) for way in ways))

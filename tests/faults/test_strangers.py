@@ -295,7 +295,12 @@ async def test_an_endless_head_is_cut_off(places, name):
         rude = await Rude(hub.port).connect()
         await rude.send(begin + more * 20 + b"\r\n\r\n")
         got = await rude.read_to_end()
-        assert b"431" in got or name == "header name" and b"400" in got, got[:300]
+        if (
+            name == "second head"
+        ):  # behind a request that is unanswered: the connection closes after the answer
+            assert got.count(b"HTTP/1.1 ") == 1 and b"connection: close" in got, got[:300]
+        else:
+            assert b"431" in got or name == "header name" and b"400" in got, got[:300]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "sse", "websocket"])

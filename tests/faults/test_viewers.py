@@ -150,6 +150,7 @@ async def test_who_stops_reading_is_cut_off_and_its_socket_is_freed(start_redis,
     assert hub.metric("blocked_total") == len(stalled)
 
 
+@pytest.mark.alone  # a hub that has no time holds what waits, too
 @WIRES
 async def test_a_crowd_that_does_not_read_costs_two_buffers_each(start_redis, start_hub, portable):
     """The hub buffers 64 KiB and the kernel a few times that for each; the others get everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -73,7 +74,7 @@ async def test_they_are_enough_for_everything(server):
 async def test_tickets_and_revocations_need_what_the_documentation_adds(server):
     """And no more than that."""
     text = OPERATIONS.read_text()
-    more = re.search(r"For tickets add `([^`]+)`.*?`(\+zadd[^`]+)`", text, re.DOTALL)
+    more = re.search(r"For tickets add `([^`]+)`.*?`([^`]+\+zadd[^`]+)`", text, re.DOTALL)
     assert more is not None
     async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("root")) as root:
         await root.execute_command("ACL", "SETUSER", "hub", *more[1].split(), *more[2].split())
@@ -87,6 +88,56 @@ async def test_tickets_and_revocations_need_what_the_documentation_adds(server):
                 assert (await http.get(f"{live.url}/api/jobs/a?ticket={ticket}")).status_code == 200
                 await live.context.revoke(USER)
                 assert (await http.get(f"{live.url}/api/jobs/a?ticket={ticket}")).status_code == 404
+
+
+def added(pattern: str) -> list[str]:
+    """The rights that a sentence of the documentation adds."""
+    found = re.search(pattern, OPERATIONS.read_text(), re.DOTALL)
+    assert found is not None, pattern
+    return [word for group in found.groups() for word in group.split()]
+
+
+async def test_commands_need_what_the_documentation_adds(server):
+    """And no more than that."""
+    hears = added(r"workers that hear them `([^`]+)`")
+    async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("root")) as root:
+        await root.execute_command("ACL", "SETUSER", "both", *added(r"both lists and `(\+xlen)`"))
+        await root.execute_command("ACL", "SETUSER", "worker", *hears)
+        await JobStateMachine(maker).create_job("a", user_id=USER)
+        async with (
+            Redis.from_url(server("both")) as client,
+            live_hub(client, redis_url=server("both"), commands="cancel") as live,
+            Publisher.from_url(server("worker"), strict=True) as publisher,
+            publisher.lease("a", ttl=10) as lease,
+        ):
+            assert not lease.cancelled.is_set()
+            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token()}"}) as http:
+                got = await http.post(f"{live.url}/api/jobs/a/commands", json={"name": "cancel"})
+            assert got.status_code == 202, got.text
+            async with asyncio.timeout(10):
+                await lease.cancelled.wait()
+
+
+async def test_the_list_of_jobs_needs_what_the_documentation_adds(server):
+    """And no more than that."""
+    hub = added(r"list of a user's jobs add `([^`]+)`")
+    maker_also = added(r"for the list of jobs `([^`]+)`")
+    async with Redis.from_url(server("maker")) as maker, Redis.from_url(server("root")) as root:
+        await root.execute_command("ACL", "SETUSER", "hub", *hub)
+        await root.execute_command("ACL", "SETUSER", "maker", *maker_also)
+        await JobStateMachine(maker).create_job("a", user_id=USER)
+        await root.hset("job:b", mapping={"user_id": USER, "status": "code"})
+        async with (
+            Redis.from_url(server("hub")) as client,
+            live_hub(client, redis_url=server("hub")) as live,
+            live.sse("b"),
+            httpx.AsyncClient(headers={"Authorization": f"Bearer {token()}"}) as http,
+            asyncio.timeout(10),
+        ):
+            while len((await http.get(f"{live.url}/api/jobs")).json()["jobs"]) < 2:
+                await asyncio.sleep(0.05)
+            await root.delete("job:b")
+            assert [one["job_id"] for one in (await http.get(f"{live.url}/api/jobs")).json()["jobs"]] == ["a"]
 
 
 async def test_the_hub_may_only_read(server):

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -310,3 +311,9 @@ async def test_the_demo_prints_its_url_and_serves_its_pages():
         code, _ = await demo.wait()
     assert code in (0, 130, -signal.SIGINT)
     assert "Traceback" not in demo.errors
+
+
+async def test_it_says_its_version():
+
+    code, said, errors = await run("--version", env=environment())
+    assert (code, said.strip(), errors) == (0, f"push-hub {version('push-hub')}", "")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
+import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from redis.asyncio import Redis
+from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from hub import JobStateMachine, Publisher
 from hub.demo.embedded import find_binary
 from hub.serve.server import listen
-from tests.support.live import live_hub
+from tests.faults.rig import netns
+from tests.support.browser import ROOT
+from tests.support.composed import Composed
+from tests.support.live import SECRET, live_hub
 
-COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
+COMPOSE = ROOT / "docker-compose.yml"
 
 
 @pytest.fixture
@@ -74,3 +80,65 @@ def test_every_container_is_confined(services):
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+# --- the profile `cluster`
+
+NODES = [f"node{number}" for number in range(1, 7)]
+
+
+@pytest.fixture
+async def cluster():
+    """Its services, as processes with an address and a name each."""
+    if not netns.available():
+        pytest.skip("network namespaces need root and ip(8)")
+    secrets = {"REDIS_PASSWORD": "a-password", "HUB_JWT_SECRET": SECRET}
+    async with Composed(
+        *NODES, "cluster", "hub1", "hub2", "proxy", "cluster-worker", secrets=secrets
+    ) as composed:
+        await composed.up(*NODES)
+        code, said = await composed.run("cluster")
+        assert code == 0, said
+        await composed.up("hub1", "hub2")
+        await composed.up("proxy", "cluster-worker")
+        yield composed
+
+
+async def test_the_profile_cluster_does_what_its_comments_say(cluster):
+    """The worker's job is watched through HAProxy; then a primary is killed and a hub stopped under three jobs."""
+    assert await cluster.run("cluster") == (0, ""), "it is a cluster already"
+    code, token = await cluster.run("hub1", "push-hub", "token", "--user", "ada")
+    assert code == 0
+
+    async def watch(job: str) -> str:
+        url = "http://proxy:8080"
+        words = ("push-hub", "watch", job, "--token", token.strip(), "--url", url, "--json")
+        code, said = await cluster.run("hub2", *words)
+        assert code == 0, said
+        return said
+
+    async with asyncio.timeout(20):
+        while not (found := re.search(r"working on (\S+)", cluster.log("cluster-worker"))):
+            await asyncio.sleep(0.05)
+        assert '"ready"' in await watch(found[1])
+    await cluster.kill("cluster-worker")
+
+    jobs = ["a", "b", "d"]  # on each of the shards
+    assert len({key_slot(f"job:{job}".encode()) * 3 // 16384 for job in jobs}) == 3
+    working = [
+        asyncio.create_task(cluster.run("cluster-worker", "python", str(ROOT / "examples/worker.py"), job))
+        for job in jobs
+    ]
+    await asyncio.sleep(1)
+    watching = [asyncio.create_task(watch(job)) for job in jobs]
+    await asyncio.sleep(1)
+    await cluster.kill("node1")
+    await cluster.kill("hub1", signal.SIGTERM)
+    async with asyncio.timeout(60):
+        assert [code for code, _ in await asyncio.gather(*working)] == [0] * 3
+        seen = await asyncio.gather(*watching)
+    assert [len(_stages(one)) for one in seen] == [9] * 3, "four begun, four completed, and ready"
+
+
+def _stages(said: str) -> list[str]:
+    return re.findall(r'"type": ?"build\.stage\.(?:started|completed)"', said)

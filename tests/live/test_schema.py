@@ -14,6 +14,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from tests.support.live import live_hub, operator
+from tests.support.npm import install
 
 EVENTS = '''
 from typing import Literal
@@ -81,21 +82,7 @@ def schema(
 @pytest.fixture(scope="session")
 def npm(tmp_path_factory) -> Path:
     """A directory with npm's parser of AsyncAPI and TypeScript's compiler."""
-    if shutil.which("npm") is None:
-        pytest.skip("no npm")
-    directory = tmp_path_factory.mktemp("npm")
-    (directory / "package.json").write_text('{"type": "module", "private": true}')
-    install = [
-        "npm",
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "@asyncapi/parser@3",
-        "typescript@5",
-    ]
-    subprocess.run(install, cwd=directory, capture_output=True, timeout=240, check=True)
-    return directory
+    return install(tmp_path_factory.mktemp("npm"), "@asyncapi/parser@3", "typescript@5")
 
 
 def test_the_command_prints_the_types_of_the_application(application):
@@ -150,7 +137,8 @@ def test_typescript_takes_the_declarations_and_checks_by_them(application, npm):
 def test_typescript_takes_the_declarations_of_hub_js(npm):
     """Options, states of one's own, and what is wrong is found."""
     client = Path(__file__).parents[2] / "hub/static/client"
-    shutil.copy(client / "hub.d.ts", npm / "hub.d.ts")
+    for name in ("hub.d.ts", "react.d.ts"):
+        shutil.copy(client / name, npm / name)
     (npm / "watching.ts").write_text(USE_HUB_JS)
     options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
     result = subprocess.run(
@@ -165,7 +153,16 @@ def test_typescript_takes_the_declarations_of_hub_js(npm):
 
 
 USE_HUB_JS = """
-import { watch, fold, WatchError, type JobState } from "./hub.js";
+import { dashboard, watch, fold, WatchError, type JobState } from "./hub.js";
+import { useJob } from "./react.js";
+const { state, error } = useJob("a", { types: ["x"] });
+const shown: string | null = error ? error.message : state.status;
+const reduced: number = useJob<{ n: number }>("a", { reduce: (now) => ({ n: now.n + 1 }) }).state.n;
+const board = dashboard({ renew: async () => {} });
+const member = board.watch("a", { from: "live" });
+const stages: string[] = member?.state.stages.map((stage) => stage.name) ?? [];
+// @ts-expect-error a dashboard takes no token
+dashboard({ token: "t" });
 const job = watch("a", { types: ["x"], from: "-20", token: async () => "t" });
 for await (const event of job) console.log(event.type.length, event.id?.length);
 const status: string | null = job.state.status;

@@ -12,7 +12,7 @@ from hub.engine.check import PositionCheck
 from hub.engine.drain import Drain
 from hub.engine.hub import Hub
 from hub.engine.reads import JobReads
-from hub.engine.view import View
+from hub.engine.replay import Replay
 from hub.fanout.audience import Audience, Seat
 from hub.feed.feed import Feed
 from hub.feed.inbox import Inbox
@@ -45,15 +45,15 @@ def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) 
 
 
 _SUBSCRIBE = "await self._broker.subscribe(self.id, self._inbox)"
-_LATEST = "await self._broker.latest(self.id, limit=limit, size=size)"
+_BEGIN = "await self._intake.begin()"
 
 MUTANTS = {
     "subscribe-after-read": Mutant(
         "attach",
         "nobody waits for ever",
         (
-            Edit(Feed, "_begin", _SUBSCRIBE, f"limit = size = 10**6; early = {_LATEST}; {_SUBSCRIBE}"),
-            Edit(Feed, "_begin", f"fill({_LATEST})", f"fill({_LATEST} if has_ended else early)"),
+            Edit(Feed, "_begin", _SUBSCRIBE, f"{_BEGIN}; {_SUBSCRIBE}"),
+            Edit(Feed, "_begin", f"\n        {_BEGIN}\n", f"\n        if has_ended: {_BEGIN}\n"),
         ),
     ),
     "confirmation-not-awaited": mutant(
@@ -91,10 +91,21 @@ MUTANTS = {
         "nobody waits for ever",
         Inbox,
         "wait",
-        "await self._wake.wait()",
-        "await self._wake.wait(); self._wake.clear(); await self._wake.wait()",
+        "await self._waiter",
+        "await self._waiter; self._waiter = asyncio.get_running_loop().create_future(); await self._waiter",
     ),
-    "mark-does-not-wake": mutant("cut", "nobody waits for ever", Inbox, "_mark", "self._wake.set()", "pass"),
+    "mark-does-not-wake": mutant("cut", "nobody waits for ever", Inbox, "_mark", "self.wake()", "pass"),
+    "pump-forgets-the-rest": mutant(
+        "drop", "reached nobody", Feed, "pump", "if self._inbox or self.log.closed:", "if False:"
+    ),
+    "pump-beside-the-task": Mutant(
+        "cut",
+        "told of a loss where there is none",
+        (
+            Edit(Inbox, "receive", "if not self._is_announced and self.is_awaited:", "if True:"),
+            Edit(Feed, "pump", "if not self._inbox.is_taken_up():", "if not self.ready:"),
+        ),
+    ),
     "heal-skips-one": mutant(
         "cut",
         "told of a loss where there is none",
@@ -136,10 +147,10 @@ MUTANTS = {
         "return None if",
     ),
     "seat-written-twice": mutant(
-        "fan-out", "once each and in order", Audience, "deliver", "if seat.position == start and", "if"
+        "fan-out", "once each and in order", Audience, "_write", "if seat.position == start and", "if"
     ),
     "paused-seat-written": mutant(
-        "slow", "written to a paused viewer", Audience, "deliver", "and not seat.wire.paused", ""
+        "slow", "written to a paused viewer", Audience, "_write", "and not seat.wire.paused", ""
     ),
     "end-tells-nobody": mutant(
         "attach",
@@ -160,8 +171,8 @@ MUTANTS = {
     "replay-forgets-what-was-trimmed": mutant(
         "replay-trimmed",
         "a hole without a word",
-        View,
-        "_past_frames",
+        Replay,
+        "frames",
         "if entry.id != after.next:",
         "if False:",
     ),

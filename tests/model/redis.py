@@ -124,6 +124,9 @@ class Link:
         finally:
             self.parked.remove(gate)
 
+    def groups(self, jobs):
+        return [jobs]
+
     async def jobs(self, jobs):
         # Answered when asked: what happens on the way there might as well have happened before.
         law(jobs == [JOB], "one job here")
@@ -139,6 +142,12 @@ class Link:
     async def latest(self, job, *, limit, size=1 << 20):
         self.reads += 1
         return await self._snapshot("log", lambda: self.server.log[-limit:])
+
+    async def before(self, job, first, *, limit, size):
+        found = []
+        await self._gate("past is read", lambda: found.extend(self.server.log))
+        await self._gate("past comes")
+        return [one for one in found if one.id < first][-limit:]
 
     async def since(self, job, after, *, limit):
         return await self._snapshot(

@@ -61,8 +61,15 @@ EVERY = [
         window=2,
     ),
     Scenario(
-        "fan-out", {"worker": "event event"}, before="bob:join ada:join", slow="ada", every=2, preempt=1
+        "fan-out",
+        {"worker": "event event"},
+        before="bob:join ada:join",
+        slow="ada",
+        every=2,
+        preempt=1,
+        crowd=True,
     ),
+    Scenario("pump", {"worker": "event event"}, before="bob:join ada:join", slow="ada", every=2, preempt=1),
     Scenario("slow", {"worker": "event event ready"}, before="ada:join bob:join", slow="ada", window=2),
     # a hub that ends
     Scenario(
@@ -136,6 +143,7 @@ SEEDED = [
         wishes={"bob": "live", "cy": "-2"},
         slow="ada",
         every=2,
+        crowd=True,
     ),
     Scenario(
         "crowd-small-window",

@@ -17,13 +17,13 @@ A violation prints the shortest schedule that was found for it, and the command 
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
 
+from tests.model.ahead import Ahead
 from tests.model.explore import MANY, Listed, Run, Seeded, every, explained, run, seeded
 from tests.model.scenarios import ALL, EVERY, SEEDED
 from tests.unit.scripted import Violation
@@ -41,9 +41,8 @@ class Outcome:
     seen: Counter[str] = field(default_factory=Counter)
 
 
-@functools.cache
-def outcome(name: str) -> Outcome:
-    """Run a scenario; the tests share the result."""
+def played(name: str) -> Outcome:
+    """Run a scenario."""
     scenario, found = ALL[name], Outcome()
     exhaustive = scenario in EVERY
     preempt = scenario.preempt if exhaustive else MANY
@@ -56,6 +55,10 @@ def outcome(name: str) -> Outcome:
     except Violation as error:
         found.violation = explained(scenario, error, preempt=preempt)
     return found
+
+
+outcome = Ahead(played, ALL)
+"""The outcome of a scenario; the tests share it."""
 
 
 def _note(seen: Counter[str], one: Run) -> None:

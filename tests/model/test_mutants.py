@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.model.ahead import Ahead
 from tests.model.explore import Listed, explained, following, run
 from tests.model.mutants import MUTANTS, applied
 from tests.model.scenarios import ALL
@@ -24,13 +25,20 @@ def broken_laws(scenario: str, *, until: str) -> list[str]:
     return laws
 
 
+def laws_of(name: str) -> list[str]:
+    """Returns the laws that a mutant violates."""
+    with applied(name):
+        return broken_laws(MUTANTS[name].scenario, until=MUTANTS[name].law)
+
+
+broken = Ahead(laws_of, MUTANTS)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_engine_breaks_a_law(name):
     """Each mutant is detected, and by the law that is meant for it."""
-    mutant = MUTANTS[name]
-    with applied(name):
-        laws = broken_laws(mutant.scenario, until=mutant.law)
-    assert any(mutant.law in words for words in laws), laws[:3]
+    laws = broken(name)
+    assert any(MUTANTS[name].law in words for words in laws), laws[:3]
 
 
 def test_a_mutant_leaves_nothing_behind():

@@ -64,6 +64,7 @@ class Scenario:
     hubs: int = 1
     prompt: bool = True  # True: only the first hub's traffic with Redis is delayed
     preempt: int = 0  # in `EVERY`: most steps between two turns of the loop
+    crowd: bool = False  # True: two viewers are so many that the feed's task serves them, a turn for each
     window: int = 1000
     linger: float = HORIZON
     drain: float = 0.2
@@ -72,6 +73,7 @@ class Scenario:
     @functools.cached_property
     def settings(self) -> Settings:
         return Settings(
+            my_jobs=False,  # its timer has nothing to do with what is explored
             window_events=self.window,
             linger=self.linger,
             drain=self.drain,
@@ -511,6 +513,7 @@ def on_its_own(scenario: Scenario) -> Iterator[World]:
         (stall_module, "PERIOD", NEVER),
         (drain_module, "STEP", 0.1),
         (wire_module, "SLICE", 1),
+        (feed_module, "SLICE", 1 if scenario.crowd else 150),
         (feed_module, "logger", _LoudFeed(world.broken)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]

@@ -8,7 +8,6 @@ import pytest
 
 from hub import watch
 from tests.support import producers
-from tests.support.live import token
 from tests.support.viewer import view
 
 READY = {"type": "build.stage.started", "status": "ready"}
@@ -26,44 +25,37 @@ async def test_whatever_a_bare_producer_sends_is_delivered(start_hub, real_redis
             assert seen[-1].fields == {"status": "ready"}
 
 
-async def test_watch_goes_on_whatever_comes(start_hub, real_redis, job):
+async def test_watch_goes_on_whatever_comes(push_hub, viewer, job, transport):
     """An event without a type, numbers, text; it ends at the end, and at no event that is called so."""
-    async with start_hub() as live:
-        await real_redis.hset(f"job:{job}", mapping={"user_id": "ada", "status": "code"})
-
-        async def frames() -> list:
-            return [frame async for frame in watch(live.url, job, token())]
-
-        watching = asyncio.create_task(frames())
-        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
-        await producers.shout(real_redis, job, *BARE, {"type": "end"}, READY)
-        seen = await asyncio.wait_for(watching, 10)
-    assert len(seen) == len(BARE) + 4
-    assert seen[-1] == {"type": "end", "status": "ready"}
+    await push_hub.redis.hset(f"job:{job}", mapping={"user_id": "ada", "status": "code"})
+    watching = viewer(transport)
+    await watching.connected()
+    await producers.shout(push_hub.redis, job, *BARE, {"type": "end"}, READY)
+    await watching.ended("ready")
+    assert len(watching.frames) == len(BARE) + 4
+    assert watching.frames[-1] == {"type": "end", "status": "ready"}
 
 
-async def test_a_token_is_asked_for_before_each_connection(start_hub, job):
+async def test_a_token_is_asked_for_before_each_connection(push_hub, job):
     """One that expired while the hub was away is not "no such job"."""
     given = []
 
     async def fresh() -> str:
-        given.append(token())
+        given.append(push_hub.token())
         return given[-1]
 
-    async with start_hub() as live:
-        await live.jobs.create_job(job, user_id="ada")
-        watching = watch(live.url, job, fresh)
-        assert (await anext(watching))["type"] == "hello"
-        next_frame = asyncio.create_task(anext(watching))
-        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
-        for audience in list(live.hub._audiences()):
-            for seat in list(audience.seats):
-                seat.wire.abort()
-        await live.until(lambda: len(given) == 2)
-        await live.publisher.emit(job, "step", {"n": 1})
-        assert (await asyncio.wait_for(next_frame, 10))["type"] == "hello"
-        assert (await asyncio.wait_for(anext(watching), 10))["n"] == 1
-        await watching.aclose()
+    await push_hub.create_job(job)
+    watching = watch(push_hub.url, job, fresh)
+    assert (await anext(watching))["type"] == "hello"
+    next_frame = asyncio.create_task(anext(watching))
+    await push_hub.expire(given[0])
+    await push_hub.cut()
+    assert (await asyncio.wait_for(next_frame, 10))["type"] in ("hello", "reconnect")
+    await push_hub.publisher.emit(job, "step", {"n": 1})
+    while (frame := await asyncio.wait_for(anext(watching), 10))["type"] != "step":
+        pass
+    assert (frame["n"], len(given)) == (1, 2)
+    await watching.aclose()
 
 
 @pytest.mark.parametrize("name", ["last_event_id", "lastEventId"])

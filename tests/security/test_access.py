@@ -24,7 +24,7 @@ from tests.support import producers
 from tests.support.live import live_hub, token
 from tests.support.viewer import dashboard, view, with_headers
 
-WIRES = ("fast", "portable")
+WIRES = ("door", "fast", "portable")
 
 
 @asynccontextmanager

@@ -22,6 +22,8 @@ PATHS = (
     "/openapi.json",
     "/asyncapi.json",
     "/admin/revoke",
+    "/admin/log",
+    "/admin/drain",
 )
 FREE = [
     {},

@@ -23,6 +23,9 @@ from tests.support.live import SECRET, token
 
 TIMES = int(os.environ.get("PUSH_HUB_FUZZ", "1"))
 MEGABYTE = 1_000_000
+STALL = 0.05
+"""Most seconds of CPU that the loop may spend on one exchange: it can stand still no longer than that. CPU, because a
+busy machine says nothing of the hub."""
 
 
 def many(number: int):
@@ -59,6 +62,7 @@ REQUEST = b"GET /api/jobs/%b HTTP/1.1\r\nHost: hub\r\n\r\n"
 
 def exchange(hub: Hub, data: bytes, *, answers: bool = True) -> bytes:
     """Send bytes on a connection of their own, and nothing more; what comes back until the hub closes, or is silent."""
+    before = hub.main_thread_seconds
     with socket.create_connection(("127.0.0.1", hub.port), timeout=0.25) as sock:
         got = b""
         try:
@@ -69,7 +73,8 @@ def exchange(hub: Hub, data: bytes, *, answers: bool = True) -> bytes:
                 got += more
         except OSError:
             pass  # it reset the connection, or waits for the rest of a head
-        return got
+    assert hub.main_thread_seconds - before < STALL, data[:500]
+    return got
 
 
 def no_failure(answer: bytes) -> None:

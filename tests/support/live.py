@@ -18,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from hub import JobStateMachine, Publisher, Settings, create_app, get_redis
 from hub.engine.hub import Hub
 from hub.serve.server import Server, config, listen
+from hub.transports.uvicorn_http import HandoffHttpProtocol
 from hub.web.context import Context
 from tests.support.sse import SseViewer
 
@@ -80,16 +81,16 @@ class Live:
             f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), headers=headers, **more
         )
 
-    def websocket(self, job: str, query: str = "", *, user: str = USER) -> connect:
+    def websocket(self, job: str, query: str = "", *, user: str = USER, **claims) -> connect:
         """A viewer over WebSocket (`websockets` client), with a header of browsers."""
-        return self._connect(f"/api/jobs/{job}/events/ws{query}", user)
+        return self._connect(f"/api/jobs/{job}/events/ws{query}", user, **claims)
 
-    def dashboard(self, *, user: str = USER) -> connect:
+    def dashboard(self, *, user: str = USER, **claims) -> connect:
         """A dashboard WebSocket."""
-        return self._connect("/api/events/ws", user)
+        return self._connect("/api/events/ws", user, **claims)
 
-    def _connect(self, path: str, user: str) -> connect:
-        headers = {"Authorization": f"Bearer {token(user)}", "Sec-Fetch-Mode": "websocket"}
+    def _connect(self, path: str, user: str, **claims) -> connect:
+        headers = {"Authorization": f"Bearer {token(user, **claims)}", "Sec-Fetch-Mode": "websocket"}
         url = f"ws://127.0.0.1:{self.port}{path}"
         # A viewer that leaves early has unread frames: it need not wait the default 10 s for its handshake.
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
@@ -112,13 +113,13 @@ async def live_hub(
 ) -> AsyncIterator[Live]:
     """Run a hub on `client`. Fails at the end if a task, viewer or feed of the hub is left.
 
-    `wire` is "fast" (the socket is handed over) or "portable". By default the fake Redis gets the portable
-    wire and the real Redis the fast one, so that a suite over both kinds of Redis covers both wires. In the
-    same way the fake Redis covers FastAPI's own routes (its dependency is overridden), and the real Redis
-    covers the direct routes.
+    `wire` is "door" (a plain viewer comes in without ASGI), "fast" (the socket is handed over by the
+    application) or "portable". By default the fake Redis gets the portable wire and the real Redis the door,
+    so that a suite over both kinds of Redis covers both wires. In the same way the fake Redis covers FastAPI's
+    own routes (its dependency is overridden), and the real Redis covers the direct routes.
     """
     is_fake = isinstance(client, fakeredis.FakeAsyncRedis)
-    wire = wire or ("portable" if is_fake else "fast")
+    wire = wire or ("portable" if is_fake else "door")
     before = asyncio.all_tasks()
     chosen = settings(**({} if is_fake else {"redis_url": _url(client)}) | values)
     app = create_app(chosen)
@@ -130,6 +131,8 @@ async def live_hub(
     chosen_config = config(app, chosen)
     if wire == "portable":  # uvicorn's own protocol classes, which cannot hand over
         chosen_config.http, chosen_config.ws = "httptools", "websockets-sansio"
+    elif wire == "fast":
+        chosen_config.http = HandoffHttpProtocol
     server = Server(chosen_config, app.state.push_hub)
     running = asyncio.create_task(server._serve([sock]))
     while not server.started:
@@ -146,6 +149,8 @@ async def live_hub(
     assert not left, f"tasks left behind: {left}"
     assert hub.statistics().viewers == 0
     assert not hub._views
+    assert not hub.mine._followers
+    assert not hub.presence._asking
     assert not hub.statistics().jobs
 
 

@@ -52,6 +52,35 @@ class Truth:
     before: tuple[str | None, float | None] = (None, None)  # status and lease, for a rollback
 
 
+class NoCounts:
+    """There is no other hub."""
+
+    async def renew(self, hub):
+        return True
+
+    async def leave(self, hub):
+        return
+
+    async def say(self, hub, counts):
+        return list(counts)
+
+    async def of(self, jobs):
+        return {job: {} for job in jobs}
+
+
+class NoIndex:
+    """Nobody lists jobs."""
+
+    async def add(self, user, jobs):
+        return
+
+    async def of(self, user):
+        return []
+
+    async def remove(self, user, jobs):
+        return
+
+
 class ScriptedBroker:
     """The job, its log, its channel; and gates."""
 
@@ -236,11 +265,20 @@ class ScriptedBroker:
 
     # --- Broker
 
+    counts = NoCounts()
+    index = NoIndex()
+
+    def groups(self, jobs):
+        return [jobs]
+
     async def jobs(self, jobs):
         return await self._ask(lambda: [self.leased_job() if job == JOB else None for job in jobs])
 
     async def latest(self, job, *, limit, size=1 << 20):
         return await self._ask(lambda: self._snapshot(job, self.log[-limit:]))
+
+    async def before(self, job, first, *, limit, size):
+        return await self._ask(lambda: [one for one in self.log if one.id < first][-limit:])
 
     async def since(self, job, after, *, limit):
         return await self._ask(

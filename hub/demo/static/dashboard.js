@@ -1,10 +1,10 @@
-"use strict";
+import { dashboard } from "/hub.js";
+
 /* No text of an event is parsed as HTML: a card is a copy of the template above, filled by textContent. */
 
 const TERMINAL = new Set(["ready", "failed"]);
 const STAGES = 5;             // the demo's; used until an event gives the number of steps
 const STALE_AFTER = 20_000;   // heartbeats come every 15 s, so 20 s of silence is a fault
-const GIVE_UP_AFTER = 35_000; // two heartbeats missed: the TCP connection is half open, open a new one
 const CUT_FOR = 3_000;
 const PING_EVERY = 5_000;
 const POLL_EVERY = 3_000;
@@ -15,14 +15,6 @@ const text = (value) => typeof value === "string" ? value : value == null ? "" :
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const say = (node, words) => { if (node.textContent !== String(words)) node.textContent = words; };
 
-function parse(data) {
-  try {
-    const value = JSON.parse(data);
-    if (value && typeof value === "object" && !Array.isArray(value)) return value;
-  } catch { /* falls through */ }
-  return { type: "raw", data };
-}
-
 function pictureUrl(value) { // only http(s), absolute or relative: never javascript:, data: or blob:
   try {
     const url = new URL(value, location.href);
@@ -30,73 +22,49 @@ function pictureUrl(value) { // only http(s), absolute or relative: never javasc
   } catch { return null; }
 }
 
-function backoff(attempt) { // 0.5 s doubling to 15 s; half of it random, so that a thousand pages do not return at once
-  const ceiling = Math.min(15_000, 500 * 2 ** attempt);
-  return ceiling / 2 + Math.random() * ceiling / 2;
-}
-
-/* ---------- the socket: one for all jobs, independent of the cards ---------- */
+/* ---------- the socket: one for all jobs, by hub.js ---------- */
 
 const socket = {
-  state: "connecting", attempt: 0, refs: 0, waiting: new Map(),
+  early: new Map(), state: "connecting", refs: 0, asked: null, heard: Date.now(),
 
   open() {
-    this.drop();
-    this.heard = Date.now();
-    const url = new URL("/api/events/ws", location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    const wire = this.wire = new WebSocket(url);
-    // Callbacks of a dropped socket may still be queued; they are ignored.
-    wire.onopen = () => { if (wire === this.wire) { this.set("live"); board.opened(); this.ping(); } };
-    wire.onmessage = (message) => { if (wire === this.wire) this.hear(parse(message.data)); };
-    wire.onclose = (event) => { if (wire === this.wire) this.retry(event.code); };
-  },
-
-  hear(frame) {
-    this.heard = Date.now();
-    this.attempt = 0;
-    if (this.state !== "live") this.set("live");
-    if (frame.ref !== undefined && frame.id === undefined) this.answer(frame);
-    else if (frame.type === "reconnect") this.serverDelay = frame.after_ms;
-    else if (frame.job_id) board.hear(frame);
-  },
-
-  /* Every command carries a ref, and its answer carries the same one. */
-  send(command, answered = () => {}) {
-    if (this.wire?.readyState !== WebSocket.OPEN) return;
-    const ref = ++this.refs;
-    this.waiting.set(ref, answered);
-    this.wire.send(JSON.stringify({ ...command, ref }));
-  },
-
-  answer(frame) {
-    const answered = this.waiting.get(frame.ref);
-    this.waiting.delete(frame.ref);
-    answered?.(frame);
+    const one = this.hub = dashboard({ mine: true, viewers: true });
+    this.early.clear();
+    one.addEventListener("job", ({ detail: { id, job } }) => { // a build has begun, somewhere: its card is not there yet
+      const frames = [];
+      this.early.set(id, frames);
+      job.addEventListener("frame", ({ detail }) => { if (this.early.get(id) === frames) frames.push(detail); });
+      if (this.hub === one) board.poll();
+    });
+    one.addEventListener("frame", ({ detail: frame }) => {
+      if (this.hub !== one) return;
+      this.heard = Date.now();
+      if (this.state !== "live") { this.set("live"); board.opened(); this.ping(); }
+      if (frame.type === "pong" && frame.ref === this.asked?.ref) say($("#trip"), `${Math.max(1, Math.round(performance.now() - this.asked.at))} ms`);
+    });
+    one.addEventListener("change", () => {
+      if (this.hub !== one) return;
+      if (one.status === "waiting") this.set("reconnecting");
+      if (one.status === "failed") note("This dashboard is not available to you any more", "warn");
+    });
+    for (const card of board.cards.values()) card.subscribe();
   },
 
   ping() {
-    const at = performance.now();
-    this.send({ op: "ping" }, () => say($("#trip"), `${Math.max(1, Math.round(performance.now() - at))} ms`));
+    this.asked = { ref: ++this.refs, at: performance.now() };
+    this.hub?.send({ op: "ping", ref: this.refs });
   },
 
-  retry(code) {
-    this.pause();
-    if (code === 4404) return note("This dashboard is not available to you any more", "warn");
-    const delay = this.serverDelay ?? (code === 4013 ? 5_000 : 0) + backoff(this.attempt++);
-    this.serverDelay = undefined;
-    this.timer = setTimeout(() => this.open(), delay);
+  cut(ms) {
+    const one = this.hub;
+    this.hub = null;
+    one?.close();
+    this.set("reconnecting");
+    setTimeout(() => this.open(), ms);
   },
-
-  cut(ms) { this.pause(); this.timer = setTimeout(() => this.open(), ms); },
-  pause() { this.drop(); this.set("reconnecting"); },
-  drop() { clearTimeout(this.timer); this.waiting.clear(); const wire = this.wire; this.wire = null; wire?.close(1000); },
 
   watchdog() {
-    if (!this.wire) return;
-    const silent = Date.now() - this.heard;
-    if (silent > GIVE_UP_AFTER) { this.set("reconnecting"); this.open(); }
-    else if (silent > STALE_AFTER && this.state === "live") this.set("stale");
+    if (this.state === "live" && Date.now() - this.heard > STALE_AFTER) this.set("stale"); // hub.js connects anew after 30 s
   },
 
   set(state) { this.state = $("#socket").dataset.state = state; say($("#socket .light"), state); },
@@ -115,6 +83,8 @@ class Card {
     $(".progress", this.root).setAttribute("aria-label", `Progress of ${this.title}`);
     $(".spark", this.root).setAttribute("aria-label", `Events per second of ${this.title}, last minute`);
     $(".watch", this.root).addEventListener("click", () => this.toggle());
+    $(".stop", this.root).addEventListener("click", () => this.order("cancel"));
+    $(".approve", this.root).addEventListener("click", () => this.order("approve"));
     this.start(entry);
   }
 
@@ -123,14 +93,13 @@ class Card {
     this.root.dataset.job = this.job;
     $("a", this.root).href = `/?job=${encodeURIComponent(this.job)}`;
     $(".thumb", this.root).replaceChildren();
+    this.answer("");
+    say($(".viewers", this.root), "");
     this.subscribe();
     this.draw();
   }
 
-  replace(entry) {
-    if (this.subscribed && !this.ended) socket.send({ op: "unsubscribe", job: this.job });
-    this.start(entry);
-  }
+  replace(entry) { this.unsubscribe(); this.start(entry); }
 
   toggle() {
     this.wanted = !this.wanted;
@@ -139,24 +108,35 @@ class Card {
     this.draw();
   }
 
+  async order(name) { // what the worker makes of it comes as an event, for every viewer
+    this.answer(name === "cancel" ? "Stopping…" : "Approving…");
+    try {
+      this.ordered = await (this.watching ?? socket.hub)?.command?.(name);
+    } catch (error) { this.answer(error.message, "warn"); }
+  }
+
+  answer(words, tone = "") { say($(".answer", this.root), words); $(".answer", this.root).dataset.tone = tone; }
+
   subscribe() {
     if (!this.wanted) return;
     if (this.ended) { this.subscribed = true; return; } // nothing more will come; the choice holds for the next run
-    const command = { op: "subscribe", job: this.job };
-    if (this.last) command.after = this.last;
-    socket.send(command, (answer) => {
-      if (answer.type === "error") this.narration = `Not available: ${text(answer.message)}`;
-      this.subscribed = answer.type === "subscribed" && this.wanted;
-      this.draw();
-    });
+    const one = this.watching = socket.hub?.watch(this.job, { after: this.last, viewers: true });
+    for (const frame of socket.early.get(this.job) ?? []) this.hear(frame);
+    socket.early.delete(this.job);
+    one?.addEventListener("frame", ({ detail }) => { if (this.watching === one) this.hear(detail); });
+    one?.addEventListener("failed", ({ detail }) => { if (this.watching === one) { this.narration = `Not available: ${detail.message}`; this.subscribed = false; this.draw(); } });
   }
 
   unsubscribe() {
+    const one = this.watching;
+    this.watching = null;
     this.subscribed = false;
-    if (!this.ended) socket.send({ op: "unsubscribe", job: this.job });
+    one?.close();
   }
 
   hear(frame) {
+    if (frame.id === undefined && frame.type === "hello") { this.subscribed = true; return this.draw(); }
+    if (frame.id === undefined && frame.type === "viewers") return say($(".viewers", this.root), plural(frame.count, "viewer"));
     if (frame.id === undefined && frame.type === "end") return this.end(frame);
     if (frame.id === undefined && frame.type === "state") return this.applyState(frame);
     if (frame.id === undefined && (frame.type === "gap" || frame.type === "resync")) return note(`${this.title}: ${frame.type} (${text(frame.reason)}); showing its latest state`, "warn");
@@ -183,6 +163,8 @@ class Card {
 
   apply(event) {
     if (event.status) this.status = text(event.status);
+    if (event.type === "command.done") this.answer(text(event.narration) || "Done", "good");
+    if (event.type === "command.refused") this.answer(text(event.reason), "warn");
     if (event.type === "snapshot.updated") this.showPicture(event);
     if (event.type === "build.stage.completed") this.step = event.step ?? this.step + 1;
     if (event.type === "build.stage.started") {
@@ -238,6 +220,8 @@ class Card {
     say($(".facts", this.root), this.missing ? `${this.missing} missing` : plural(this.events, "event"));
     $(".progress", this.root).setAttribute("aria-valuenow", Math.round(done * 100));
     $(".progress i", this.root).style.setProperty("--done", done);
+    $(".stop", this.root).disabled = this.ended || TERMINAL.has(this.status);
+    $(".approve", this.root).hidden = this.status !== "approval";
     const button = $(".watch", this.root);
     button.setAttribute("aria-pressed", this.wanted);
     button.setAttribute("aria-label", `Watch ${this.title}`);
@@ -280,10 +264,6 @@ const board = {
 
   add(key, card) { this.cards.set(key, card); $("#cards").append(card.root); card.draw(); },
 
-  hear(frame) {
-    for (const card of this.cards.values()) if (card.job === frame.job_id) card.hear(frame);
-  },
-
   received() {
     this.total += 1;
     if (this.resumed) this.resumed.caught += 1;
@@ -292,10 +272,7 @@ const board = {
   missing() { return [...this.cards.values()].reduce((sum, card) => sum + card.missing, 0); },
 
   opened() {
-    const cards = [...this.cards.values()];
-    const before = cards.filter((card) => card.last).length;
-    for (const card of cards) { card.subscribed = card.ended && card.wanted; card.subscribe(); }
-    if (before) this.settleSoon(this.missing());
+    if ([...this.cards.values()].some((card) => card.last)) this.settleSoon(this.missing());
   },
 
   settleSoon(missing) { // what arrives in the first breath after opening was waiting for us

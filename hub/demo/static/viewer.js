@@ -1,11 +1,11 @@
-"use strict";
+import { watch } from "/hub.js";
+
 /* No text of an event is parsed as HTML: every node is made with el() and filled by textContent. */
 
-const CONTROL = new Set(["heartbeat", "gap", "resync", "state", "reconnect", "end"]);
+const CONTROL = new Set(["hello", "heartbeat", "gap", "resync", "state", "reconnect", "end", "pong"]);
 const TERMINAL = new Set(["ready", "failed"]);
 const STAGES = ["scaffold", "code", "deps", "checks", "deploy"];
 const STALE_AFTER = 20_000;   // heartbeats come every 15 s, so 20 s of silence is a fault
-const GIVE_UP_AFTER = 35_000; // two heartbeats missed: the TCP connection is half open, open a new one
 const CUT_FOR = 3_000;
 const LOG_ROWS = 400;         // most rows of the raw log; the oldest are removed
 const PING_EVERY = 5_000;
@@ -23,14 +23,6 @@ function el(tag, className, content) {
   return node;
 }
 
-function parse(data) { // a producer may publish what is not JSON; the hub passes it on as it is
-  try {
-    const value = JSON.parse(data);
-    if (value && typeof value === "object" && !Array.isArray(value)) return value;
-  } catch { /* falls through */ }
-  return { type: "raw", data };
-}
-
 function pictureUrl(value) { // only http(s), absolute or relative: never javascript:, data: or blob:
   try {
     const url = new URL(value, location.href);
@@ -38,126 +30,63 @@ function pictureUrl(value) { // only http(s), absolute or relative: never javasc
   } catch { return null; }
 }
 
-function backoff(attempt) { // 0.5 s doubling to 15 s; half of it random, so that a thousand pages do not return at once
-  const ceiling = Math.min(15_000, 500 * 2 ** attempt);
-  return ceiling / 2 + Math.random() * ceiling / 2;
-}
-
-/* ---------- transports: each returns {close, send?} and calls the same four callbacks ---------- */
-
-function openSse(job, after, on) {
-  const url = new URL(`/api/jobs/${encodeURIComponent(job)}/events/stream`, location.href);
-  if (after) url.searchParams.set("last_event_id", after);
-  const source = new EventSource(url);
-  let last = after;
-  source.onopen = on.open;
-  source.onmessage = (message) => {
-    // For an event without id, EventSource repeats the last id. So the same id again means "no id".
-    const id = message.lastEventId !== last ? message.lastEventId : null;
-    last = message.lastEventId;
-    on.event(parse(message.data), id);
-  };
-  for (const name of CONTROL) source.addEventListener(name, (message) => on.control(name, parse(message.data)));
-  // CLOSED: the status was not 200, and EventSource has given up. Else it reconnects with Last-Event-ID.
-  source.onerror = () => source.readyState === EventSource.CLOSED ? on.closed(0) : on.dropped();
-  return { close: () => source.close() };
-}
-
-function openWs(job, after, on) {
-  const url = new URL(`/api/jobs/${encodeURIComponent(job)}/events/ws`, location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  if (after) url.searchParams.set("last_event_id", after);
-  const socket = new WebSocket(url);
-  socket.onopen = on.open;
-  socket.onmessage = (message) => {
-    const { id, ...frame } = parse(message.data);
-    if (id === undefined && frame.type === "pong") on.pong(frame.ref);
-    else if (id === undefined && frame.type === "hello") return;
-    else if (id === undefined && CONTROL.has(frame.type)) on.control(frame.type, frame);
-    else on.event(frame, id ?? null);
-  };
-  socket.onclose = (event) => on.closed(event.code);
-  return {
-    close: () => socket.close(1000),
-    send: (command) => socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify(command)),
-  };
-}
-
-/* ---------- link: one job over one transport; reconnects, and owns the status light ---------- */
+/* ---------- link: one job over one transport, by hub.js; owns the status light ---------- */
 
 class Link {
-  constructor(open, hooks) { this.open = open; this.hooks = hooks; this.state = "ended"; }
+  constructor(transport, hooks) { this.transport = transport; this.hooks = hooks; this.state = "ended"; }
 
-  watch(job) { this.job = job; this.attempt = 0; this.finished = false; this.connect("connecting"); }
+  watch(job) { this.job = job; this.finished = false; this.connect("connecting"); }
 
   connect(state) {
     this.drop();
     this.set(state);
     this.heard = Date.now();
-    // Callbacks of a dropped connection may still be queued; they are ignored.
-    const current = {};
-    const mine = (act) => (...args) => { if (this.current === current) { this.heard = Date.now(); act(...args); } };
-    this.current = current;
-    this.wire = this.open(this.job, this.hooks.cursor(), {
-      open: mine(() => { this.set("live"); this.hooks.opened(); }),
-      event: mine((event, id) => { this.alive(); this.hooks.event(event, id); if (TERMINAL.has(event.status)) this.finished = true; }),
-      control: mine((type, frame) => { this.alive(); this.control(type, frame); }),
-      pong: mine((ref) => { this.alive(); this.hooks.pong(ref); }),
-      dropped: mine(() => this.finished ? this.finish() : this.set("reconnecting")),
-      closed: mine((code) => this.retry(code)),
+    // Both panels are to show their own transport, so tabs share no connection here.
+    const job = this.job, one = this.watching = watch(job, { transport: this.transport, share: false, after: this.hooks.cursor() });
+    let isOpen = false;
+    const on = (name, act) => one.addEventListener(name, (event) => { if (this.watching === one) act(event.detail); });
+    on("frame", (frame) => {
+      this.heard = Date.now();
+      if (!isOpen) this.hooks.opened();
+      isOpen = true;
+      this.set("live");
+      this.hear(frame);
     });
+    on("change", () => { if (one.status === "waiting") { isOpen = false; this.set("reconnecting"); } });
+    on("end", () => this.finish());
+    on("failed", (error) => this.finish(error.message));
+    one.done.then(() => { if (this.watching === one) this.finish(); }, () => {});
   }
 
-  alive() { this.attempt = 0; if (this.state !== "live") this.set("live"); }
-
-  control(type, frame) {
-    if (type === "reconnect") this.serverDelay = frame.after_ms;
-    this.hooks.control(type, frame);
-    if (type === "end") this.finish();
+  hear({ id, ...frame }) {
+    if (id !== undefined || !CONTROL.has(frame.type)) this.hooks.event(frame, id ?? null);
+    else if (frame.type === "pong") this.hooks.pong(frame.ref);
+    else if (frame.type !== "hello") this.hooks.control(frame.type, frame);
   }
 
-  async retry(code) {
-    if (this.finished) return this.finish();
-    if (code === 4404) return this.finish("This build is not available to you any more");
-    this.pause();
-    const job = this.job;
-    const delay = this.serverDelay ?? (code === 4013 ? 5_000 : 0) + backoff(this.attempt++);
-    this.serverDelay = undefined;
-    this.timer = setTimeout(() => this.connect("reconnecting"), delay);
-    // A refused handshake looks like a lost network (no status, or 1006), so ask over HTTP at the second failure.
-    if (this.attempt >= 2 && await isGone(job) && job === this.job) this.finish("Job not found");
-  }
-
+  send(command) { this.watching?.send(command); }
   pause() { this.drop(); this.set("reconnecting"); }
-
   cut(ms) { this.pause(); this.timer = setTimeout(() => this.connect("reconnecting"), ms); }
 
   watchdog() {
-    if (!this.wire || this.state === "ended") return;
-    const silent = Date.now() - this.heard;
-    if (silent > GIVE_UP_AFTER) this.connect("reconnecting");
-    else if (silent > STALE_AFTER && this.state === "live") this.set("stale");
+    if (this.state === "live" && Date.now() - this.heard > STALE_AFTER) this.set("stale"); // hub.js connects anew after 30 s
   }
 
   finish(why) { this.drop(); this.finished = true; this.set("ended"); this.hooks.ended(why); }
-  drop() { clearTimeout(this.timer); this.current = null; this.wire?.close(); this.wire = null; }
-  set(state) { this.state = state; this.hooks.light(state); }
-}
-
-async function isGone(job) {
-  try { return (await fetch(`/api/jobs/${encodeURIComponent(job)}`)).status === 404; } catch { return false; }
+  drop() { clearTimeout(this.timer); const one = this.watching; this.watching = null; one?.close(); }
+  set(state) { if (this.state !== state || state !== "live") { this.state = state; this.hooks.light(state); } }
 }
 
 /* ---------- panel: shows what one transport has received ---------- */
 
 class Panel {
-  constructor(kind, name, open) {
+  constructor(kind, name, transport) {
     this.kind = kind;
     this.root = $(`#${kind}-panel`);
     this.root.append($("#panel-template").content.cloneNode(true));
     $("h2", this.root).textContent = name;
     $(".docs", this.root).setAttribute("aria-label", `Documentation over ${name}`);
-    this.link = new Link(open, {
+    this.link = new Link(transport, {
       cursor: () => this.last,
       opened: () => this.opened(),
       event: (event, id) => this.event(event, id),
@@ -361,9 +290,9 @@ class Panel {
   }
 
   ping() {
-    if (!this.link.wire?.send) return;
+    if (this.kind !== "ws") return;
     this.asked = { ref: (this.asked?.ref ?? 0) + 1, at: performance.now() }; // one at a time: an unanswered ping is of no further interest
-    this.link.wire.send({ op: "ping", ref: this.asked.ref });
+    this.link.send({ op: "ping", ref: this.asked.ref });
   }
 
   tick(now) {
@@ -415,7 +344,7 @@ const page = {
       panel.root.hidden = !wanted;
       if (!wanted) panel.link.pause();
       else if (this.job && panel.link.job !== this.job) panel.watch(this.job);
-      else if (this.job && !panel.link.wire && !panel.link.finished) panel.link.connect("reconnecting");
+      else if (this.job && !panel.link.watching && !panel.link.finished) panel.link.connect("reconnecting");
       else if (panel.link.finished) panel.link.set("ended");
     }
     this.changed();
@@ -544,7 +473,7 @@ try { theme.chosen = localStorage.getItem("theme"); } catch { /* as above */ }
 theme.apply();
 theme.dark.addEventListener("change", () => theme.apply());
 
-const panels = [new Panel("sse", "Server-Sent Events", openSse), new Panel("ws", "WebSocket", openWs)];
+const panels = [new Panel("sse", "Server-Sent Events", "sse"), new Panel("ws", "WebSocket", "websocket")];
 
 $("#theme").addEventListener("click", () => theme.toggle());
 $("#cut").addEventListener("click", () => page.cut());

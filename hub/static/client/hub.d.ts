@@ -14,7 +14,7 @@ export type Transport = "websocket" | "sse" | "poll";
 
 export class WatchError extends Error {
   constructor(code: string, message: string);
-  readonly code: "not_found" | "unauthorized" | "too_slow" | "unsupported";
+  readonly code: "not_found" | "unauthorized" | "too_slow" | "too_many" | "unsupported" | "forbidden" | "conflict" | "invalid" | "unavailable";
 }
 
 export type Options<S = JobState> = {
@@ -35,20 +35,44 @@ export type Options<S = JobState> = {
   reduce?: (state: S, event: HubEvent) => S;
 };
 
-export class Watch<S = JobState> extends EventTarget implements AsyncIterable<HubEvent> {
-  constructor(job: string, options?: Options<S>);
+/** A job that is watched: an async iterator of events, an EventTarget, and a store for React. */
+export class Job<S = JobState> extends EventTarget implements AsyncIterable<HubEvent> {
+  private constructor();
   readonly state: S;
   readonly status: Status;
   readonly error: WatchError | null;
+  /** The cursor: the `after` of a later watch. */
   readonly position: string | null;
-  readonly transport: Transport;
   /** The last state; rejects with a WatchError. */
   readonly done: Promise<S>;
   subscribe: (listener: () => void) => () => void;
   getSnapshot: () => S;
   close(): void;
+  /** Gives a command to the job's worker. Resolves to its id; rejects with a WatchError. */
+  command(name: string, args?: Record<string, unknown>, options?: { key?: string }): Promise<string>;
   [Symbol.asyncIterator](): AsyncGenerator<HubEvent, void>;
 }
+
+export interface Watch<S = JobState> extends Job<S> {
+  readonly transport: Transport;
+  /** Sends a command; the answer is a "frame" event. Returns false if this is no WebSocket of this page. */
+  send(command: { op: string; [field: string]: unknown }): boolean;
+}
+export const Watch: { new <S = JobState>(job: string, options?: Options<S>): Watch<S> };
+
+/** Many jobs on one WebSocket. */
+export class Dashboard extends EventTarget {
+  constructor(options?: Pick<Options, "url" | "renew"> & { mine?: boolean; types?: string[]; viewers?: boolean });
+  readonly status: Status;
+  readonly error: WatchError | null;
+  /** The same job is watched once; undefined after `close`. */
+  send(command: { op: string; [field: string]: unknown }): boolean;
+  watch<S = JobState>(job: string, options?: Pick<Options<S>, "after" | "from" | "types" | "reduce"> & { viewers?: boolean }): Job<S> | undefined;
+  close(): void;
+}
+
+/** With `mine` a "job" event (`{id, job}`) for each job of the user that runs, or begins later. */
+export function dashboard(options?: Pick<Options, "url" | "renew"> & { mine?: boolean; types?: string[]; viewers?: boolean }): Dashboard;
 
 export function watch<S = JobState>(job: string, options?: Options<S>): Watch<S>;
 export function fold(state: JobState, event: HubEvent): JobState;

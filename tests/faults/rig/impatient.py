@@ -10,7 +10,7 @@ import os
 
 import hub.serve.server
 from hub.cli import main
-from hub.transports import uvicorn_http
+from hub.transports import uvicorn_limits
 from tests.faults.rig.portable import portable
 
 IMPATIENT = "tests.faults.rig.impatient"
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     hub.serve.server.TCP_USER_TIMEOUT = int(
         os.environ.get("HUB_IMPATIENT_TCP", hub.serve.server.TCP_USER_TIMEOUT)
     )
-    uvicorn_http.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", uvicorn_http.HEAD_TIMEOUT))
+    uvicorn_limits.HEAD_TIMEOUT = float(os.environ.get("HUB_IMPATIENT_HEAD", uvicorn_limits.HEAD_TIMEOUT))
     if os.environ.get("HUB_IMPATIENT_PORTABLE"):
         hub.serve.server.config = portable
     main()

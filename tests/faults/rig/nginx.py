@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import socket
-from pathlib import Path
 
-from tests.faults.rig.process import Hub, Process, free_port, wait_until
+from tests.faults.rig.process import Hub
+from tests.faults.rig.server import ConfiguredServer
+from tests.support.browser import ROOT
 
 BINARY = shutil.which("nginx") or "/usr/sbin/nginx"
 
@@ -38,29 +39,36 @@ http {{
             proxy_read_timeout {read_timeout}s;
             proxy_next_upstream error timeout http_503;
         }}
+        location = /hub.js {{ proxy_pass http://hub; }}
     }}
 }}
 """
 
 
-class Nginx(Process):
+ROUTING = re.compile(r"```nginx\n(.*?)```", re.DOTALL)
+
+
+class Nginx(ConfiguredServer):
     """A single nginx process in front of `hubs`. `read_timeout`: seconds it waits for a byte from a hub."""
 
+    name = "nginx.conf"
+
     def __init__(self, *hubs: Hub, read_timeout: int) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._config = CONFIG.format(
-            port=self.port,
-            read_timeout=read_timeout,
-            servers=" ".join(f"server 127.0.0.1:{hub.port} max_fails=0;" for hub in hubs),
-        )
-        super().__init__([BINARY, "-p", ".", "-c", "nginx.conf", "-e", "stderr"])
+        self._hubs = hubs
+        self._timeout = read_timeout
+        super().__init__([BINARY, "-p", ".", "-c", self.name, "-e", "stderr"])
 
-    def start(self) -> None:
-        Path(self.directory.name, "nginx.conf").write_text(self._config)
-        super().start()
-        wait_until(self._listens, "nginx listens")
+    def configure(self) -> str:
+        servers = " ".join(f"server 127.0.0.1:{hub.port} max_fails=0;" for hub in self._hubs)
+        return CONFIG.format(port=self.port, read_timeout=self._timeout, servers=servers)
 
-    def _listens(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+class RoutingNginx(Nginx):
+    """One that sends the viewers of a job to the same hub, as docs/scaling.md says."""
+
+    def configure(self) -> str:
+        (routing,) = ROUTING.findall((ROOT / "docs/scaling.md").read_text())
+        servers = " ".join(f"server 127.0.0.1:{hub.port} max_fails=0;" for hub in self._hubs)
+        routing = routing.replace("server 127.0.0.1:8000;", servers)
+        plain = super().configure().replace("proxy_pass http://hub;", "proxy_pass http://$upstream;", 1)
+        return plain.replace("    map $http_upgrade", f"{routing}\n    map $http_upgrade", 1)

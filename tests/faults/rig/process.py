@@ -8,18 +8,19 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import redis
 
 from hub.demo.embedded import find_binary
-from tests.support.live import ADMIN, SECRET
+from tests.support.live import ADMIN, SECRET, token
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +34,7 @@ class Process:
         self.directory = tempfile.TemporaryDirectory(prefix="push-hub-faults-")
         self.output = Path(self.directory.name, "output")
         self.child: subprocess.Popen[bytes] | None = None
+        self.frozen = False
         self.start()
 
     @property
@@ -65,9 +67,11 @@ class Process:
             os.kill(self.pid, number)
 
     def freeze(self) -> None:
+        self.frozen = True
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        self.frozen = False
         self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
@@ -95,16 +99,23 @@ class RedisProcess(Process):
     `durable`: its data survives `kill` (appendonly, each write is synced to disk).
     """
 
-    def __init__(self, *options: str, port: int | None = None, durable: bool = False) -> None:
+    def __init__(
+        self, *options: str, port: int | None = None, durable: bool = False, binary: str | None = None
+    ) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         keep = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        super().__init__([find_binary(), *place, *keep, *options])
+        super().__init__([binary or find_binary(), *place, *keep, *options])
 
     def start(self) -> None:
         super().start()
-        wait_until(self.answers, "Redis answers")
+        try:
+            wait_until(self.answers, "Redis answers")
+        except AssertionError as error:
+            error.add_note(self.said[-2000:])
+            self.close()
+            raise
 
     def answers(self) -> bool:
         try:
@@ -166,6 +177,12 @@ class Hub(Process):
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
 
+    def viewers(self, job: str) -> int | None:
+        """Returns how many viewers the job has over all hubs."""
+        request = Request(f"{self.url}/api/jobs/{job}", headers={"Authorization": f"Bearer {token()}"})
+        with urlopen(request, timeout=5) as answer:
+            return json.load(answer)["viewers"]
+
     def metric(self, name: str) -> float:
         """Returns the value of a metric, named without `hub_`."""
         found = re.search(rf"^hub_{name} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
@@ -178,6 +195,11 @@ class Hub(Process):
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     @property
+    def main_thread_seconds(self) -> float:
+        """CPU seconds that its event loop has had."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
+
+    @property
     def memory(self) -> int:
         """Its resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -187,13 +209,27 @@ class Hub(Process):
 
 
 def free_port() -> int:
-    """Returns a port that nobody listens on."""
-    import socket
+    """Returns a port that nobody listens on.
 
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    It is below those that the kernel gives to clients, and of this pytest process alone: whoever asked the
+    kernel for a free one would find it taken by the time that a server listens there.
+    """
+    while True:
+        port = next(_ports)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def _own_ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    first, place = 10_000 + worker % 4 * 5_000, os.getpid()
+    while True:
+        place += 1
+        yield first + place % 5_000
+
+
+_ports = _own_ports()
 
 
 def wait_until(condition, what: str, *, timeout: float = 20) -> None:

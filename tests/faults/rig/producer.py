@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from hub import JobStateMachine, Publisher
-from hub.broker.connect import close, for_publishing
+from hub import JobStateMachine, Publisher, SyncPublisher
+from hub.broker.connect import close, close_sync, for_publishing, for_publishing_sync
 from hub.broker.script import Publication, Retention
 from hub.errors import BrokerUnavailable
 from hub.job.event import EventId, dumps
@@ -18,20 +18,28 @@ PATIENCE = 60.0
 
 
 class Worker:
-    """The producer of some jobs on one Redis, which keeps `kept` events per job. An async context manager."""
+    """The producer of some jobs on one Redis, which keeps `kept` events per job. An async context manager.
 
-    def __init__(self, url: str, *, kept: int = 1000) -> None:
+    `blocking`: it publishes by `SyncPublisher`, in a thread.
+    """
+
+    def __init__(self, url: str, *, kept: int = 1000, blocking: bool = False) -> None:
         self.url = url
+        self.blocking = blocking
         self.publication = Publication(retention=Retention(events=kept))
+        self.refused = 0  # publishes that failed, and were tried again
         self.over = False  # ends `stream`; a cancellation could be swallowed in the middle of a command
 
     async def __aenter__(self) -> Worker:
         self.client = for_publishing(self.url)
         self.publisher = Publisher(self.client, publication=self.publication, strict=True)
+        self._sync_client = for_publishing_sync(self.url)
+        self._sync = SyncPublisher(self._sync_client, publication=self.publication, strict=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await close(self.client)
+        close_sync(self._sync_client)
 
     async def job(self, name: str) -> Published:
         """Create a new job."""
@@ -57,8 +65,9 @@ class Worker:
         async with asyncio.timeout(PATIENCE):
             while True:
                 try:
-                    event_id = await self.publisher.emit(published.job, kind, fields, once=once)
+                    event_id = await self._publish(published.job, kind, fields, once)
                 except BrokerUnavailable:
+                    self.refused += 1
                     await asyncio.sleep(0.05)
                     continue
                 assert event_id is not None, "a strict publisher raises"
@@ -67,6 +76,11 @@ class Worker:
                     published.superseded.add((event_id, before))
                 published.acknowledged[event_id] = body
                 return event_id
+
+    async def _publish(self, job: str, kind: str, fields: dict, once: str) -> EventId | None:
+        if self.blocking:
+            return await asyncio.to_thread(self._sync.emit, job, kind, fields, once=once)
+        return await self.publisher.emit(job, kind, fields, once=once)
 
     async def stream(
         self, published: Published, number: int, *, rate: float, start: int = 0, fill: int = 0

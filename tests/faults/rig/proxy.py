@@ -14,10 +14,11 @@ class Proxy:
 
     `latency`: seconds each way. `slices`: most bytes per write (0: no limit). `bandwidth`: bytes per second
     in each direction (0: no limit). `half_open` drops all bytes and keeps connections open, as a dead
-    middlebox does. `mute` drops only the target's bytes. `refuse` accepts no new connection.
+    middlebox does. `mute` drops only the target's bytes. `refuse` accepts no new connection. `gentle` closes in
+    order what the other side has closed.
     """
 
-    def __init__(self, host: str, port: int, *, seed: int = 0) -> None:
+    def __init__(self, host: str, port: int, *, seed: int = 0, gentle: bool = False) -> None:
         self.target = (host, port)
         self.port = 0
         self.latency = 0.0
@@ -26,9 +27,12 @@ class Proxy:
         self.half_open = False
         self.mute = False
         self.refuse = False
+        self.gentle = gentle
         self.connections = 0
+        self.asked = 0  # connections on which a client has said something
         self._random = random.Random(seed)
         self._open: set[asyncio.StreamWriter] = set()
+        self._generation = 0  # of connections; those before it are silent
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
@@ -49,6 +53,10 @@ class Proxy:
         for writer in list(self._open):
             writer.transport.abort()
 
+    def silence(self) -> None:
+        """Let the present connections carry nothing any more, and nobody close them: a cable is out."""
+        self._generation += 1
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "the server made one"
@@ -62,8 +70,8 @@ class Proxy:
             there, other = await asyncio.open_connection(*self.target)
             self._open.add(other)
             ways = [
-                asyncio.ensure_future(self._pump(reader, other)),
-                asyncio.ensure_future(self._pump(there, writer, answers=True)),
+                asyncio.ensure_future(self._pump(reader, other, self._generation)),
+                asyncio.ensure_future(self._pump(there, writer, self._generation, answers=True)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -77,17 +85,25 @@ class Proxy:
             for one in (writer, other):
                 if one is not None:
                     self._open.discard(one)
-                    one.transport.abort()
+                    one.close() if self.gentle else one.transport.abort()
             self._tasks.discard(task)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        generation: int,
+        *,
+        answers: bool = False,
     ) -> None:
+        is_first = not answers
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
+                self.asked += is_first
+                is_first = False
                 if self.latency:
                     await asyncio.sleep(self.latency)
-                if self.half_open or (answers and self.mute):
+                if self.half_open or (answers and self.mute) or generation < self._generation:
                     continue
                 for piece in self._pieces(data):
                     writer.write(piece)

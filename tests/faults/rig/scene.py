@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from hub.job.event import EventId
 from tests.faults.rig.judge import Published
 from tests.faults.rig.process import Hub, until
 from tests.faults.rig.producer import Worker
-from tests.faults.rig.watcher import Crowd, Watcher
+from tests.faults.rig.watcher import BOTH, Crowd, Watcher
 from tests.support.live import USER, token
 from tests.support.sse import SseViewer
 from tests.support.viewer import view
@@ -74,16 +74,23 @@ class Scene:
 
 @asynccontextmanager
 async def watched(
-    hubs: Hub | list[Hub], url: str, *, jobs: int = 1, each: int = 1, prefix: str = "job"
+    hubs: Hub | list[Hub],
+    url: str,
+    *,
+    jobs: int = 1,
+    each: int = 1,
+    prefix: str = "job",
+    transports: Sequence[str] = BOTH,
+    blocking: bool = False,
 ) -> AsyncIterator[Scene]:
     """Jobs published through `url`, each with `each` viewers per transport, spread over `hubs`."""
     places = hubs if isinstance(hubs, list) else [hubs]
     chance = random.Random(len(places))
     crowd = Crowd()
-    async with Worker(url) as worker:
+    async with Worker(url, blocking=blocking) as worker:
         published = [await worker.job(f"{prefix}-{number}") for number in range(jobs)]
         for job in published:
-            crowd.add(lambda: chance.choice(places).url, job, each=each)
+            crowd.add(lambda: chance.choice(places).url, job, each=each, transports=transports)
         try:
             await crowd.wait_connected()
             yield Scene(worker, published, crowd)

@@ -42,6 +42,13 @@ class Sentinel(Process):
         except redis.RedisError:
             return False
 
+    def fails_over(self) -> bool:
+        """Begins a planned failover. Returns False while the replica is too new to be promoted."""
+        try:
+            return bool(self.ask("FAILOVER", SERVICE))
+        except redis.ResponseError:
+            return False
+
     @property
     def primary_port(self) -> int:
         """Returns the address that it gives for the primary."""

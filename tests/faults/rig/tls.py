@@ -1,4 +1,4 @@
-"""A certificate authority and a server's certificate for 127.0.0.1, made by openssl."""
+"""A certificate authority and a server's certificate for 127.0.0.1 and localhost, made by openssl."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ def certificates(directory: Path) -> Certificates:
     ]
     ca_key = directory / "ca.key"
     _openssl(*new_key, "-subj", "/CN=authority", "-keyout", str(ca_key), "-out", str(made.authority))
-    signed = ["-CA", str(made.authority), "-CAkey", str(ca_key), "-addext", "subjectAltName=IP:127.0.0.1"]
+    signed = [
+        "-CA",
+        str(made.authority),
+        "-CAkey",
+        str(ca_key),
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+    ]
     leaf = ["-subj", "/CN=127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
     _openssl(*new_key, *leaf, *signed, "-keyout", str(made.key), "-out", str(made.certificate))
     return made

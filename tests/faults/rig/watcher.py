@@ -11,10 +11,10 @@ import asyncio
 import functools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 
 from hub.job.event import EventId
@@ -56,6 +56,7 @@ class Watcher:
         self.attempts = 0
         self.connected = asyncio.Event()  # set after the first connection
         self.statuses: list[int] = []  # statuses of HTTP responses that were no stream
+        self.errors: list[str] = []  # codes of a dashboard's errors, after which it comes again
         self.begins: list[float] = []  # when each connection began, in loop time
         self.told: list[Told] = []
         self.closes: list[int] = []  # close codes of its WebSockets; 1006 for one that was cut
@@ -65,6 +66,7 @@ class Watcher:
         self._over = False  # True after `end`, a 204, or a final close code
         self._left = False  # True once `stop` was called
         self.task: asyncio.Task[None] | None = None
+        self._ways = {"sse": self._sse, "websocket": self._websocket, "dashboard": self._dashboard}
 
     @property
     def cursor(self) -> str:
@@ -97,7 +99,7 @@ class Watcher:
         while not self._over and not self._left:
             self.attempts += 1
             try:
-                await (self._sse() if self.transport == "sse" else self._websocket())
+                await self._ways[self.transport]()
             except ConnectionClosed as closed:
                 self.closes.append(closed.rcvd.code if closed.rcvd is not None else 1006)
             except InvalidStatus as refused:
@@ -166,22 +168,37 @@ class Watcher:
     # --- WebSocket
 
     async def _websocket(self) -> None:
-        url = self._where().replace("http://", "ws://")
         query = f"?last_event_id={self.cursor}" if self.cursor else ""
-        address = f"{url}/api/jobs/{self._job}/events/ws{query}"
+        async with self._socket(f"/api/jobs/{self._job}/events/ws{query}") as socket:
+            self._connected()
+            await self._read_socket(socket)
+
+    async def _dashboard(self) -> None:
+        """A dashboard with this one job. Its jobs end one by one, and an error about one asks it to subscribe
+        again.
+        """
+        async with self._socket("/api/events/ws") as socket:
+            subscribe = {"op": "subscribe", "job": self._job}
+            await socket.send(json.dumps(subscribe | ({"after": self.cursor} if self.cursor else {})))
+            await self._read_socket(socket)
+
+    def _socket(self, path: str) -> connect:
+        url = self._where().replace("http://", "ws://")
         headers = {"Authorization": f"Bearer {token()}", "Sec-Fetch-Mode": "websocket"}
-        async with connect(
-            address,
+        return connect(
+            url + path,
             additional_headers=headers,
             max_size=None,
             close_timeout=0.2,
             open_timeout=30,
             ping_interval=None,
-        ) as socket:
-            self._connected()
-            while not self._over:
-                async with asyncio.timeout(SILENCE):
-                    self._take_text(await socket.recv())
+        )
+
+    async def _read_socket(self, socket: ClientConnection) -> None:
+        before = len(self.errors)
+        while not self._over and len(self.errors) == before:
+            async with asyncio.timeout(SILENCE):
+                self._take_text(await socket.recv())
 
     def _take_text(self, text: str) -> None:
         name, event_id, body, fields = parse_text(text)
@@ -198,9 +215,14 @@ class Watcher:
             self.verdict.terminal()
 
     def _take_control(self, name: str, fields: dict, event_id: EventId | None) -> None:
-        if name == "hello":
-            if fields["position"] is not None:
+        if name in ("hello", "subscribed"):
+            if name == "subscribed":
+                self._connected()
+            if fields.get("position") is not None:
                 self.verdict.position(EventId.parse(fields["position"]))
+            return
+        if name == "error":
+            self.errors.append(fields["code"])
             return
         self.verdict.control(name, fields, event_id)
         if name == "reconnect":
@@ -208,6 +230,9 @@ class Watcher:
             self.told.append(Told(now, fields["after_ms"], fields.get("reason", "")))
         self._over = name == "end"
 
+
+BOTH = ("sse", "websocket")
+"""The transports of one job; a `dashboard` is the third."""
 
 Parsed = tuple[str, EventId | None, str | None, dict | None]
 """A control frame's name, an id, the body of a data event, the fields of a control frame."""
@@ -253,7 +278,7 @@ def parse_block(block: bytes) -> Parsed:
 def parse_text(text: str) -> Parsed:
     """Parses a text frame of a WebSocket."""
     frame = json.loads(text)
-    if "id" not in frame and frame["type"] in (*CONTROL, "hello"):
+    if "id" not in frame and frame["type"] in (*CONTROL, "hello", "subscribed", "error"):
         return frame["type"], None, None, frame
     event_id = EventId.parse(frame.get("id", ""))
     # the id comes first, so the rest is the body as its producer wrote it
@@ -269,10 +294,12 @@ class Crowd:
     def __init__(self) -> None:
         self.watchers: list[Watcher] = []
 
-    def add(self, where: Callable[[], str], published: Published, *, each: int) -> None:
+    def add(
+        self, where: Callable[[], str], published: Published, *, each: int, transports: Sequence[str] = BOTH
+    ) -> None:
         """Add `each` viewers per transport on a job."""
         for number in range(each):
-            for transport in ("sse", "websocket"):
+            for transport in transports:
                 name = f"{transport} viewer {number} of {published.job}"
                 self.watchers.append(Watcher(where, published, transport, name=name).start())
 

@@ -15,30 +15,7 @@ from hub.broker.keys import CONTROL_CHANNEL
 from hub.broker.subscriber import Subscriber
 from hub.demo.embedded import EmbeddedServer
 from hub.errors import BrokerUnavailable
-
-
-class Ear:
-    """A sink that keeps its messages and wakes a waiting test."""
-
-    def __init__(self) -> None:
-        self.got: list[bytes] = []
-        self.misses = 0
-        self._rung = asyncio.Event()
-
-    def receive(self, data: bytes) -> None:
-        self.got.append(data)
-        self._rung.set()
-
-    def missed(self) -> None:
-        self.misses += 1
-        self._rung.set()
-
-    async def until(self, condition) -> None:
-        """Return when `condition(self)` is true; checks again after each message."""
-        async with asyncio.timeout(10):
-            while not condition(self):
-                self._rung.clear()
-                await self._rung.wait()
+from tests.support.ear import Ear
 
 
 @pytest.fixture(autouse=True)
@@ -237,10 +214,10 @@ async def test_a_silent_channel_is_no_dead_connection(real, monkeypatch):
     pings = 0
     sent = real._send
 
-    async def counting(connection, *command):
+    async def counting(connection, *commands):
         nonlocal pings
-        pings += command[0] == "PING"
-        await sent(connection, *command)
+        pings += commands == (("PING",),)
+        await sent(connection, *commands)
 
     monkeypatch.setattr(real, "_send", counting)
     ear = Ear()
@@ -316,13 +293,17 @@ class SlowConnection:
     async def disconnect(self, *, nowait=False):
         return
 
-    async def send_command(self, *command, check_health=True):
+    def pack_commands(self, commands):
+        return commands
+
+    async def send_packed_command(self, commands, *, check_health=True):
         self.sending.set()
         await self.gate.wait()
-        self.sent.append(command)
-        if command[0] in ("SUBSCRIBE", "UNSUBSCRIBE"):
-            for channel in command[1:]:
-                await self.replies.put([command[0].lower().encode(), channel.encode(), b"1"])
+        for command in commands:
+            self.sent.append(command)
+            if command[0] in ("SUBSCRIBE", "UNSUBSCRIBE"):
+                for channel in command[1:]:
+                    await self.replies.put([command[0].lower().encode(), channel.encode(), b"1"])
 
     async def read_response(self, *, disconnect_on_error=True):
         return await self.replies.get()

@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.server import serve
 
 from hub import watch
-from hub.client import client as client_module
+from hub.client import following as client_module
 
 
 async def test_the_position_of_a_state_is_the_cursor_of_the_next_connection(

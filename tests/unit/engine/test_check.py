@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from hub.engine.check import SLACK, TICK, PositionCheck
+from hub.engine.check import LOT, SLACK, TICK, PositionCheck
 from hub.errors import BrokerUnavailable
 from hub.job.event import JobId, UserId
 from hub.job.record import Job
@@ -43,6 +43,9 @@ class Broker:
         self.asked: list[list[JobId]] = []
         self.declared: list[JobId] = []
         self.refusal: Exception | None = None
+
+    def groups(self, jobs: list[JobId]) -> list[list[JobId]]:
+        return [jobs]
 
     async def jobs(self, jobs: list[JobId]) -> list[Job | None]:
         self.asked.append(jobs)
@@ -113,6 +116,24 @@ async def test_jobs_are_read_together_when_they_are_due():
     assert check._totals.checks_found == 1
     assert due.due >= 1001 + 0.8 * PERIOD  # planned again
     assert also.due == pytest.approx(1001 + PERIOD)
+
+
+async def test_many_that_are_due_are_read_in_lots():
+    """A thousand compared in one go would hold up the events of all jobs."""
+    feeds = [Feed(f"job-{n}") for n in range(2 * LOT + 7)]
+    broker = Broker()
+    await run(checking(broker, *feeds), 1.5)
+    assert [len(lot) for lot in broker.asked] == [LOT, LOT, 7]
+    assert all(feed.compared for feed in feeds)
+
+
+async def test_a_lot_that_fails_ends_the_round():
+    """Redis is away: the others would wait for it one by one."""
+    feeds = [Feed(f"job-{n}") for n in range(2 * LOT)]
+    broker = Broker(errors=(BrokerUnavailable("expected an answer, got none"),))
+    await run(checking(broker, *feeds), 1.5)
+    assert len(broker.asked) == 1
+    assert [feed.due for feed in feeds] == pytest.approx([1001 + PERIOD] * len(feeds))
 
 
 async def test_a_job_that_was_read_is_planned_again():

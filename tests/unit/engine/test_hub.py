@@ -16,7 +16,8 @@ from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound, Overloaded
 from hub.fanout.wire import Reason
 from hub.job.cursor import Wish
-from hub.job.event import UserId
+from hub.job.event import JobId, UserId
+from hub.job.revocation import Revocation
 from hub.settings import Settings
 from tests.unit.scripted import JOB, USER, Recording, ScriptedBroker
 
@@ -266,7 +267,7 @@ async def test_readiness_needs_the_subscription_connection():
         assert not hub.ready
 
 
-async def test_audiences_are_found_by_format():
+async def test_silent_audiences_are_found_by_format():
     async with running() as hub:
         with (
             await hub.view(Caller(USER), JOB, Wish()) as one,
@@ -275,7 +276,8 @@ async def test_audiences_are_found_by_format():
             fmt = Recording()
             one.seat(Wire(), fmt)
             other.seat(Wire(), Recording())
-            assert [audience.format for audience in hub.audiences(fmt)] == [fmt]
+            now = asyncio.get_running_loop().time() + hub.settings.heartbeat
+            assert [audience.format for audience in hub.pace.silent(now, fmt)] == [fmt]
 
 
 async def test_a_stream_is_to_end_with_the_credentials_of_its_viewer():
@@ -407,3 +409,91 @@ async def test_a_job_that_is_over_is_shown_as_it_was_last_read():
             broker.fields["title"] = "new"
             with await hub.view(Caller(USER), JOB, Wish()):
                 assert view.job.fields["title"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("one", "reasons"),
+    [
+        (Revocation(USER, None, 10**10), [Reason.REVOKED]),
+        (Revocation(USER, JOB, 10**10), [Reason.NOT_FOUND]),
+        (Revocation(USER, JobId("another"), 10**10), []),
+        (Revocation(UserId("eve"), None, 10**10), []),
+    ],
+)
+async def test_a_revocation_ends_the_streams_that_it_concerns(one, reasons):
+    """And tells the dashboards, whose sockets may have no view."""
+    async with running() as hub:
+        told = []
+        hub.on_revoked = told.append
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
+            wire, _ = take_seat(view)
+            hub.revocations.add(one)
+            assert (wire.reasons, told) == (reasons, [one])
+
+
+async def test_credentials_from_before_a_revocation_open_nothing_and_newer_ones_do():
+    async with running() as hub:
+        hub.revocations.add(Revocation(USER, JOB, 100.0))
+        with pytest.raises(JobNotFound):
+            await hub.view(Caller(USER, issued=99.0), JOB, Wish())
+        assert hub.totals.auth_refused_revoked == 1
+        (await hub.view(Caller(USER, issued=101.0), JOB, Wish())).close()
+        assert hub.totals.auth_refused_revoked == 1
+
+
+async def test_at_the_bound_of_memory_jobs_that_nobody_watches_go_first():
+    """And a job that is watched already is no new one."""
+    async with running(memory=1000, linger=100) as hub:
+        (await hub.view(Caller(USER), JOB, Wish())).close()
+        assert hub.statistics().jobs == 1
+        hub.totals.inbox_bytes += 1000
+        (await hub.view(Caller(USER), JOB, Wish())).close()  # its own feed is there
+        assert hub.totals.refused == 0
+        with pytest.raises(Overloaded, match="1000 bytes"):
+            hub._make_room()
+        assert hub.statistics().jobs == 0
+        hub.totals.inbox_bytes -= 1
+        hub._make_room()
+        hub.totals.inbox_bytes -= 999
+
+
+async def test_what_is_being_freed_is_room():
+    async with running(memory=1000) as hub:
+        hub.totals.inbox_bytes += 1500
+        hub._freed += 501
+        hub._make_room()
+        hub._freed -= 1
+        with pytest.raises(Overloaded):
+            hub._make_room()
+        hub._freed -= 500
+        hub.totals.inbox_bytes -= 1500
+
+
+async def test_the_window_of_a_job_that_is_let_go_counts_until_it_is_gone():
+    broker = ScriptedBroker()
+    broker.publish(size=100)
+    async with running(broker, linger=1.0) as hub:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
+            size = view.log.size
+            assert hub.statistics().held_bytes >= 3 * size > 0
+        feed = hub._feeds[JOB]
+        hub._end(feed)
+        hub._end(feed)
+        assert (hub._freed, len(hub._closing), feed.closing) == (3 * size, 1, True)
+        await asyncio.sleep(0.1)
+        assert (hub._freed, len(hub._closing)) == (0, 0)
+
+
+async def test_the_past_as_payloads_leaves_out_what_the_filter_does():
+    """Chunks without anything for this viewer are skipped, up to the window."""
+    broker = ScriptedBroker()
+    for _ in range(30):
+        broker.publish()
+    async with running(broker, window_events=4) as hub:
+        with await hub.view(Caller(USER), JOB, Wish(from_="start")) as view:
+            frames = []
+            while (payload := await hub.read_payload(view, Recording())) is not None:
+                frames += payload
+            assert len(frames) == 26
+        with await hub.view(Caller(USER), JOB, Wish(from_="start", types=frozenset({"none"}))) as view:
+            assert await hub.read_payload(view, Recording()) is None

@@ -271,7 +271,7 @@ async def test_a_settled_view_keeps_nothing_of_its_beginning():
         with await hub.view(Caller(USER), JOB, Wish(cursor="nonsense")) as view:
             take_seat(view)
             view.settle()
-            assert (view.preamble, list(view._page), view.wish) == ([], [], Wish())
+            assert (view.preamble, view._replay, view.wish) == ([], None, Wish())
 
 
 async def test_a_seat_that_is_taken_when_the_hub_has_ended_is_sent_away():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 
 from hub.feed.numbering import Numbering
@@ -101,3 +104,84 @@ def test_late_messages_of_a_numbering_that_is_over_are_known(reason, is_over):
     assert one.is_over(at(7)) is is_over
     assert one.is_over(EventId(E + 1, 0)) is False
     assert one.is_over(None) is False
+
+
+def digest(*bodies: str, begin: str = "d") -> str:
+    """What publish.lua makes of events from number 7 on."""
+    for seq, body in enumerate(bodies, 7):
+        begin = hashlib.sha1(f"{begin}{at(seq)}{body}".encode()).hexdigest()
+    return begin
+
+
+def with_digest(*bodies: str) -> Numbering:
+    one = numbering(6)
+    one.trust(replace(job(), digest="d"), at(6))
+    for seq, body in enumerate(bodies, 7):
+        one.remember(Event(at(seq), body, {}))
+    return one
+
+
+def test_the_checksum_goes_on_with_each_event():
+    one = with_digest("{}", '{"b":2}')
+    right = replace(job(at(8)), digest=digest("{}", '{"b":2}'))
+    assert not one.is_rewritten(right, at(8))
+    assert one.is_rewritten(replace(right, digest=digest("{}", '{"b":3}')), at(8))
+    assert one.restarted(replace(right, digest="other"), [entry(8, b'{"b":2}')], at(8)) == (
+        "rolled back",
+        at(8),
+    )
+
+
+def test_a_checksum_is_begun_only_where_the_window_ends_and_only_once():
+    one = numbering(6)
+    one.trust(replace(job(at(7)), digest="later"), at(6))
+    assert not one.is_rewritten(replace(job(), digest="other"), at(6))
+    one.trust(replace(job(), digest="d"), at(6))
+    one.trust(replace(job(), digest="second"), at(6))
+    assert one.is_rewritten(replace(job(), digest="second"), at(6))
+    assert not one.is_rewritten(replace(job(), digest="d"), at(6))
+
+
+@pytest.mark.parametrize(
+    ("found", "last"),
+    [
+        (replace(job(at(8)), digest="other"), at(8)),
+        (replace(job(at(7)), digest=""), at(7)),
+        (replace(job(at(6)), digest="other"), at(7)),
+        (replace(job(at(6)), digest="other"), at(6)),
+    ],
+    ids=["the newest is not the last", "no digest", "another position", "the last is not the newest"],
+)
+def test_without_all_of_it_a_checksum_says_nothing(found, last):
+    assert not with_digest("{}").is_rewritten(found, last)
+
+
+def test_after_a_hole_or_a_restart_the_checksum_is_not_known():
+    one = with_digest("{}")
+    other = replace(job(at(7)), digest="other")
+    assert one.is_rewritten(other, at(7))
+    one.skip()
+    assert not one.is_rewritten(other, at(7))
+    again = with_digest("{}")
+    again.restart("rolled back", at(7))
+    again.remember(Event(at(7), "{}", {}))
+    assert not again.is_rewritten(other, at(7))
+
+
+def test_a_log_without_the_newest_event_is_not_compared_with_it():
+    """It was trimmed, or the window ends with a gap."""
+    assert numbering().restarted(job(at(8)), [entry(7, b"other")], at(8)) is None
+    assert numbering(None).restarted(job(), [entry(6, b"other")], at(6)) is None
+
+
+def test_a_body_that_is_no_utf8_is_compared_as_it_was_delivered():
+    one = numbering(5)
+    one.remember(Event(at(6), b"\xff".decode("utf-8", "replace"), {}))
+    assert one.restarted(job(), [entry(6, b"\xff")], at(6)) is None
+
+
+def test_only_the_last_eight_numberings_are_remembered():
+    one = numbering()
+    for epoch in range(9):
+        one.restart("restarted", EventId(epoch, 3))
+    assert [one.is_over(EventId(epoch, 0)) for epoch in range(9)] == [False] + [True] * 8

@@ -97,3 +97,44 @@ def test_a_hash_that_was_read_with_a_lost_log_takes_the_place_of_the_old_one():
     state.forget(Job(JobId("a"), "again", UserId("ada"), fields={"title": "new"}))
     assert state.status == "again"
     assert json.loads(state.text(None))["job"] == {"status": "again", "title": "new"}
+
+
+def recalled(state: State, *bodies: str) -> dict:
+    state.recall([Event.from_body(None, body.encode()) for body in bodies])
+    return json.loads(state.text(None))
+
+
+def test_older_events_say_what_no_newer_one_did():
+    state = made('{"type":"x","n":9,"status":"code"}')
+    said = recalled(
+        state, '{"type":"y","n":1}', '{"type":"z","n":2,"status":"old"}', '{"type":"x"}', '{"type":"y","n":3}'
+    )
+    assert said["last"] == {
+        "z": {"type": "z", "n": 2, "status": "old"},
+        "y": {"type": "y", "n": 3},
+        "x": {"type": "x", "n": 9, "status": "code"},
+    }
+    assert said["status"] == "code"
+    assert "truncated" not in said
+    assert (
+        state._totals.state_bytes
+        == state._size
+        == sum(len(kind + body) for kind, body in state._last.items())
+    )
+
+
+def test_older_events_are_the_first_to_go():
+    state = made(*(f'{{"type":"new{n}"}}' for n in range(MAX_TYPES - 1)))
+    said = recalled(state, '{"type":"a"}', '{"type":"b"}')
+    assert said["truncated"]
+    assert list(said["last"])[:2] == ["b", "new0"]
+    state = made('{"type":"new"}')
+    said = recalled(state, '{"type":"a"}', '{"type":"huge","x":"%s"}' % ("x" * LIMIT))
+    assert said["truncated"]
+    assert list(said["last"]) == ["a", "new"]
+
+
+def test_it_says_that_older_events_were_not_read():
+    state = made('{"type":"new"}')
+    state.cut()
+    assert json.loads(state.text(None))["truncated"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hub.job.cursor import Beginning, Wish, beginning
+from hub.job.cursor import Beginning, Wish, beginning, depth
 from hub.job.event import FINAL, Event, EventId
 from hub.job.frame import Frame
 from hub.job.log import Log
@@ -298,3 +298,27 @@ def test_a_cursor_is_kept_as_it_was_sent():
 def test_a_cursor_wins_over_from():
     """EventSource sends the URL's `from` again when it resumes with a cursor."""
     assert beginning(Wish(cursor=str(at(3)), from_="live"), running(), retained=True) == Beginning(4)
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        (Wish(), None),
+        (Wish(from_="live"), 0),
+        (Wish(from_=20), 20),
+        (Wish(cursor="5-9"), 0),
+        (Wish(cursor="5-4"), 5),
+        (Wish(cursor="5-12"), 0),  # another process was faster
+        (Wish(cursor="4-4"), None),  # of an attempt that is over
+        (Wish(cursor="what"), None),
+        (Wish(cursor="5-4", from_="live"), 5),
+    ],
+)
+def test_how_much_of_the_past_a_viewer_needs(wish, expected):
+    """None: it gets a state, which all of the log says."""
+    assert depth(wish, EventId(5, 9)) == expected
+
+
+def test_of_a_job_without_a_log_nothing_is_known():
+    assert depth(Wish(cursor="5-4"), None) is None
+    assert depth(Wish(from_="live"), None) == 0

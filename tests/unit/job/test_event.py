@@ -278,12 +278,14 @@ def test_line_separators_are_not_touched():
 
 
 def test_the_catalogue_holds_what_was_asked_for():
-    """The catalogue has the four types that the protocol fixes."""
+    """The catalogue has the four types that the protocol fixes, and the answers to commands."""
     assert set(CATALOGUE) == {
         "build.stage.started",
         "build.stage.completed",
         "snapshot.updated",
         "documentation.updated",
+        "command.done",
+        "command.refused",
     }
 
 

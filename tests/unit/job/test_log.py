@@ -249,3 +249,77 @@ def test_a_frame_is_moved_once_on_average():
         log.append([event(seq)])
     assert log.start == 4500
     assert Counting.moved <= 4500
+
+
+# --- the past in front of it
+
+
+def numbers(log: Log) -> list[int]:
+    return [frame.id.seq for frame in log.slice(log.start, 1 << 30)]
+
+
+def late_window(first: int, events: int, **bounds) -> Log:
+    """A window whose first event is not the job's."""
+    log = Log(origin=EventId(E, first - 1), **bounds)
+    log.append([event(seq) for seq in range(first, first + events)])
+    return log
+
+
+def test_the_past_is_put_in_front_and_every_position_stays():
+    log = late_window(5, 2)
+    before = {seq: log.position_after(EventId(E, seq)) for seq in (4, 5, 6)}
+    log.prepend([event(seq) for seq in (2, 3, 4)])
+    assert numbers(log) == [2, 3, 4, 5, 6]
+    assert (log.start, log.end, log.origin) == (-3, 2, EventId(E, 1))
+    assert {seq: log.position_after(EventId(E, seq)) for seq in before} == before
+    assert [log.position_after(EventId(E, seq)) for seq in (1, 2, 3)] == [-3, -2, -1]
+    assert [log.seen_at(position).seq for position in range(-3, 3)] == [1, 2, 3, 4, 5, 6]
+    assert log.size == 10
+
+
+def test_of_the_past_there_is_what_the_bounds_allow():
+    log = late_window(5, 2, count=4)
+    log.prepend([event(seq) for seq in range(5)])
+    assert numbers(log) == [3, 4, 5, 6]
+    log.prepend([event(2)])
+    assert numbers(log) == [3, 4, 5, 6]
+    log = late_window(5, 2, size=8)
+    log.prepend([event(seq) for seq in range(5)])
+    assert numbers(log) == [3, 4, 5, 6]
+    log = late_window(5, 2, size=9)
+    log.prepend([event(3, "x" * 9), event(4)])
+    assert numbers(log) == [4, 5, 6]
+
+
+def test_the_past_leaves_the_window_first():
+    log = late_window(5, 2, count=4)
+    log.prepend([event(3), event(4)])
+    log.append([event(7), event(8), event(9)])
+    assert numbers(log) == [6, 7, 8, 9]
+    assert log.origin == EventId(E, 5)
+    assert log.position_after(EventId(E, 4)) is None
+    assert log.size == 8
+    assert not {seq for _, seq in log._positions} & {2, 3, 4}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_window_with_a_past_is_a_window(seed):
+    """Whatever was evicted from it before, and dropped in lumps."""
+    rng = random.Random(seed)
+    first = last = 1000
+    log = Log(origin=EventId(E, 999), count=rng.choice([5, 200]), size=rng.choice([60, 10_000]))
+    for _ in range(60):
+        if rng.random() < 0.5:
+            more = rng.randrange(1, 90)
+            log.append([event(last + n, "x" * rng.randrange(2, 9)) for n in range(more)])
+            last += more
+        else:
+            past = rng.randrange(1, 50)
+            log.prepend([event(log.origin.seq - past + 1 + n) for n in range(past)])
+        kept = numbers(log) if log.end > log.start else []
+        first = log.origin.seq + 1
+        assert kept == list(range(first, last))
+        assert log.size == sum(frame.size for frame in log.slice(log.start, 1 << 30))
+        for position in range(log.start, log.end + 1):
+            assert log.position_after(log.seen_at(position)) == position
+        assert len(log._positions) <= log.end - log.start + 1

@@ -31,6 +31,16 @@ async def test_a_new_job_is_what_was_asked_for(jobs, redis):
     assert await redis.exists(log_of("a")) == 0
 
 
+async def test_a_state_machine_may_have_a_connection_of_its_own(redis_server, real_redis):
+    """It is closed at the end, and the caller's client is not touched."""
+    async with JobStateMachine.from_url(redis_server.url) as jobs:
+        await jobs.create_job("a", user_id="ada")
+        await jobs.transition("a", "code")
+        assert len(await real_redis.client_list()) > 1
+    others = await real_redis.client_list()
+    assert {one["id"] for one in others} == {str(await real_redis.client_id())}
+
+
 async def test_the_first_event_has_the_epoch_of_the_job(jobs):
     """So a cursor from before the first event stays valid."""
     made = await jobs.create_job("a", user_id="ada")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 from redis import Redis as PlainRedis
@@ -13,13 +14,20 @@ from hub.broker.redis import GRACE, RedisBroker
 from hub.broker.script import Publication
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound
 from hub.produce.blocking import SyncPublisher
-from hub.produce.lease import Lease, held
+from hub.produce.hearing import Heard
+from hub.produce.lease import AsyncLease, held
 from hub.produce.publisher import Publisher
 from tests.support.keys import log_of, meta_of
 
 JOB = "a"
 KEY = f"job:{JOB}"
 META = meta_of(JOB)
+
+
+async def nobody() -> AsyncIterator[Heard]:
+    """No commands come."""
+    return
+    yield
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def publisher(redis: Redis) -> Publisher:
 @pytest.fixture
 def broker(redis: Redis, monkeypatch) -> RedisBroker:
     broker = RedisBroker(redis, Publication())
-    monkeypatch.setattr(broker.subscriber, "connected_for", lambda: GRACE)
+    monkeypatch.setattr(broker.subscriber, "connected_for", lambda _: GRACE)
     return broker
 
 
@@ -91,7 +99,7 @@ async def test_a_lease_that_holds_or_never_was_declares_nobody_lost(publisher, b
 async def test_nobody_is_lost_while_redis_has_just_come_back(broker, job, redis, monkeypatch):
     """Live workers could not renew during the outage; `GRACE` gives them time to."""
     await lapse(redis)
-    monkeypatch.setattr(broker.subscriber, "connected_for", lambda: GRACE - 0.1)
+    monkeypatch.setattr(broker.subscriber, "connected_for", lambda _: GRACE - 0.1)
     assert not await broker.declare_lost(job)
     assert await events(redis) == []
 
@@ -147,7 +155,7 @@ async def test_it_is_renewed_three_times_within_its_time_until_the_job_is_over()
         if len(said) == 7:
             raise JobEnded("over")
 
-    async with held(Lease(JOB, 30), renew, strict=True) as lease:
+    async with held(AsyncLease(JOB, 30, nobody), renew, strict=True) as lease:
         await asyncio.sleep(50)
         assert not lease.lost
         await asyncio.sleep(300)
@@ -184,14 +192,14 @@ async def test_a_first_renewal_that_failed_is_tried_again_soon():
         if len(said) < 3:
             raise JobNotFound("not yet")
 
-    async with held(Lease(JOB, 30), renew, strict=False):
+    async with held(AsyncLease(JOB, 30, nobody), renew, strict=False):
         await asyncio.sleep(13)
     assert said[:4] == [0, 1, 2, 12]
 
 
 def test_blocking_code_holds_a_lease_too(redis_server, monkeypatch):
     """A thread renews the lease, and leaving the block releases it."""
-    monkeypatch.setattr("hub.produce.blocking.SHORTEST_BLOCKING", 1)
+    monkeypatch.setattr("hub.produce.lease.SHORTEST_BLOCKING", 1)
     with PlainRedis.from_url(redis_server.url) as client:
         client.hset("job:plain", mapping={"status": "code", "user_id": "ada"})
         publisher = SyncPublisher(client, strict=True)

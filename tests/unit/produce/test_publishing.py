@@ -11,7 +11,7 @@ from hub.produce.publishing import LARGE, Publishing
 def test_an_event_that_common_clients_refuse_is_warned_of_once_per_type(caplog, monkeypatch):
     """In bytes, not in characters; a producer that makes up types is warned of a hundred."""
     monkeypatch.setattr(publishing, "_warned_types", set())
-    publisher = Publishing(None, strict=True)
+    publisher = Publishing(None, strict=True, cluster=False)
     with caplog.at_level(logging.WARNING, "hub.publisher"):
         for kind, text in (
             ("small", "x" * 30_000),

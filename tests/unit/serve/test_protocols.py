@@ -11,7 +11,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from hub.serve import protocols as module
 from hub.serve.protocols import UVICORNS_OWN, protocols
-from hub.transports.uvicorn_http import HandoffHttpProtocol
+from hub.transports.uvicorn_door import DoorHttpProtocol
 from hub.transports.uvicorn_websocket import HandoffWebSocketProtocol
 from tests.support.live import frames, live_hub
 
@@ -19,7 +19,7 @@ from tests.support.live import frames, live_hub
 def test_the_installed_uvicorn_is_the_one_we_know(caplog: pytest.LogCaptureFixture) -> None:
     """Or the tested range in pyproject.toml is wrong."""
     with caplog.at_level(logging.WARNING, "hub"):
-        assert protocols() == (HandoffHttpProtocol, HandoffWebSocketProtocol)
+        assert protocols() == (DoorHttpProtocol, HandoffWebSocketProtocol)
     assert not caplog.records
 
 

@@ -62,6 +62,7 @@ class Seat:
 
 
 class View:
+    why = ""
     """A view that counts its closings."""
 
     def __init__(self):
