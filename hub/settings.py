@@ -8,46 +8,17 @@ A description is shown by `push-hub settings` and repeated in docs/operations.md
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hub.errors import InvalidSettings
 from hub.job.event import LOST, MAX_EVENT_BYTES, TERMINAL
 from hub.job.record import PUBLIC_FIELDS
+from hub.setting_files import Files
 
 Words = Annotated[frozenset[str], NoDecode]
 """A set of words, separated by commas in the environment."""
-
-
-class _Files(PydanticBaseSettingsSource):
-    """`HUB_JWT_SECRET_FILE=/run/secrets/jwt` reads the value of `HUB_JWT_SECRET` from a file, and so for
-    every setting."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """The content of the field's file, None if no variable names one. Raises InvalidSettings."""
-        name = f"HUB_{field_name.upper()}"
-        path = os.environ.get(f"{name}_FILE")
-        if not path:
-            return None, field_name, False
-        if os.environ.get(name):
-            raise InvalidSettings(f"expected {name} or {name}_FILE, got both")
-        try:
-            return Path(path).read_text().rstrip("\r\n"), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidSettings(
-                f"expected a file to read in {name}_FILE, got {path!r} ({error})"
-            ) from error
-
-    def __call__(self) -> dict[str, Any]:
-        found = {
-            name: self.get_field_value(one, name)[0] for name, one in self.settings_cls.model_fields.items()
-        }
-        return {name: value for name, value in found.items() if value is not None}
 
 
 class Settings(BaseSettings):
@@ -298,7 +269,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the files that it names."""
-        return init_settings, env_settings, _Files(settings_cls)
+        return init_settings, env_settings, Files(settings_cls)
 
     @property
     def secrets(self) -> frozenset[str]:

@@ -20,8 +20,8 @@ from tests.support.turns import Turns
 
 _turns = pytest.StashKey[Turns]()
 
-_WITH_PROCESSES = {"browser", "clients", "examples", "faults", "live", "security"}
-"""Rooms whose tests start processes and judge what those do, on a machine that other tests share."""
+_SIMULATED = "model"
+"""The room whose tests run on a simulated clock and a simulated Redis: a failure there has no second try."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,15 +46,15 @@ def pytest_runtest_protocol(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test with processes of its own has a second try, which the summary names: a bug of the test, or a race.
+    """A test has a second try, which the summary names: it talks to real servers, on a machine that others share.
 
-    Without one: `pytest -p no:rerunfailures`.
+    Look into each: it is a bug of the test, or a race. Without second tries: `pytest -p no:rerunfailures`.
     """
     if not config.pluginmanager.hasplugin("rerunfailures"):
         return
-    rooms = Path(__file__).parent
+    simulated = Path(__file__).parent / _SIMULATED
     for item in items:
-        if item.path.is_relative_to(rooms) and item.path.relative_to(rooms).parts[0] in _WITH_PROCESSES:
+        if not item.path.is_relative_to(simulated):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

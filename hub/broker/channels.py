@@ -1,5 +1,5 @@
-"""What one subscription connection and the many of a cluster have in common: commands, confirmations,
-numbers."""
+"""What one subscription connection and the many of a cluster have in common: the connection, commands,
+confirmations, numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import MovedError
 
 from hub.broker.topology import slot_of
@@ -52,6 +55,21 @@ class Shards(Protocol):
 
     def lost(self) -> None:
         """The connection of a line is lost."""
+
+
+def dedicated(pool: ConnectionPool) -> AbstractConnection:
+    """A connection as `pool` makes them (address, TLS, password), which nobody shares. It has no retries and
+    no timeouts, which would hide that it was lost; RESP2, because there a message is a plain list.
+    """
+    settings: dict[str, Any] = {
+        **pool.connection_kwargs,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "health_check_interval": 0,
+        "protocol": 2,
+        "decode_responses": False,
+    }
+    return pool.connection_class(**settings)
 
 
 async def confirmation(confirmed: asyncio.Future[None], deadline: float) -> None:

@@ -20,11 +20,17 @@ from collections import deque
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, MovedError, RedisError
 
-from hub.broker.channels import Command, Shards, SubscriberStatistics, Waiting, confirmation, grouped
+from hub.broker.channels import (
+    Command,
+    Shards,
+    SubscriberStatistics,
+    Waiting,
+    confirmation,
+    dedicated,
+    grouped,
+)
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.broker.replies import Replies
 from hub.broker.seam import Listener, Sink
@@ -45,7 +51,6 @@ BACKOFF = (0.1, 2.0)
 """The first and the largest delay in seconds before a reconnect. The delay doubles and is jittered: short
 enough for viewers, long enough not to busy a Redis that refuses connections."""
 
-
 CLOSED = "closed by Redis"
 
 
@@ -55,8 +60,7 @@ class _Lost(Exception):
 
 class Subscriber:
     """Channels and their sinks, sharded ones with `shards`. Starts with `subscribe` or `start`, ends with
-    `aclose`. Lines that share `waiting` confirm each other's subscriptions.
-    """
+    `aclose`. Lines that share `waiting` confirm each other's subscriptions."""
 
     def __init__(
         self, pool: ConnectionPool, *, shards: Shards | None = None, waiting: Waiting | None = None
@@ -86,9 +90,10 @@ class Subscriber:
         """Returns True if Redis has confirmed the control channel on the present connection."""
         return self._connected
 
-    def connected_for(self, channel: str) -> float:  # noqa: ARG002
-        """Seconds for which the connection of `channel` has been up; 0 if it is not. Here all have one."""
-        return asyncio.get_running_loop().time() - self._up if self._connected else 0.0
+    def connected_for(self, channel: str) -> float:
+        """Seconds for which the connection of `channel` has been up; 0 if it, or the channel, is not yet."""
+        is_up = self._connected and channel not in self._asked
+        return asyncio.get_running_loop().time() - self._up if is_up else 0.0
 
     def start(self) -> None:
         """Connect in the background, and reconnect whenever the connection is lost."""
@@ -102,10 +107,8 @@ class Subscriber:
             await end_tasks(task)
 
     async def subscribe(self, channel: str, sink: Sink, *, deadline: float) -> None:
-        """Send the messages of `channel` to `sink`; returns when Redis has confirmed the subscription.
-
-        Raises BrokerUnavailable after `deadline` seconds. Cancel-safe: on any exception nothing is
-        subscribed.
+        """Send the messages of `channel` to `sink`; returns when Redis has confirmed the subscription. Raises
+        BrokerUnavailable after `deadline` seconds. Cancel-safe: on any exception nothing is subscribed.
         """
         self.start()
         self._waiting[channel] = asyncio.get_running_loop().create_future()
@@ -155,7 +158,8 @@ class Subscriber:
         while True:
             connection: AbstractConnection | None = None
             try:
-                connection = self._connection()
+                self._used = self.pool
+                connection = dedicated(self.pool)
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
@@ -174,20 +178,6 @@ class Subscriber:
             self._down = self._down or asyncio.get_running_loop().time()
             delay = BACKOFF[0] if was_connected else min(delay * 2, BACKOFF[1])
             await asyncio.sleep(delay * random.uniform(0.5, 1))
-
-    def _connection(self) -> AbstractConnection:
-        # The caller's connection settings (address, TLS, password), without the retries and timeouts that
-        # would hide a lost connection. RESP2, because there a message is a plain list.
-        settings: dict[str, Any] = {
-            **self.pool.connection_kwargs,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": None,
-            "health_check_interval": 0,
-            "protocol": 2,
-            "decode_responses": False,
-        }
-        self._used = self.pool
-        return self.pool.connection_class(**settings)
 
     async def _serve(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(SILENCE):

@@ -66,8 +66,8 @@ async def _watch(
 ) -> str:
     async for frame in frames(url, job, token, **options):
         if as_json:
-            frame = {**frame, "job_id": job} if label else frame  # noqa: PLW2901  # of several jobs each line says whose
-            sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
+            whole = {**frame, "job_id": job} if label else frame
+            sys.stdout.write(json.dumps(whole, ensure_ascii=False) + "\n")
             sys.stdout.flush()  # a reader of the pipe gets each frame when it comes
         elif frame.get("type") not in ("hello", "heartbeat"):
             console.print(Text(label, style="bold") + line(frame))

@@ -1,13 +1,12 @@
-"""The hub of one process: which jobs are watched, by whom, and how that begins and ends.
+"""The hub of one process: who may watch what, and how that begins and ends.
 
-Invariant: every watched job has one feed with one subscription, however many viewers it has and on whatever
-transport. A feed ends `linger` seconds after its last viewer left; nothing of it is left then.
+Invariant: a viewer is let in by `view` only, on whatever transport, and counts until its view is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,13 +14,13 @@ from hub.broker.redis import RedisBroker
 from hub.ending import end_tasks
 from hub.engine.admission import Admission
 from hub.engine.caller import Caller
-from hub.engine.check import PositionCheck
 from hub.engine.control import Control
 from hub.engine.desk import Desk
 from hub.engine.drain import Drain
+from hub.engine.feeds import Feeds
 from hub.engine.guests import GuestCheck
 from hub.engine.inspector import Inspector
-from hub.engine.memory import COPIES, Past, budget, held
+from hub.engine.memory import Past, budget, held
 from hub.engine.mine import Mine
 from hub.engine.patience import Patience
 from hub.engine.presence import Presence
@@ -32,13 +31,9 @@ from hub.engine.ticks import Ticks
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
-from hub.fanout.audience import Audience
 from hub.fanout.blocked import Blocked
-from hub.fanout.pace import Pace
 from hub.fanout.wire import Reason
-from hub.feed.feed import Feed
-from hub.feed.pump import Pump
-from hub.job.cursor import Wish, depth
+from hub.job.cursor import Wish
 from hub.job.event import JobId
 from hub.job.frame import Format, Frame
 from hub.job.record import Job
@@ -64,7 +59,8 @@ class Hub:
         self.admission = Admission(settings, totals)
         self.presence = Presence(broker, self.admission)
         self.blocked = Blocked(settings.send_timeout, totals)
-        self.age = StreamAge(settings, self._audiences, totals)
+        self.feeds = Feeds(broker, settings, totals)
+        self.age = StreamAge(settings, self.feeds.audiences, totals)
         # Ends what has no view: dashboards without jobs.
         self.on_revoked: Callable[[Revocation], Any] = lambda _: None
         self.revocations = Revocations(broker, self._expel)
@@ -75,21 +71,14 @@ class Hub:
         self._memory = budget(settings.memory)
         self._past = Past(self._memory, self.totals)
         self._ticks = Ticks()
-        self._freed = 0  # bytes of feeds that are ending
-        self._feeds: dict[JobId, Feed] = {}
-        self.inspector = Inspector(self._feeds, self._views)
-        self._pump = Pump()
-        self.pace = Pace(settings.heartbeat)
-        self._lingering: dict[JobId, asyncio.TimerHandle] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self.inspector = Inspector(self.feeds.watched, self._views)
         self._patience = Patience()
-        self._reads = JobReads(broker, self._patience, self.admission, self._notice)
-        self._drain = Drain(settings.drain, self._audiences, self._patience, totals)
+        self._reads = JobReads(broker, self._patience, self.admission, self.feeds.notice)
+        self._drain = Drain(settings.drain, self.feeds.audiences, self._patience, totals)
         self.desk = Desk(broker, settings, self._authorised, totals)
         self._moving: asyncio.Task[None] | None = None
-        self._check = PositionCheck(broker, settings, lambda: list(self._feeds.values()), totals)
         self._rounds = [
-            asyncio.create_task(self._check.run(), name="hub-position-check"),
+            asyncio.create_task(self.feeds.check.run(), name="hub-position-check"),
             asyncio.create_task(self.age.run(), name="hub-stream-age"),
             asyncio.create_task(StallWatch(totals).run(), name="hub-stall-watch"),
             asyncio.create_task(self.revocations.run(), name="hub-revocations"),
@@ -120,12 +109,12 @@ class Hub:
         self.check_open()
         found = await self.authorised(caller, job, wait=wait)
         self.check_open()
-        if job not in self._feeds:
-            self._make_room()
+        if job not in self.feeds.watched and not self.feeds.make_room(self._memory):
+            raise self.admission.refuse(f"expected at most {self._memory} bytes of events in memory")
         self.admission.enter(caller.user, job)
         if self.settings.my_jobs and found.user_id == caller.user:
             self.mine.saw(caller.user, found)
-        feed = self._feed(found, wish)
+        feed = self.feeds.of(found, wish)
         expiry = self.age.expiry(caller.expires)
         until = {"age": self.age.end(), "expiry": expiry}
         view = View(feed, self.broker, self._past, wish, caller, leave=self._leave, **until)
@@ -200,84 +189,10 @@ class Hub:
         self.inspector.note(view)
         self.admission.leave(view.user, view.job_id)
 
-    # --- feeds
-
     @property
     def ready(self) -> bool:
         """Returns True if new viewers are welcome: Redis answers, and no drain has begun."""
         return not self.draining and self.broker.subscriber.connected
-
-    def _audiences(self) -> Iterator[Audience[Any]]:
-        for feed in list(self._feeds.values()):
-            yield from feed.audiences
-
-    def _feed(self, job: Job, wish: Wish) -> Feed:
-        if (timer := self._lingering.pop(job.id, None)) is not None:
-            timer.cancel()
-        feed = self._feeds.get(job.id)
-        if feed is None or feed.failed or feed.is_outdated(job):
-            if feed is not None:
-                self._replace(feed)
-            feed = Feed(
-                job,
-                self.broker,
-                self.settings,
-                self.totals,
-                self._idle,
-                self._pump,
-                self.pace,
-                depth=depth(wish, job.position),
-            )
-            self._feeds[job.id] = feed
-            self._check.plan(feed, job)
-        feed.note(job)
-        return feed
-
-    def _make_room(self) -> None:
-        """Let go of jobs that nobody watches, the longest first, if memory is short. Raises Overloaded."""
-        for job in list(self._lingering):
-            if held(self.totals) - self._freed < self._memory:
-                return
-            self._end(self._feeds[job])
-        if held(self.totals) - self._freed >= self._memory:
-            raise self.admission.refuse(f"expected at most {self._memory} bytes of events in memory")
-
-    def _replace(self, feed: Feed) -> None:
-        """Another feed takes the place of one that failed, or whose job was begun again or changed hands."""
-        if not feed.log.closed and not feed.failed:
-            feed.expel()
-        # a viewer may still read the log of an attempt that is over
-        if not feed.log.closed or not feed.is_held:
-            self._end(feed)
-
-    def _notice(self, job: JobId, found: Job | None) -> None:
-        """The job was read for a viewer: its feed learns if it changed hands, was deleted or begun again."""
-        feed = self._feeds.get(job)
-        if feed is None or not feed.ready or feed.log.closed:
-            return
-        if found is None or (found.user_id, found.epoch) != (feed.job.user_id, feed.job.epoch):
-            feed.compare(found)
-
-    def _idle(self, feed: Feed) -> None:
-        if self._feeds.get(feed.id) is not feed or feed.failed:
-            self._end(feed)
-            return
-        self._lingering[feed.id] = self.loop.call_later(self.settings.linger, self._end, feed)
-
-    def _end(self, feed: Feed) -> None:
-        if self._feeds.get(feed.id) is feed:
-            del self._feeds[feed.id]
-            self._lingering.pop(feed.id, None)
-        if not feed.closing:
-            feed.closing = True
-            task = asyncio.create_task(feed.aclose(), name=f"hub-feed-end-{feed.id}")
-            self._closing.add(task)
-            self._freed += (size := COPIES * feed.log.size)
-            task.add_done_callback(lambda done: self._ended(done, size))
-
-    def _ended(self, task: asyncio.Task[None], size: int) -> None:
-        self._closing.discard(task)
-        self._freed -= size
 
     # --- the end
 
@@ -301,12 +216,9 @@ class Hub:
         """End every feed and every task. Viewers that are still there are moved away at once."""
         self._close_door()
         self._drain.finish()
-        for timer in self._lingering.values():
-            timer.cancel()
-        for feed in list(self._feeds.values()):
-            self._end(feed)
+        self.feeds.end()
         await end_tasks(*self._rounds)
-        if still := [*self._closing, *self._reads.tasks]:
+        if still := [*self.feeds.closing, *self._reads.tasks]:
             await asyncio.wait(still)
         await self.broker.aclose()
 
@@ -316,7 +228,7 @@ class Hub:
         return replace(
             self.totals,
             held_bytes=held(self.totals),
-            jobs=len(self._feeds),
+            jobs=len(self.feeds.watched),
             connected=int(subscriber.connected),
             shards=subscriber.shards,
             shards_connected=subscriber.shards_connected,

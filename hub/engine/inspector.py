@@ -5,6 +5,8 @@ Invariant: it costs nothing while nobody looks, but a short note of each viewer 
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -52,7 +54,7 @@ class Inspector:
         feed = self._feeds.get(job)
         if feed is None:
             return None
-        viewers = [row for view in self._views if view.job_id == job and (row := view.seen_by_operator())]
+        viewers = [row for view in self._views if view.job_id == job and (row := _of_view(view))]
         return {**_of_feed(feed), "watching": sorted(viewers, key=lambda row: -row["behind"])}
 
     def gone(self, job: JobId | None, limit: int) -> list[dict[str, Any]]:
@@ -75,4 +77,21 @@ def _of_feed(feed: Feed) -> dict[str, Any]:
         "window_events": log.end - log.start,
         "window_bytes": log.size,
         "closed": log.closed,
+    }
+
+
+def _of_view(view: View) -> dict[str, Any] | None:
+    """What is known of a viewer; None before it has a seat."""
+    seat = view.taken
+    if seat is None:
+        return None
+    now = asyncio.get_running_loop().time()
+    return {
+        "user": view.user,
+        "transport": type(seat.audience.format).__name__,
+        "position": str(view.log.seen_at(seat.position)),
+        "behind": view.log.end - seat.position,
+        "paused": seat.wire.paused,
+        "types": sorted(seat.audience.types or ()),
+        "ends_in": round(seat.until - now) if seat.until < math.inf else None,
     }

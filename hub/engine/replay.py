@@ -67,13 +67,20 @@ class Replay:
                 break
             if entry.id != after.next:
                 frames += await self._trimmed(after.next, entry.id.previous)
-            frames += await self._feed.retained_frames(entry)
+            frames += await self._frames_of(entry)
             after = entry.id
             size += len(entry.body)
         if is_over and after < origin:
             frames += await self._trimmed(after.next, origin)  # the log was trimmed while it was read
             after = origin
         return frames, after
+
+    async def _frames_of(self, entry: Entry) -> list[Frame]:
+        frame = self._feed.past_frame(entry)
+        if frame is not None:
+            return [frame]
+        await self._feed.reach()
+        return [gap_frame("oversize", entry.id, entry.id), self._feed.state.frame(entry.id)]
 
     async def _trimmed(self, first: EventId, last: EventId) -> list[Frame]:
         await self._feed.reach()

@@ -7,7 +7,6 @@ Invariant: between the end of the past and the seat there is no await, so no eve
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from hub.job.cursor import Beginning, Wish, beginning, depth, live
 from hub.job.event import EventId, JobId
 from hub.job.frame import Format, Frame, resync_frame
 from hub.job.log import Log
-from hub.job.record import Job, Snapshot
+from hub.job.record import Job
 
 P = TypeVar("P")
 
@@ -188,7 +187,7 @@ class View:
             begin = self._beginning()  # it may have come meanwhile
             if begin.ahead is None:
                 break
-            if not _knows(snapshot, begin.ahead):
+            if snapshot.job is None or not snapshot.job.has_given(begin.ahead):
                 return live(self.log, resync="unknown")
             self._feed.doubt()
             await self._feed.wait_grown()
@@ -244,9 +243,7 @@ class View:
         self.begin = Beginning(self.log.end - self.log.closed)
 
     def seat(self, wire: Wire[P], fmt: Format[P]) -> Seat[P]:
-        """Take the seat of a stream, at `position`. The wire calls its
-        `catch_up` when it is ready for bytes.
-        """
+        """Take the seat of a stream, at `position`. The wire calls its `catch_up` when it is ready."""
         seat = self.share(wire, fmt, at=self.position)
         seat.until, seat.last = earlier(self._age, self._expiry)
         return seat
@@ -262,22 +259,10 @@ class View:
             asyncio.get_running_loop().call_soon(seat.send_away, away)
         return seat
 
-    def seen_by_operator(self) -> dict[str, Any] | None:
-        """What an operator wants to know of this viewer; None without a seat."""
-        seat = self._seat
-        if seat is None:
-            return None
-        return {
-            "user": self.user,
-            "transport": type(seat.audience.format).__name__,
-            "position": str(self.log.seen_at(seat.position)),
-            "behind": self.log.end - seat.position,
-            "paused": seat.wire.paused,
-            "types": sorted(seat.audience.types or ()),
-            "ends_in": round(seat.until - asyncio.get_running_loop().time())
-            if seat.until < math.inf
-            else None,
-        }
+    @property
+    def taken(self) -> Seat[Any] | None:
+        """The seat, once it is taken."""
+        return self._seat
 
     @property
     def expelled(self) -> bool:
@@ -312,9 +297,3 @@ class View:
 
     def _state(self, position: EventId) -> Frame:
         return self._feed.state.frame(position)
-
-
-def _knows(snapshot: Snapshot, event_id: EventId) -> bool:
-    """Returns True if the retained log has given this id."""
-    position = snapshot.job.position if snapshot.job is not None else None
-    return position is not None and position.epoch == event_id.epoch and position >= event_id

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hub.broker.seam import Broker
@@ -24,9 +25,10 @@ from hub.feed.depth import Depth
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
 from hub.feed.pump import Pump
+from hub.feed.retained import Retained
 from hub.feed.window import Window
 from hub.job.event import Event
-from hub.job.frame import Format, Frame, gap_frame
+from hub.job.frame import Format, Frame
 from hub.job.record import Entry, Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
@@ -55,11 +57,11 @@ class Feed:
     ) -> None:
         self.id = job.id
         self._window = Window(job.id, settings, totals)
-        self._inbox = Inbox(totals, longest=settings.max_event_bytes, on_news=self._announce)
-        self._pump = pump
+        self._inbox = Inbox(totals, longest=settings.max_event_bytes, on_news=partial(pump.push, self))
         self._pace = pace
         self._depth = Depth(self._window, broker, settings, depth)
-        self._intake = Intake(self._window, self._inbox, self._depth, broker, settings, totals)
+        self._retained = Retained(self._window, self._inbox, self._depth, broker, settings)
+        self._intake = Intake(self._window, self._inbox, self._retained, totals)
         self.log = self._window.log
         self.state = self._window.state
         self.state.job = job
@@ -111,33 +113,17 @@ class Feed:
         return self._holds > 0
 
     def is_outdated(self, job: Job) -> bool:
-        """Returns True if `job`, as just read, is not what this feed can show: another owner's, or begun
-        again."""
-        if self._window.is_anothers(job):
-            return True
-        if not self.log.closed or job.epoch != self.job.epoch:
-            return self.log.closed
-        if self._is_older(job):
-            return False
-        newest = self._window.numbering.newest
-        goes_on = newest is not None and job.position != newest
-        return not job.over and (goes_on or job.ended is not None or job.status != self.job.status)
+        """Returns True if `job`, as just read, is not what this feed can show."""
+        return self._window.is_outdated(job)
 
     def note(self, job: Job) -> None:
         """`job` was read for a viewer of a job that has ended, and is what this feed shows."""
-        if self.log.closed and not self._is_older(job):
-            self.state.job = job
-
-    def _is_older(self, job: Job) -> bool:
-        """Returns True if it was read before this feed's last event, or before the hash that ended it."""
-        known = [at for at in (self._window.numbering.newest, self.job.position) if at is not None]
-        return bool(known) and (job.position is None or job.position < max(known))
+        self._window.note(job)
 
     def expel(self) -> None:
         """The job is not its viewers' any more: end their streams."""
-        self._fail(
-            JobNotFound(f"expected job {self.id} of its owner, got another's of that name"), Reason.NOT_FOUND
-        )
+        words = f"expected job {self.id} of its owner, got another's of that name"
+        self._fail(JobNotFound(words), Reason.NOT_FOUND)
 
     def hold(self) -> None:
         """The feed has one more user."""
@@ -150,9 +136,7 @@ class Feed:
             self._on_idle(self)
 
     async def wait_started(self) -> None:
-        """Return when the window is filled. Raises what the start
-        raised. Cancel-safe; the start is shared.
-        """
+        """Return when the window is filled. Raises what the start raised. Cancel-safe."""
         if self._starting is not None:
             await asyncio.shield(self._starting)
         if self._failure is not None:
@@ -172,8 +156,7 @@ class Feed:
 
     async def reach(self, number: int | None = None) -> None:
         """Return when the window has its last `number` events, if bounds and the retained log allow it; None
-        also for what the state needs. Raises BrokerUnavailable. Cancel-safe.
-        """
+        also for what the state needs. Raises BrokerUnavailable. Cancel-safe."""
         await self._depth.reach(number)
 
     @property
@@ -206,20 +189,17 @@ class Feed:
         if not audience.seats and self._audiences.get((audience.format, audience.types)) is audience:
             del self._audiences[audience.format, audience.types]
 
-    async def retained_frames(self, entry: Entry) -> list[Frame]:
-        """A retained event from before the window, for one viewer; a gap and the state if it is over the
-        limit. Raises BrokerUnavailable."""
+    def past_frame(self, entry: Entry) -> Frame | None:
+        """A retained event from before the window, for one viewer; None if it is over the limit."""
         if len(entry.body) > self._settings.max_event_bytes:
-            await self.reach()
-            return [gap_frame("oversize", entry.id, entry.id), self.state.frame(entry.id)]
+            return None
         event = Event.from_body(entry.id, entry.body)
-        return [Frame(event, event_id=entry.id, terminal=event.status in self.job.terminal)]
+        return Frame(event, event_id=entry.id, terminal=event.status in self.job.terminal)
 
     async def aclose(self) -> None:
         """End the task and the subscription. Called once."""
         await end_tasks(self._task)
-        # Feed and task hold each other. Apart they are freed at once: a window may be a megabyte, and the
-        # garbage collector, which the server has made slow, would come after a thousand of them.
+        # Feed and task hold each other. Apart they are freed at once, without the garbage collector.
         del self._task
         self._window.is_whole = True  # a read that is under way comes too late
         self._inbox.close()
@@ -258,9 +238,9 @@ class Feed:
         try:
             if not has_ended:
                 await self._broker.subscribe(self.id, self._inbox)
-            await self._intake.begin()
+            await self._retained.begin()
             if not has_ended:
-                self._intake.end_soon()
+                self._retained.end_soon()
                 return True
             if frames := self._window.final_frames():
                 self._window.append(frames)
@@ -292,13 +272,9 @@ class Feed:
 
     # --- without the task
 
-    def _announce(self) -> None:
-        self._pump.push(self)
-
     def pump(self) -> int:
-        """Do what the task would do: deliver the messages that follow. What has to be read for, what ends the
-        job, and a crowd are left to the task.
-        """
+        """Deliver the messages that follow, as the task would. What has to be read for, what ends the job,
+        and a crowd are left to the task."""
         if not self._inbox.is_taken_up():
             return 0
         seats = 0

@@ -132,6 +132,31 @@ class Window:
             return False
         return job.user_id != known.user_id and not (self.is_lost and not job.user_id)
 
+    def is_outdated(self, job: Job) -> bool:
+        """Returns True if `job`, as just read, is not what this window can show: another owner's, or begun
+        again."""
+        known = self.state.job
+        if known is None or self.is_anothers(job):
+            return known is not None
+        if not self.log.closed or job.epoch != known.epoch:
+            return self.log.closed
+        if self._is_older(job, known):
+            return False
+        newest = self.numbering.newest
+        goes_on = newest is not None and job.position != newest
+        return not job.over and (goes_on or job.ended is not None or job.status != known.status)
+
+    def note(self, job: Job) -> None:
+        """`job` was just read. It is newer than what the window of a job that has ended knows, or is left."""
+        known = self.state.job
+        if self.log.closed and known is not None and not self._is_older(job, known):
+            self.state.job = job
+
+    def _is_older(self, job: Job, known: Job) -> bool:
+        """Returns True if it was read before the last event, or before the hash that ended the job."""
+        times = [at for at in (self.numbering.newest, known.position) if at is not None]
+        return bool(times) and (job.position is None or job.position < max(times))
+
     def is_deleted(self, job: Job | None) -> bool:
         """Returns True if the application has deleted the job's hash.
 

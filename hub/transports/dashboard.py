@@ -8,9 +8,8 @@ wait for Redis, so it needs a task in any case.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from hub.transports.answers import answer_text, error_text, give, read_state, te
 from hub.transports.commands import Command
 from hub.transports.handoff import Handoff
 from hub.transports.lane import Lane, Lanes
+from hub.transports.my_jobs import MyJobs
 from hub.transports.portable import AsgiWire, Messages
 from hub.transports.renewal import renew
 from hub.transports.websocket import WebSocketTransport, encode, listen, message
@@ -117,12 +117,7 @@ class _Session(AsgiWire):
             last_words=transport.last_words,
         )
         self._replays: dict[Lane, asyncio.Task[None]] = {}
-        self._tells: dict[
-            Lane, Callable[[int], None]
-        ] = {}  # of those that asked for the viewers of their job
-        self._wanted: Command | None = None  # the subscription to all jobs of the user
-        self._coming: deque[JobId] = deque()  # of these, those to be joined
-        self._joining: asyncio.Task[None] | None = None
+        self._tells: dict[Lane, Callable[[int], None]] = {}  # what the count of a job's viewers is told to
         self._turn = asyncio.Lock()  # of the replays: one chunk at a time waits in the wire
         self._hub = hub = transport.hub
         self._verify = transport.verify
@@ -130,6 +125,7 @@ class _Session(AsgiWire):
         self._accept(caller)
         self._websocket = websocket
         self.lanes = Lanes()
+        self._mine = MyJobs(hub.mine, caller.user, self._join)
         self.catch_up = self.lanes.catch_up
         self._writes_before = 0
 
@@ -147,10 +143,7 @@ class _Session(AsgiWire):
         try:
             await self.run(listen(self._websocket, self, self._execute))
         finally:
-            self._hub.mine.unfollow(self.caller.user, self._begun)
-            self._wanted = None
-            if self._joining is not None:
-                await end_tasks(self._joining)
+            await self._mine.aclose()
             await end_tasks(*self._replays.values())
             self.lanes.clear(self.why)
             for lane in list(self._tells):
@@ -228,31 +221,18 @@ class _Session(AsgiWire):
 
     def _follow(self, command: Command) -> None:
         """Subscribe to the jobs of the user that run, and to those that begin later; or stop that."""
-        user, mine = self.caller.user, self._hub.mine
         if command.op not in ("subscribe", "unsubscribe") or not self._hub.settings.my_jobs:
             self._say(error_text("unsupported", "expected this hub to keep the jobs of users", command.ref))
             return
-        mine.unfollow(user, self._begun)
-        self._wanted = command if command.op == "subscribe" else None
+        self._mine.stop()
         self._say(answer_text(f"{command.op}d", command.ref, mine=True))
-        if self._wanted is not None:
-            mine.follow(user, self._begun)
+        if command.op == "subscribe":
+            self._mine.start(command)
 
-    def _begun(self, job: JobId) -> None:
-        """A job of the user runs."""
-        if self._wanted is not None and job not in self.lanes:
-            self._coming.append(job)
-            if self._joining is None:
-                self._joining = asyncio.create_task(self._join(), name="hub-dashboard-mine")
-
-    async def _join(self) -> None:
-        try:
-            while self._coming and self._wanted is not None and self.reason is None:
-                job = self._coming.popleft()
-                if job not in self.lanes:
-                    await self._subscribe(job, replace(self._wanted, ref=None), quiet=True)
-        finally:
-            self._joining = None
+    async def _join(self, job: JobId, command: Command) -> None:
+        """A job of the user runs, and the user wants all of them."""
+        if job not in self.lanes and self.reason is None:
+            await self._subscribe(job, command, quiet=True)
 
     def _tell_viewers(self, job: JobId, count: int) -> None:
         self._say(text({"type": "viewers", "job_id": job, "count": count}))

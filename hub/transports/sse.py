@@ -147,7 +147,7 @@ class SseTransport:
 
     async def _beat(self, now: float) -> None:
         self.blocked.abort(now)
-        for audience in self.hub.pace.silent(now, ASGI_SSE, RAW_SSE):
+        for audience in self.hub.feeds.pace.silent(now, ASGI_SSE, RAW_SSE):
             await audience.beat(audience.format.join([HEARTBEAT.encoded(audience.format)]), now)
 
 

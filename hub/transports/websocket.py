@@ -232,7 +232,7 @@ class WebSocketTransport:
 
     async def _beat(self, now: float) -> None:
         self.blocked.abort(now)
-        for audience in self.hub.pace.silent(now, ASGI_WEBSOCKET, RAW_WEBSOCKET):
+        for audience in self.hub.feeds.pace.silent(now, ASGI_WEBSOCKET, RAW_WEBSOCKET):
             await audience.beat(_RAW_BEAT if audience.format is RAW_WEBSOCKET else _ASGI_BEAT, now)
         if self.dashboards is not None:
             self.dashboards.beat(now, _ASGI_BEAT)

@@ -54,7 +54,7 @@ async def test_what_was_published_before_the_hash_said_the_end_is_delivered_befo
             async with view(cut, transport, job) as viewer:
                 await producers.shout(redis, job, {"type": "step", "n": 0})
                 await viewer.take(1)
-                for feed in cut.hub._feeds.values():
+                for feed in cut.hub.feeds.watched.values():
                     feed._inbox.missed()  # as after each reconnect: the hash is read, while events come
                 await redis.hset(f"job:{job}", "status", "ready")
                 await producers.shout(redis, job, {"type": "step", "n": 1}, {"type": "step", "n": 2}, READY)

@@ -32,14 +32,14 @@ def numbers(frames: list) -> list[int]:
 
 
 def depth(live, job: str) -> int:
-    log = live.hub._feeds[job].log
+    log = live.hub.feeds.watched[job].log
     return log.end - log.start
 
 
 async def test_a_live_viewer_reads_none_of_the_past(live, watch):
     job = await old_job(live)
     async with watch(job, "?from=live") as viewer:
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         assert depth(live, job) == 2
         await producers.publish(live, job, 3, start=60)
         assert numbers(await viewer.take(3)) == [60, 61, 62]
@@ -62,7 +62,7 @@ async def test_others_get_their_past_from_a_window_that_began_small(redis, live,
     epoch = (await redis.hget(meta_of(job), "epoch")).decode()
     expected = {"?from=start": range(60), "?from=-25": range(35, 60), "?types=clone,build": range(2)}
     async with watch(job, "?from=live"):
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         reads = []
         before = live.hub.broker.before
 
@@ -85,7 +85,7 @@ async def test_the_state_has_all_types(live, watch, transport):
     """Over HTTP, and on both kinds of WebSocket."""
     job = await old_job(live)
     async with watch(job, "?from=live"):
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         assert depth(live, job) == 2
         if transport == "sse":
             async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token()}"}) as client:
@@ -115,7 +115,7 @@ async def test_a_dashboard_gets_the_state_of_a_window_that_began_small(live):
 async def test_a_cursor_that_is_not_known_gets_a_state_with_all_types(live, watch):
     job = await old_job(live)
     async with watch(job, "?from=live"):
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         async with watch(job, "?last_event_id=7-7") as viewer:
             resync, state = await viewer.take(2)
     assert resync.fields["reason"] == "unknown"
@@ -126,7 +126,7 @@ async def test_a_gap_is_followed_by_a_state_with_all_types(redis, live, watch):
     """The log lost what no message brought."""
     job = await old_job(live)
     async with watch(job, "?from=live") as viewer:
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         for n in range(3):
             await producers.whisper(redis, job, {"type": "step", "n": 60 + n})
         epoch = (await redis.hget(meta_of(job), "epoch")).decode()
@@ -156,7 +156,7 @@ async def test_a_page_has_what_was_put_in_front_of_the_window(redis, live, watch
     job = await old_job(live)
     epoch = (await redis.hget(meta_of(job), "epoch")).decode()
     async with watch(job, "?from=live"):
-        await live.until(lambda: live.hub._feeds[job].ready)
+        await live.until(lambda: live.hub.feeds.watched[job].ready)
         headers = {"Authorization": f"Bearer {token()}"}
         async with httpx.AsyncClient(base_url=live.url, headers=headers) as client:
             for after in (55, 39, 9, 56):

@@ -96,7 +96,7 @@ async def test_a_long_poll_is_answered_by_the_next_event(live, job):
     (first,) = await producers.publish(live, job, 1)
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, after=str(first), wait=5))
-        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
+        await live.until(lambda: any(audience.seats for audience in live.hub.feeds.audiences()))
         await producers.publish(live, job, 1, start=1)
         one = await polling
     assert [event["n"] for event in one["events"]] == [1]
@@ -106,7 +106,7 @@ async def test_a_long_poll_for_some_types_is_answered_by_one_of_them(live, job):
     """Events of other types do not end the wait."""
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, types="good", wait=5))
-        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
+        await live.until(lambda: any(audience.seats for audience in live.hub.feeds.audiences()))
         await producers.publish(live, job, 3)
         await live.publisher.emit(job, "good", {"n": 3})
         one = await polling
@@ -117,7 +117,7 @@ async def test_a_long_poll_is_answered_by_the_end(live, job):
     """The end of the job ends the wait."""
     async with asyncio.timeout(3):
         polling = asyncio.create_task(page(live, job, wait=5))
-        await live.until(lambda: any(audience.seats for audience in live.hub._audiences()))
+        await live.until(lambda: any(audience.seats for audience in live.hub.feeds.audiences()))
         await live.publisher.ready(job)
         one = await polling
     assert one["ended"]

@@ -200,7 +200,7 @@ async def test_a_refusal_leaves_nothing_behind(live):
     for path in (*STREAMS, SOCKET, *PLAIN):
         async with with_headers(live, path.format(job=theirs), bearer()) as refused:
             assert refused.status == 404
-    assert theirs not in live.hub._feeds
+    assert theirs not in live.hub.feeds.watched
     assert live.hub.statistics().viewers == 0
 
 

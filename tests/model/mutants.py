@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from hub.engine.check import PositionCheck
 from hub.engine.drain import Drain
-from hub.engine.hub import Hub
+from hub.engine.feeds import Feeds
 from hub.engine.reads import JobReads
 from hub.engine.replay import Replay
 from hub.fanout.audience import Audience, Seat
 from hub.feed.feed import Feed
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
+from hub.feed.retained import Retained
 from hub.feed.window import Window
 from hub.job.log import Log
 
@@ -45,7 +46,7 @@ def mutant(scenario: str, law: str, owner: type, name: str, old: str, new: str) 
 
 
 _SUBSCRIBE = "await self._broker.subscribe(self.id, self._inbox)"
-_BEGIN = "await self._intake.begin()"
+_BEGIN = "await self._retained.begin()"
 
 MUTANTS = {
     "subscribe-after-read": Mutant(
@@ -67,8 +68,8 @@ MUTANTS = {
     "no-healing": mutant(
         "cut",
         "told of a loss where there is none",
-        Intake,
-        "_look",
+        Retained,
+        "look",
         "if self._turn_page(snapshot, mark):",
         "if False:",
     ),
@@ -78,7 +79,7 @@ MUTANTS = {
     "terminal-not-remembered": mutant(
         "hash-end",
         "nobody waits for ever",
-        Intake,
+        Retained,
         "end_soon",
         "if self.window.has_ended",
         "if False and self.window.has_ended",
@@ -109,7 +110,7 @@ MUTANTS = {
     "heal-skips-one": mutant(
         "cut",
         "told of a loss where there is none",
-        Intake,
+        Retained,
         "_turn_page",
         "if entry.id > last and",
         "if entry.id > last.next and",
@@ -176,9 +177,9 @@ MUTANTS = {
         "if entry.id != after.next:",
         "if False:",
     ),
-    "linger-ends-a-held-feed": mutant("linger", "reached nobody", Hub, "_feed", "timer.cancel()", "pass"),
+    "linger-ends-a-held-feed": mutant("linger", "reached nobody", Feeds, "of", "timer.cancel()", "pass"),
     "feed-per-viewer": mutant(
-        "first-viewers", "one subscription", Hub, "_feed", "feed = self._feeds.get(job.id)", "feed = None"
+        "first-viewers", "one subscription", Feeds, "of", "feed = self.watched.get(job.id)", "feed = None"
     ),
     "hash-read-per-viewer": mutant(
         "first-viewers",

@@ -25,8 +25,8 @@ from hub.fanout import age as age_module
 from hub.fanout import audience as wire_module
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
-from hub.feed import intake as intake_module
 from hub.feed import paging as paging_module
+from hub.feed import retained as retained_module
 from hub.feed import window as window_module
 from hub.job.cursor import Wish
 from hub.settings import Settings
@@ -288,9 +288,9 @@ class World:
     def _check(self, who: str) -> None:
         """Do the position check of every feed, now."""
         hub = self._hub(who)
-        feeds = list(hub._feeds.values())
+        feeds = list(hub.feeds.watched.values())
         if feeds:
-            self._spawn(hub._check._check(feeds))
+            self._spawn(hub.feeds.check._check(feeds))
 
     def _age(self, who: str) -> None:
         viewer = self.viewers[who]
@@ -505,7 +505,7 @@ def on_its_own(scenario: Scenario) -> Iterator[World]:
         (scripted, "Recording", lambda: ONE_FORMAT),
         (paging_module, "FIRST", 3),
         (paging_module, "MOST", 3),
-        (intake_module, "SETTLE", 0),
+        (retained_module, "SETTLE", 0),
         (window_module, "_now_ms", lambda: next(epochs)),
         (check_module, "TICK", NEVER),
         (check_module, "logger", types.SimpleNamespace(warning=lambda *words: None)),

@@ -343,7 +343,7 @@ async def test_a_checksum_that_agrees_is_no_news(start_hub, real_redis, job, tra
                 await large.emit(job, "large", {"fill": "x" * 2000})
                 *_, last = await live.publisher.emit_many(job, [("step", {"n": n}), ("step", {"n": n})])
                 # A check that comes before the messages is right to find them.
-                await live.until(lambda last=last: live.hub._feeds[job]._window.last == last)
+                await live.until(lambda last=last: live.hub.feeds.watched[job]._window.last == last)
                 checks = live.hub.statistics().checks_found
                 await asyncio.sleep(0.25)  # two position checks
                 assert live.hub.statistics().checks_found == checks

@@ -191,7 +191,7 @@ async def test_at_the_bound_no_further_job_is_watched(real_redis):
                 assert live.hub.statistics().refused == 1
                 async with view(live, "websocket", first) as again:
                     await again.until("t0")
-            await live.until(lambda: len(live.hub._lingering) == 1)
+            await live.until(lambda: len(live.hub.feeds._lingering) == 1)
             async with view(live, "sse", third) as admitted:
                 assert admitted.status == 200
                 await live.publisher.emit(third, "step", {})

@@ -49,7 +49,7 @@ async def test_each_answer_may_be_read_by_a_listed_page_alone(real_redis, wire):
 
 
 def _has_seat(hub, kind) -> bool:
-    return any(one.seats for one in hub._audiences() if one.format is kind)
+    return any(one.seats for one in hub.feeds.audiences() if one.format is kind)
 
 
 async def test_a_preflight_allows_what_a_stream_needs_and_no_more(real_redis):

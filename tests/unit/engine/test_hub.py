@@ -277,7 +277,7 @@ async def test_silent_audiences_are_found_by_format():
             one.seat(Wire(), fmt)
             other.seat(Wire(), Recording())
             now = asyncio.get_running_loop().time() + hub.settings.heartbeat
-            assert [audience.format for audience in hub.pace.silent(now, fmt)] == [fmt]
+            assert [audience.format for audience in hub.feeds.pace.silent(now, fmt)] == [fmt]
 
 
 async def test_a_stream_is_to_end_with_the_credentials_of_its_viewer():
@@ -325,7 +325,7 @@ async def test_a_feed_that_failed_while_it_was_held_is_replaced_without_a_second
     async with running(broker) as hub:
         with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
-            hub._feeds[JOB].expel()
+            hub.feeds.watched[JOB].expel()
             with await hub.view(Caller(USER), JOB, Wish()) as other:
                 assert other.log is not view.log
             assert wire.reasons == [Reason.NOT_FOUND]
@@ -334,7 +334,7 @@ async def test_a_feed_that_failed_while_it_was_held_is_replaced_without_a_second
 async def test_a_feed_that_failed_ends_with_its_last_viewer_and_does_not_linger():
     async with running() as hub:
         view = await hub.view(Caller(USER), JOB, Wish())
-        hub._feeds[JOB].expel()
+        hub.feeds.watched[JOB].expel()
         view.close()
         assert hub.statistics().jobs == 0
 
@@ -386,7 +386,7 @@ async def test_each_new_feed_is_planned_for_the_position_check():
     async with running(broker, position_check=50.0) as hub:
         with await hub.view(Caller(USER), JOB, Wish()) as view:
             wire, _ = take_seat(view)
-            assert hub._feeds[JOB].due > asyncio.get_running_loop().time()
+            assert hub.feeds.watched[JOB].due > asyncio.get_running_loop().time()
             broker.publish()
             broker.flight.clear()  # the message is lost
             await asyncio.sleep(120)
@@ -398,7 +398,7 @@ async def test_the_end_closes_the_door():
         await hub.aclose()
         with pytest.raises(Overloaded):
             hub.check_open()
-        assert not hub._closing
+        assert not hub.feeds.closing
 
 
 async def test_a_job_that_is_over_is_shown_as_it_was_last_read():
@@ -449,23 +449,23 @@ async def test_at_the_bound_of_memory_jobs_that_nobody_watches_go_first():
         hub.totals.inbox_bytes += 1000
         (await hub.view(Caller(USER), JOB, Wish())).close()  # its own feed is there
         assert hub.totals.refused == 0
-        with pytest.raises(Overloaded, match="1000 bytes"):
-            hub._make_room()
+        assert not hub.feeds.make_room(1000)
         assert hub.statistics().jobs == 0
+        with pytest.raises(Overloaded, match="1000 bytes"):
+            await hub.view(Caller(USER), JOB, Wish())
         hub.totals.inbox_bytes -= 1
-        hub._make_room()
+        assert hub.feeds.make_room(1000)
         hub.totals.inbox_bytes -= 999
 
 
 async def test_what_is_being_freed_is_room():
     async with running(memory=1000) as hub:
         hub.totals.inbox_bytes += 1500
-        hub._freed += 501
-        hub._make_room()
-        hub._freed -= 1
-        with pytest.raises(Overloaded):
-            hub._make_room()
-        hub._freed -= 500
+        hub.feeds._freed += 501
+        assert hub.feeds.make_room(1000)
+        hub.feeds._freed -= 1
+        assert not hub.feeds.make_room(1000)
+        hub.feeds._freed -= 500
         hub.totals.inbox_bytes -= 1500
 
 
@@ -476,12 +476,12 @@ async def test_the_window_of_a_job_that_is_let_go_counts_until_it_is_gone():
         with await hub.view(Caller(USER), JOB, Wish()) as view:
             size = view.log.size
             assert hub.statistics().held_bytes >= 3 * size > 0
-        feed = hub._feeds[JOB]
-        hub._end(feed)
-        hub._end(feed)
-        assert (hub._freed, len(hub._closing), feed.closing) == (3 * size, 1, True)
+        feed = hub.feeds.watched[JOB]
+        hub.feeds._end(feed)
+        hub.feeds._end(feed)
+        assert (hub.feeds._freed, len(hub.feeds.closing), feed.closing) == (3 * size, 1, True)
         await asyncio.sleep(0.1)
-        assert (hub._freed, len(hub._closing)) == (0, 0)
+        assert (hub.feeds._freed, len(hub.feeds.closing)) == (0, 0)
 
 
 async def test_the_past_as_payloads_leaves_out_what_the_filter_does():

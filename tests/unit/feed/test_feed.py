@@ -13,10 +13,11 @@ from hub.engine.caller import Caller
 from hub.engine.hub import Hub
 from hub.fanout.wire import Reason
 from hub.feed import feed as feed_module
-from hub.feed import intake as intake_module
+from hub.feed import retained as retained_module
 from hub.feed import window as window_module
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
+from hub.feed.retained import Retained
 from hub.job.cursor import Wish
 from hub.settings import Settings
 from tests.unit.scripted import JOB, TERMINAL, USER, Client, ScriptedBroker, Violation, check, law
@@ -29,8 +30,8 @@ SEEDS = 650
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for a clock: retries are at once, and local epochs are never given twice."""
     numbers = itertools.count(10**12, 1000)
-    monkeypatch.setattr(intake_module, "RETRY", 0)
-    monkeypatch.setattr(intake_module, "SETTLE", 0)
+    monkeypatch.setattr(retained_module, "RETRY", 0)
+    monkeypatch.setattr(retained_module, "SETTLE", 0)
     monkeypatch.setattr(window_module, "_now_ms", lambda: next(numbers))
 
 
@@ -91,7 +92,7 @@ class Schedule:
         (self.broker.reconnect if self.broker.down else self.broker.disconnect)()
 
     def position_check(self) -> None:
-        for feed in self.hub._feeds.values():
+        for feed in self.hub.feeds.watched.values():
             if feed.ready:
                 feed.compare(self.broker.job())
 
@@ -297,8 +298,8 @@ def deaf(self, *args):
 
 
 MUTANTS = {
-    "no healing": (Intake, "_look", no_look),
-    "terminal not remembered": (Intake, "end_soon", deaf),
+    "no healing": (Retained, "look", no_look),
+    "terminal not remembered": (Retained, "end_soon", deaf),
     "deaf to reconnects": (Inbox, "missed", deaf),
     "no position check": (Intake, "compare", deaf),
 }

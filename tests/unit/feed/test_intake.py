@@ -10,10 +10,11 @@ import pytest
 
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.audience import CHUNK
-from hub.feed import intake as module
+from hub.feed import retained as module
 from hub.feed.depth import Depth
 from hub.feed.inbox import Inbox
 from hub.feed.intake import Intake
+from hub.feed.retained import Retained
 from hub.feed.window import Window
 from hub.job.event import EventId, JobId, UserId
 from hub.job.record import Entry, Job, Snapshot
@@ -57,10 +58,11 @@ class Rig:
         self.window = Window(JobId("a"), self.settings, self.totals)
         self.inbox = Inbox(self.totals, longest=self.settings.max_event_bytes)
         depth = Depth(self.window, self, self.settings, None)
-        self.intake = Intake(self.window, self.inbox, depth, self, self.settings, self.totals)
+        self.retained = Retained(self.window, self.inbox, depth, self, self.settings)
+        self.intake = Intake(self.window, self.inbox, self.retained, self.totals)
         self.reads: list[EventId] = []
         self.errors = 0
-        self.intake.fill(Snapshot(self.job, tuple(self.log)), whole=True)
+        self.retained.fill(Snapshot(self.job, tuple(self.log)), whole=True)
 
     async def since(self, _job, after, *, limit):
         self.reads.append(after)
@@ -101,7 +103,7 @@ def test_a_job_that_is_gone_fills_nothing(rig):
     one = rig()
     for job in (None, replace(one.job, exists=False)):
         with pytest.raises(JobNotFound):
-            one.intake.fill(Snapshot(job, ()), whole=True)
+            one.retained.fill(Snapshot(job, ()), whole=True)
 
 
 async def test_messages_that_follow_are_one_batch_and_need_no_read(rig):
@@ -334,8 +336,8 @@ async def test_a_log_that_was_rolled_back_goes_on_after_what_is_left_of_it(rig):
 async def test_the_hash_ends_a_job_if_no_event_does(rig):
     one = rig()
     one.window.state.job = replace(one.job, status="failed")
-    one.intake.end_soon()
-    one.intake.end_soon()
+    one.retained.end_soon()
+    one.retained.end_soon()
     assert await one.batch() == ["failed", "end"]
     assert await one.batch() == ["over"]
 
@@ -343,7 +345,7 @@ async def test_the_hash_ends_a_job_if_no_event_does(rig):
 async def test_an_event_that_comes_in_time_is_the_end(rig):
     one = rig()
     one.window.state.job = replace(one.job, status="ready")
-    one.intake.end_soon()
+    one.retained.end_soon()
     one.publish(3, status="ready", note="the event")
     assert await one.batch() == ["3", "end"]
     await asyncio.sleep(0.01)
@@ -352,10 +354,10 @@ async def test_an_event_that_comes_in_time_is_the_end(rig):
 
 async def test_a_job_that_goes_on_is_not_ended(rig):
     one = rig()
-    one.intake.end_soon()
+    one.retained.end_soon()
     assert await one.batch() == ["..."]
     one.window.state.job = replace(one.job, status="ready")
-    one.intake.end_soon()
+    one.retained.end_soon()
     one.window.state.job = one.job
     await asyncio.sleep(0.01)
     assert await one.batch() == ["..."]

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hub.engine.hub import Hub
-from hub.feed import intake as module
 from hub.feed import paging
+from hub.feed import retained as module
 from hub.job.cursor import Wish
 from hub.settings import Settings
 from tests.unit.scripted import Client, ScriptedBroker
