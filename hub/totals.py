@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hub.timings import Timings
+
 
 def _gauge(words: str) -> Any:
     return field(default=0, metadata={"kind": "gauge", "words": words})
@@ -20,12 +22,19 @@ def _refusal() -> Any:
     return field(default=0, metadata={"kind": "counter", "words": words, "group": "auth_refused"})
 
 
+def _closing() -> Any:
+    """One reason of the metric `closed`, in the same way."""
+    words = "Viewers that have gone, by the reason"
+    return field(default=0, metadata={"kind": "counter", "words": words, "group": "closed"})
+
+
 @dataclass(slots=True)
 class Totals:
     """The numbers of one process. Each is a metric `hub_<name>`, or a reason of one; each adds up over
     processes.
 
-    One instance is shared by all parts of a hub, and each part counts its own numbers in it.
+    One instance is shared by all parts of a hub, and each part counts its own numbers in it. `timings`: how
+    long things take.
     """
 
     viewers: int = _gauge("Viewers connected now")
@@ -36,6 +45,7 @@ class Totals:
     inbox_bytes: int = _gauge("Bytes of messages that wait for a feed")
     past_bytes: int = _gauge("Bytes of retained events that were read for viewers, and are not sent yet")
     held_bytes: int = _gauge("Bytes that events take in memory, about; bounded by HUB_MEMORY")
+    memory_bytes: int = _gauge("Bytes that events may take in memory: HUB_MEMORY")
     connected: int = _gauge("Processes whose subscription connection to Redis is up")
     shards: int = _gauge("Primaries of the Redis cluster, summed over processes; of a single Redis 1")
     shards_connected: int = _gauge("Of these, those whose subscription connection is up")
@@ -61,6 +71,21 @@ class Totals:
     commands_refused: int = _counter("Commands that were refused")
     workers_lost: int = _counter("Jobs whose worker's lease lapsed")
     stalls: int = _counter("Times the event loop was blocked for half a second or more")
+    closed_left: int = _closing()
+    closed_ended: int = _closing()
+    closed_restart: int = _closing()
+    closed_aged: int = _closing()
+    closed_expired: int = _closing()
+    closed_revoked: int = _closing()
+    closed_too_slow: int = _closing()
+    closed_blocked: int = _closing()
+    closed_not_found: int = _closing()
+    closed_gap: int = _closing()
+    closed_overloaded: int = _closing()
+    closed_flood: int = _closing()
+    closed_not_text: int = _closing()
+    closed_too_big: int = _closing()
+    closed_failed: int = _closing()
     auth_refused_missing: int = _refusal()
     auth_refused_malformed: int = _refusal()
     auth_refused_key: int = _refusal()
@@ -77,16 +102,19 @@ class Totals:
     auth_refused_ticket: int = _refusal()
     auth_refused_owner: int = _refusal()
     auth_refused_unknown: int = _refusal()
+    timings: Timings = field(default_factory=Timings, kw_only=True, compare=False)
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(*(getattr(self, name) + getattr(other, name) for name in NAMES))
+        numbers = (getattr(self, name) + getattr(other, name) for name in NAMES)
+        return Totals(*numbers, timings=self.timings + other.timings)
 
     def counters(self) -> Totals:
         """The same with every gauge at 0: what is left of a process that is gone."""
-        return Totals(**{one.name: getattr(self, one.name) for one in FIELDS if is_counter(one)})
+        numbers = {one.name: getattr(self, one.name) for one in FIELDS if is_counter(one)}
+        return Totals(**numbers, timings=self.timings)
 
 
-FIELDS = fields(Totals)
+FIELDS = tuple(one for one in fields(Totals) if one.metadata)
 NAMES = tuple(one.name for one in FIELDS)
 
 

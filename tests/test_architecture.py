@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hub"
 
 ROWS = [
+    {"hub.timings"},
     {"hub.errors", "hub.quiet", "hub.ending", "hub.totals"},
     {"hub.job", "hub.setting_files"},
     {"hub.settings"},

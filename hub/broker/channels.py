@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -16,6 +16,7 @@ from redis.exceptions import MovedError
 
 from hub.broker.topology import slot_of
 from hub.errors import BrokerUnavailable
+from hub.timings import Histogram
 
 CHANNELS_PER_COMMAND = 500
 """Most channels in one SUBSCRIBE, which is then about 25 KB."""
@@ -30,7 +31,8 @@ Waiting = dict[str, asyncio.Future[None]]
 @dataclass(frozen=True, slots=True)
 class SubscriberStatistics:
     """`connected` now; `channels` that have a sink now; `messages` and `reconnects` since the start. Of a
-    cluster `shards` are its primaries, and `shards_connected` those whose connection is up.
+    cluster `shards` are its primaries, and `shards_connected` those whose connection is up. `answers`: the
+    seconds from a PING to its answer.
     """
 
     connected: bool
@@ -39,6 +41,7 @@ class SubscriberStatistics:
     reconnects: int
     shards: int = 1
     shards_connected: int = 0
+    answers: Histogram = field(default_factory=Histogram)
 
 
 class Shards(Protocol):

@@ -16,6 +16,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import MovedError
@@ -157,6 +158,7 @@ class ClusterSubscriber:
             self._gone.reconnects + sum(one.reconnects for one in each),
             len(self._lines),
             sum(line.connected for line in self._lines.values()),
+            sum((one.answers for one in each), self._gone.answers),
         )
 
     # --- what a line says (channels.Shards)
@@ -255,8 +257,11 @@ class ClusterSubscriber:
 
     def _close(self, line: Subscriber) -> None:
         counted = line.statistics()
-        self._gone = SubscriberStatistics(
-            False, 0, self._gone.messages + counted.messages, self._gone.reconnects + counted.reconnects
+        self._gone = replace(
+            self._gone,
+            messages=self._gone.messages + counted.messages,
+            reconnects=self._gone.reconnects + counted.reconnects,
+            answers=self._gone.answers + counted.answers,
         )
         self._refused.discard(line)
         task = asyncio.create_task(line.aclose(), name="hub-cluster-line-close")

@@ -38,6 +38,7 @@ from hub.broker.sentinel import MOVED, has_moved
 from hub.broker.topology import slot_of
 from hub.ending import end_tasks
 from hub.quiet import quiet_log
+from hub.timings import Histogram
 
 logger = quiet_log("hub.redis")
 
@@ -78,21 +79,18 @@ class Subscriber:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._serving = False  # True while a connection accepts commands
-        self._connected = False
+        self.connected = False  # Redis has confirmed the control channel on the present connection
         self._replies = 0  # of Redis, over all connections
+        self._pinged = 0.0  # loop time of the oldest PING without an answer
+        self._answers = Histogram()
         self._messages = 0
         self._reconnects = 0
         self._down: float | None = None  # loop time at which the connection was lost, None while connected
         self._up = 0.0  # loop time at which it was last confirmed
 
-    @property
-    def connected(self) -> bool:
-        """Returns True if Redis has confirmed the control channel on the present connection."""
-        return self._connected
-
     def connected_for(self, channel: str) -> float:
         """Seconds for which the connection of `channel` has been up; 0 if it, or the channel, is not yet."""
-        is_up = self._connected and channel not in self._asked
+        is_up = self.connected and channel not in self._asked
         return asyncio.get_running_loop().time() - self._up if is_up else 0.0
 
     def start(self) -> None:
@@ -144,9 +142,8 @@ class Subscriber:
 
     def statistics(self) -> SubscriberStatistics:
         """Returns what the connection holds now and has counted so far."""
-        connected = self._connected
-        counted = len(self._sinks), self._messages, self._reconnects
-        return SubscriberStatistics(connected, *counted, shards_connected=int(connected))
+        counted = self.connected, len(self._sinks), self._messages, self._reconnects
+        return SubscriberStatistics(*counted, shards_connected=int(self.connected), answers=self._answers)
 
     def _command(self, verb: str, channel: str) -> None:
         if self._serving:  # otherwise the next connection subscribes to every channel in `_sinks`
@@ -167,8 +164,8 @@ class Subscriber:
             except Exception:
                 logger.exception("the subscription connection failed, reconnecting")
             finally:
-                was_connected = self._connected
-                self._connected = self._serving = False
+                was_connected = self.connected
+                self.connected = self._serving = False
                 with contextlib.suppress(RedisError, OSError):
                     if connection is not None:
                         await connection.disconnect(nowait=True)
@@ -226,6 +223,8 @@ class Subscriber:
             sink = self._sinks.get(channel) if channel != CONTROL_CHANNEL else self.control
             if sink is not None:  # None if the sink has left and the UNSUBSCRIBE is still on its way
                 sink.receive(reply[2])
+        elif kind == b"pong":
+            self._answers.observe(asyncio.get_running_loop().time() - self._pinged)
         elif kind in (b"subscribe", b"ssubscribe"):
             self._confirm(reply[1].decode("utf-8", "replace"))
         elif kind == b"sunsubscribe" and self._shards is not None and reply[1] is not None:
@@ -244,7 +243,7 @@ class Subscriber:
 
     def _confirm(self, channel: str) -> None:
         if channel == CONTROL_CHANNEL:
-            self._connected = True
+            self.connected = True
             self._up = asyncio.get_running_loop().time()
             if self._down is not None:
                 logger.warning("Redis is back after %.1f s", asyncio.get_running_loop().time() - self._down)
@@ -267,7 +266,7 @@ class Subscriber:
     async def _write(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()
         next_ping = loop.time() + PING_INTERVAL
-        pinged, replies = 0.0, -1  # loop time of the oldest PING without an answer, and the replies by then
+        replies = -1  # when the oldest PING without an answer was sent
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_ping):
@@ -276,15 +275,15 @@ class Subscriber:
             await self._send(connection)
             now = loop.time()
             is_silent = self._replies == replies
-            if is_silent and now - pinged >= SILENCE:
+            if is_silent and now - self._pinged >= SILENCE:
                 raise _Lost(f"no answer to PING for {SILENCE:.0f} s")
             if now >= next_ping:
                 if not is_silent:
                     await self._send(connection, ("PING",))
-                    pinged, replies = now, self._replies
+                    self._pinged, replies = now, self._replies
                     next_ping = now + PING_INTERVAL
                 else:
-                    next_ping = pinged + SILENCE
+                    next_ping = self._pinged + SILENCE
 
     async def _watch_primary(self, connection: AbstractConnection) -> None:
         while True:

@@ -32,7 +32,7 @@ class Feeds:
         self.closing: set[asyncio.Task[None]] = set()
         self.check = PositionCheck(broker, settings, lambda: list(self.watched.values()), totals)
         self.pace = Pace(settings.heartbeat)
-        self._pump = Pump()
+        self._pump = Pump(totals.timings)
         self._broker = broker
         self._settings = settings
         self._totals = totals

@@ -31,7 +31,7 @@ from hub.engine.ticks import Ticks
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
-from hub.fanout.blocked import Blocked
+from hub.fanout.blocked import TOOK_NOTHING, Blocked
 from hub.fanout.wire import Reason
 from hub.job.cursor import Wish
 from hub.job.event import JobId
@@ -40,11 +40,15 @@ from hub.job.record import Job
 from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
 from hub.settings import Settings
+from hub.timings import Timings
 from hub.totals import Totals
 
 logger = quiet_log("hub.hub")
 
 P = TypeVar("P")
+
+_CLOSED = {one.words: f"closed_{one.name.lower()}" for one in Reason} | {TOOK_NOTHING: "closed_blocked"}
+"""The counters of viewers that have gone, by the reason."""
 
 
 class Hub:
@@ -106,6 +110,7 @@ class Hub:
             raise
 
     async def _view(self, caller: Caller, job: JobId, wish: Wish, wait: float) -> View:
+        since = self.loop.time()
         self.check_open()
         found = await self.authorised(caller, job, wait=wait)
         self.check_open()
@@ -116,7 +121,7 @@ class Hub:
             self.mine.saw(caller.user, found)
         feed = self.feeds.of(found, wish)
         expiry = self.age.expiry(caller.expires)
-        until = {"age": self.age.end(), "expiry": expiry}
+        until = {"age": self.age.end(), "expiry": expiry, "since": since}
         view = View(feed, self.broker, self._past, wish, caller, leave=self._leave, **until)
         self._views.add(view)
         feed.hold()
@@ -186,7 +191,10 @@ class Hub:
 
     def _leave(self, view: View) -> None:
         self._views.discard(view)
-        self.inspector.note(view)
+        if view.why:
+            name = _CLOSED[view.why]
+            setattr(self.totals, name, getattr(self.totals, name) + 1)
+            self.inspector.note(view)
         self.admission.leave(view.user, view.job_id)
 
     @property
@@ -225,9 +233,13 @@ class Hub:
     def statistics(self) -> Totals:
         """What this process holds and has done."""
         subscriber = self.broker.statistics()
+        timings = Timings.of(self.totals.timings.cells())
+        timings.delivery["redis"] = subscriber.answers
         return replace(
             self.totals,
+            timings=timings,
             held_bytes=held(self.totals),
+            memory_bytes=self._memory,
             jobs=len(self.feeds.watched),
             connected=int(subscriber.connected),
             shards=subscriber.shards,

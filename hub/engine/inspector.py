@@ -40,9 +40,8 @@ class Inspector:
         self._gone: deque[Gone] = deque(maxlen=REMEMBERED)
 
     def note(self, view: View) -> None:
-        """A viewer has gone."""
-        if view.why:
-            self._gone.append(Gone(time.time(), view.job_id, view.user, view.why))
+        """A viewer has gone, with its reason."""
+        self._gone.append(Gone(time.time(), view.job_id, view.user, view.why))
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The watched jobs with the most viewers."""
@@ -88,7 +87,7 @@ def _of_view(view: View) -> dict[str, Any] | None:
     now = asyncio.get_running_loop().time()
     return {
         "user": view.user,
-        "transport": type(seat.audience.format).__name__,
+        "transport": seat.audience.format.transport,
         "position": str(view.log.seen_at(seat.position)),
         "behind": view.log.end - seat.position,
         "paused": seat.wire.paused,

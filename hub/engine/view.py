@@ -36,7 +36,8 @@ class View:
     """A viewer of one job. Made by `Hub.view`; holds the feed from then until `close`, which calls `leave`.
 
     `age` and `expiry`: the loop times at which its stream is to end by age, and with its caller's
-    credentials. `guest`: the caller, if more of it matters than that the job is theirs.
+    credentials; `since`: that at which it came. `guest`: the caller, if more of it matters than that the job
+    is theirs.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class View:
         "begin",
         "guest",
         "preamble",
+        "since",
         "user",
         "why",
         "wish",
@@ -67,6 +69,7 @@ class View:
         leave: Callable[[View], None],
         age: float,
         expiry: float,
+        since: float,
     ) -> None:
         self.user = caller.user
         self.guest = None if caller.owns(feed.job) and caller.is_plain else caller
@@ -78,6 +81,7 @@ class View:
         self._broker = broker
         self._replay: Replay | None = Replay(feed, broker, past)  # None once it is over
         self._leave: Callable[[View], None] | None = leave
+        self.since = since
         self._age = age
         self._expiry = expiry
         self._expelled: Reason | None = None
@@ -202,10 +206,8 @@ class View:
             # From the start, which no log has any more.
             self.preamble = trimmed(self._feed, first_of_all, log.origin)
         if begin.resync is not None:
-            self.preamble = [
-                resync_frame(begin.resync),
-                self._state(begin.after or log.seen_at(begin.position)),
-            ]
+            position = begin.after or log.seen_at(begin.position)
+            self.preamble = [resync_frame(begin.resync), self._feed.state.frame(position)]
         self.begin = begin
 
     @property
@@ -253,10 +255,12 @@ class View:
         assert self._leave is not None, "a view that is closed takes no seat"
         at = self.log.end if self.expelled else at
         self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at)
+        loop = asyncio.get_running_loop()
+        self._feed.totals.timings.joins[fmt.transport].observe(loop.time() - self.since)
         # The hub may have ended, or the right to watch, while this viewer was given its past.
         away = Reason.RESTART if self._feed.closing else self._expelled
         if away is not None:
-            asyncio.get_running_loop().call_soon(seat.send_away, away)
+            loop.call_soon(seat.send_away, away)
         return seat
 
     @property
@@ -294,6 +298,3 @@ class View:
         if self._replay is not None:
             self._replay.drop()
             self._replay = None
-
-    def _state(self, position: EventId) -> Frame:
-        return self._feed.state.frame(position)

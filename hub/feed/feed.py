@@ -27,11 +27,11 @@ from hub.feed.intake import Intake
 from hub.feed.pump import Pump
 from hub.feed.retained import Retained
 from hub.feed.window import Window
-from hub.job.event import Event
 from hub.job.frame import Format, Frame
 from hub.job.record import Entry, Job
 from hub.quiet import quiet_log
 from hub.settings import Settings
+from hub.timings import SAMPLED
 from hub.totals import Totals
 
 logger = quiet_log("hub.feed")
@@ -191,10 +191,7 @@ class Feed:
 
     def past_frame(self, entry: Entry) -> Frame | None:
         """A retained event from before the window, for one viewer; None if it is over the limit."""
-        if len(entry.body) > self._settings.max_event_bytes:
-            return None
-        event = Event.from_body(entry.id, entry.body)
-        return Frame(event, event_id=entry.id, terminal=event.status in self.job.terminal)
+        return self._window.past_frame(entry)
 
     async def aclose(self) -> None:
         """End the task and the subscription. Called once."""
@@ -261,6 +258,8 @@ class Feed:
         start, now = self._grown(frames)
         for audience in self.audiences:
             await audience.deliver(start, frames, now)
+        seats = sum([len(audience.seats) for audience in self._audiences.values()])
+        self.totals.timings.wrote(self._loop.time() - now, seats)
 
     def _grown(self, frames: list[Frame]) -> tuple[int, float]:
         """The log has more: the position where it begins, and the time."""
@@ -277,12 +276,10 @@ class Feed:
         and a crowd are left to the task."""
         if not self._inbox.is_taken_up():
             return 0
-        seats = 0
-        for audience in self._audiences.values():
-            seats += len(audience.seats)
+        seats = sum([len(audience.seats) for audience in self._audiences.values()])
         if seats <= SLICE:
             try:
-                self._pump_out()
+                self._pump_out(seats)
             except Exception:
                 logger.exception("the feed of job %s failed", self.id)
                 self._task.cancel()
@@ -292,9 +289,11 @@ class Feed:
             self._inbox.wake()
         return seats
 
-    def _pump_out(self) -> None:
+    def _pump_out(self, seats: int) -> None:
         frames = self._intake.take()
         if frames:
             start, now = self._grown(frames)
             for audience in self.audiences:
                 audience.deliver_now(start, frames, now)
+            if start % SAMPLED == 0:
+                self.totals.timings.wrote(self._loop.time() - now, seats)

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from hub.fanout.audience import SLICE
+from hub.timings import Timings
 
 
 class Pumped(Protocol):
@@ -23,11 +24,13 @@ class Pumped(Protocol):
 class Pump:
     """Of one process."""
 
-    __slots__ = ("_is_due", "_ready")
+    __slots__ = ("_is_due", "_ready", "_since", "timings")
 
-    def __init__(self) -> None:
+    def __init__(self, timings: Timings) -> None:
+        self.timings = timings
         self._ready: deque[Pumped] = deque()
         self._is_due = False
+        self._since = 0.0  # loop time at which the first of `_ready` came
 
     def push(self, job: Pumped) -> None:
         """`job` has news. Its `pump` is called once, soon."""
@@ -37,10 +40,13 @@ class Pump:
     def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._run)
+            loop = asyncio.get_running_loop()
+            self._since = loop.time()
+            loop.call_soon(self._run)
 
     def _run(self) -> None:
         self._is_due = False
+        self.timings.delivery["queue"].observe(asyncio.get_running_loop().time() - self._since)
         work = 0
         while self._ready and work < SLICE:
             work += 1 + self._ready.popleft().pump()  # a job that nobody watches any more is work, too

@@ -249,6 +249,13 @@ class Window:
             return [*hole, *self.gap("oversize", entry.id, entry.id)]
         return [*hole, self.frame(Event.from_body(entry.id, entry.body))]
 
+    def past_frame(self, entry: Entry) -> Frame | None:
+        """The frame of a retained event from before the window; None if it is over the limit."""
+        if len(entry.body) > self._settings.max_event_bytes:
+            return None
+        event = Event.from_body(entry.id, entry.body)
+        return Frame(event, event_id=event.id, terminal=self._is_terminal(event))
+
     def gap(self, reason: str, first: EventId | None, last: EventId | None) -> list[Frame]:
         """The frame that says what is missing, and the current state."""
         self._totals.gaps += 1

@@ -18,8 +18,11 @@ class Format(Protocol[P_co]):
 
     All viewers of that kind share one instance, which is a dictionary key. `encode` returns the bytes of one
     frame and is called once per frame. `join` combines encoded frames into the payload that a wire writes at
-    once; it is called once per batch and audience.
+    once; it is called once per batch and audience. `transport` is one of `TRANSPORTS` (timings.py).
     """
+
+    @property
+    def transport(self) -> str: ...
 
     def encode(self, frame: Frame, /) -> bytes: ...
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocket
 
@@ -39,6 +39,8 @@ logger = quiet_log("hub.transports")
 @dataclass(frozen=True)
 class AsgiDashboard:
     """`Format`: the frames of one job as ASGI messages, each with the job's id."""
+
+    transport: ClassVar[str] = "dashboard"
 
     job: JobId
 

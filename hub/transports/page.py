@@ -27,6 +27,8 @@ MAX_PAGE = 256 * 1024
 class _Nothing:
     """The `Format` of a long poll, which writes nothing: the page reads its frames from the log."""
 
+    transport = "poll"
+
     def encode(self, _frame: Frame) -> bytes:
         """Returns no bytes."""
         return b""

@@ -68,6 +68,8 @@ def encode(frame: Frame) -> bytes:
 class AsgiSse:
     """`Format`: ASGI messages, for the portable wire."""
 
+    transport = "sse"
+
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return encode(frame)
@@ -79,6 +81,8 @@ class AsgiSse:
 
 class RawSse:
     """`Format`: chunks of a chunked HTTP/1.1 body (RFC 9112, 7.1), for the fast wire."""
+
+    transport = "sse"
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""

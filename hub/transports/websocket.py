@@ -80,6 +80,8 @@ def message(data: bytes) -> Message:
 class AsgiWebSocket:
     """`Format`: ASGI messages, for the portable wire of one job."""
 
+    transport = "websocket"
+
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""
         return encode(frame)
@@ -91,6 +93,8 @@ class AsgiWebSocket:
 
 class RawWebSocket:
     """`Format`: RFC 6455 frames as bytes, for the fast wire."""
+
+    transport = "websocket"
 
     def encode(self, frame: Frame) -> bytes:
         """See `encode`."""

@@ -114,13 +114,14 @@ class Revoke(BaseModel, extra="forbid"):
 def admin_router(settings: Settings) -> APIRouter:
     """The endpoints, for an application with these settings."""
     router = APIRouter(tags=["admin"], route_class=_AdminRoute)
+    _add_metrics(router)
     _add_actions(router)
     _add_inspector(router)
     _add_documents(router, settings)
     return router
 
 
-def _add_actions(router: APIRouter) -> None:
+def _add_metrics(router: APIRouter) -> None:
     @router.get("/metrics", response_class=Response, dependencies=[Depends(get_service)])
     async def metrics(request: Request) -> Response:
         """Metrics in the Prometheus format."""
@@ -131,8 +132,14 @@ def _add_actions(router: APIRouter) -> None:
             board, _ = context.place
             context.report()
             read = board.sum
-        return Response(generate_latest(registry(read)), headers=SAFE, media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(registry(read, alone=context.place is None)),
+            headers=SAFE,
+            media_type=CONTENT_TYPE_LATEST,
+        )
 
+
+def _add_actions(router: APIRouter) -> None:
     @router.post("/admin/revoke", status_code=204, response_class=Response)
     async def revoke(request: Request, wanted: Revoke) -> Response:
         """Take back what a user was given until now, on every hub within a second."""

@@ -4,14 +4,21 @@ scraped."""
 from __future__ import annotations
 
 import mmap
+import platform
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 
+from hub.timings import CELLS, Timings
 from hub.totals import FIELDS, Totals, is_counter
 
 
@@ -23,7 +30,7 @@ class Board:
     row.
     """
 
-    _ROW = struct.Struct(f"{len(FIELDS)}d")
+    _ROW = struct.Struct(f"{len(FIELDS) + CELLS}d")
 
     def __init__(self, rows: int) -> None:
         self._gone = rows
@@ -36,14 +43,19 @@ class Board:
 
     def write(self, row: int, totals: Totals) -> None:
         """Set one process's totals."""
-        self._ROW.pack_into(self._memory, row * self._ROW.size, *astuple(totals))
+        self._ROW.pack_into(self._memory, row * self._ROW.size, *_numbers(totals), *totals.timings.cells())
 
     def sum(self) -> Totals:
         """All processes together; a row may be a second old."""
         return sum(map(self._read, range(self._gone + 1)), Totals())
 
     def _read(self, row: int) -> Totals:
-        return Totals(*map(int, self._ROW.unpack_from(self._memory, row * self._ROW.size)))
+        cells = self._ROW.unpack_from(self._memory, row * self._ROW.size)
+        return Totals(*map(int, cells[: len(FIELDS)]), timings=Timings.of(cells[len(FIELDS) :]))
+
+
+def _numbers(totals: Totals) -> list[int]:
+    return [getattr(totals, one.name) for one in FIELDS]
 
 
 class _Collector:
@@ -63,10 +75,35 @@ class _Collector:
                 groups[group] = CounterMetricFamily(f"hub_{group}", words, labels=["reason"])
             groups[group].add_metric([one.name.removeprefix(f"{group}_")], value)
         yield from groups.values()
+        yield from _histograms(totals.timings)
+        yield InfoMetricFamily(
+            "hub_build",
+            "What runs",
+            value={"version": version("push-hub"), "python": platform.python_version()},
+        )
 
 
-def registry(read: Callable[[], Totals]) -> CollectorRegistry:
-    """A registry that calls `read()` at each scrape."""
+def _histograms(timings: Timings) -> Iterator[Metric]:
+    words = "Seconds of a delivery, by hop: redis (a PING is answered), queue (a message waits), write (to one viewer)"
+    delivery = HistogramMetricFamily("hub_delivery_latency_seconds", words, labels=["hop"])
+    for hop, one in timings.delivery.items():
+        delivery.add_metric([hop], list(one.buckets()), one.total)
+    words = "Seconds from a viewer's request to its place in the stream, by transport"
+    joins = HistogramMetricFamily("hub_join_seconds", words, labels=["transport"])
+    for transport, one in timings.joins.items():
+        joins.add_metric([transport], list(one.buckets()), one.total)
+    words = "Seconds in which a batch is written to all viewers of its job"
+    fanout = HistogramMetricFamily("hub_fanout_seconds", words)
+    fanout.add_metric([], list(timings.fanout.buckets()), timings.fanout.total)
+    yield from (delivery, joins, fanout)
+
+
+def registry(read: Callable[[], Totals], *, alone: bool = True) -> CollectorRegistry:
+    """A registry that calls `read()` at each scrape. `alone`: this process is the whole hub, so its own
+    `process_*` metrics are the hub's.
+    """
     made = CollectorRegistry()
     made.register(_Collector(read))
+    if alone:
+        ProcessCollector(registry=made)
     return made

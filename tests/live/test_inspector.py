@@ -139,7 +139,7 @@ async def test_top_prints_it(real_redis):
             assert job in said
             code, said = await run(job)
             assert code == 0, said
-            assert "RawWebSocket" in said
+            assert "websocket" in said
         await live.until(lambda: live.hub.statistics().viewers == 0)
         assert "client left" in (await run())[1]
         code, said = await run("nobodys")

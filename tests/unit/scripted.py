@@ -332,6 +332,8 @@ class ScriptedBroker:
 class Same:
     """A format that hands the frames over."""
 
+    transport = "sse"
+
     def encode(self, frame: Frame) -> bytes:
         return b""
 

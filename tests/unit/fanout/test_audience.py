@@ -37,6 +37,8 @@ class CountingFormat:
         self.numbers = numbers
         self.calls: dict[Frame, int] = {}
 
+    transport = "sse"
+
     def encode(self, frame: Frame) -> bytes:
         self.calls[frame] = self.calls.get(frame, 0) + 1
         return b"%d" % self.numbers[frame]
@@ -418,6 +420,8 @@ class Plain:
 
 
 class Words:
+    transport = "sse"
+
     def encode(self, frame: Frame) -> bytes:
         return frame.body.encode()
 

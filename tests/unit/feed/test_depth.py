@@ -15,6 +15,7 @@ from hub.feed.pump import Pump
 from hub.job.event import EventId, JobId
 from hub.job.record import Entry
 from hub.settings import Settings
+from hub.timings import Timings
 from hub.totals import Totals
 from tests.unit.feed.test_watching import Broker as Simple
 from tests.unit.feed.test_watching import E, a_job, at, seated, settled
@@ -64,7 +65,14 @@ async def start(monkeypatch):
     async def starting(depth, broker=None, **settings):
         broker = broker or Broker()
         feed = Feed(
-            broker.job, broker, Settings(**settings), Totals(), lambda _: None, Pump(), Pace(15), depth=depth
+            broker.job,
+            broker,
+            Settings(**settings),
+            Totals(),
+            lambda _: None,
+            Pump(Timings()),
+            Pace(15),
+            depth=depth,
         )
         feeds.append(feed)
         await feed.wait_started()

@@ -6,6 +6,7 @@ import asyncio
 
 from hub.fanout.audience import SLICE
 from hub.feed.pump import Pump
+from hub.timings import Timings
 
 
 class Job:
@@ -22,7 +23,7 @@ class Job:
 
 async def test_all_jobs_with_news_are_served_in_the_next_turn_in_their_order():
     told: list[object] = []
-    pump, jobs = Pump(), [Job(told) for _ in range(20)]
+    pump, jobs = Pump(Timings()), [Job(told) for _ in range(20)]
     for job in jobs:
         pump.push(job)
     assert told == []
@@ -34,7 +35,7 @@ async def test_all_jobs_with_news_are_served_in_the_next_turn_in_their_order():
 
 async def test_the_loop_gets_a_turn_after_a_slice():
     told: list[object] = []
-    pump = Pump()
+    pump = Pump(Timings())
     for _ in range(5):
         pump.push(Job(told, SLICE // 2))
     turns = []
@@ -46,7 +47,7 @@ async def test_the_loop_gets_a_turn_after_a_slice():
 
 async def test_jobs_without_viewers_are_not_all_served_in_one_turn():
     told: list[object] = []
-    pump = Pump()
+    pump = Pump(Timings())
     for _ in range(SLICE + 1):
         pump.push(Job(told, 0))
     await asyncio.sleep(0)
@@ -55,7 +56,7 @@ async def test_jobs_without_viewers_are_not_all_served_in_one_turn():
 
 async def test_news_of_a_job_that_is_being_served_waits_for_the_next_turn():
     told: list[object] = []
-    pump = Pump()
+    pump = Pump(Timings())
 
     class Again(Job):
         def pump(self) -> int:

@@ -19,6 +19,7 @@ from hub.feed.pump import Pump
 from hub.job.event import EventId, JobId, UserId
 from hub.job.record import Entry, Job, Snapshot
 from hub.settings import Settings
+from hub.timings import Timings
 from hub.totals import Totals
 from tests.unit.engine.test_hub import Wire
 from tests.unit.scripted import Recording
@@ -81,7 +82,7 @@ async def start(monkeypatch):
     ) -> tuple[Feed, Broker]:
         job = job or a_job()
         broker = Broker(job)
-        feed = Feed(job, broker, Settings(**settings), Totals(), idle, Pump(), Pace(15))
+        feed = Feed(job, broker, Settings(**settings), Totals(), idle, Pump(Timings()), Pace(15))
         feeds.append(feed)
         await feed.wait_started()
         return feed, broker
@@ -289,7 +290,7 @@ async def test_a_job_that_was_restarted_during_the_start_is_for_another_feed(sta
     """The hash said `ready` when it was read for the viewer, and another thing with the log."""
     ended = a_job(**OVER)
     broker = Broker(a_job(status="queued", ended=at(2)))
-    feed = Feed(ended, broker, Settings(), Totals(), lambda _: None, Pump(), Pace(15))
+    feed = Feed(ended, broker, Settings(), Totals(), lambda _: None, Pump(Timings()), Pace(15))
     with pytest.raises(BrokerUnavailable, match="restarted"):
         await feed.wait_started()
     assert feed.failed
@@ -299,20 +300,20 @@ async def test_a_job_that_was_restarted_during_the_start_is_for_another_feed(sta
 async def test_a_start_that_fails_or_is_cancelled_is_told_to_everybody_who_waits():
     broker = Broker(a_job())
     broker.error = BrokerUnavailable("away")
-    feed = Feed(a_job(), broker, Settings(), Totals(), lambda _: None, Pump(), Pace(15))
+    feed = Feed(a_job(), broker, Settings(), Totals(), lambda _: None, Pump(Timings()), Pace(15))
     broker.unsubscribe = lambda *_: None
     with pytest.raises(BrokerUnavailable, match="away"):
         await feed.wait_started()
     await feed.aclose()
     gone = Broker(a_job(exists=False))
-    feed = Feed(a_job(), gone, Settings(), Totals(), lambda _: None, Pump(), Pace(15))
+    feed = Feed(a_job(), gone, Settings(), Totals(), lambda _: None, Pump(Timings()), Pace(15))
     with pytest.raises(JobNotFound):
         await feed.wait_started()
     assert gone.sinks == []
     await feed.aclose()
     slow = Broker(a_job())
     slow.latest = lambda *_, **__: asyncio.get_running_loop().create_future()
-    feed = Feed(a_job(), slow, Settings(), Totals(), lambda _: None, Pump(), Pace(15))
+    feed = Feed(a_job(), slow, Settings(), Totals(), lambda _: None, Pump(Timings()), Pace(15))
     waiting = asyncio.create_task(feed.wait_started())
     await settled()
     assert not feed.ready

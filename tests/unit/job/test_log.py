@@ -29,6 +29,8 @@ class Letters:
     def __init__(self):
         self.calls = 0
 
+    transport = "sse"
+
     def encode(self, frame: Frame) -> bytes:
         self.calls += 1
         return frame.body.encode()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from prometheus_client import generate_latest
 
-from hub.totals import Totals
+from hub.timings import BOUNDS, Timings
+from hub.totals import FIELDS, Totals
 from hub.web.metrics import Board, registry
 
 NOTHING = Totals()
@@ -37,8 +38,61 @@ def test_every_number_is_a_metric():
     text = generate_latest(registry(lambda: replace(NOTHING, viewers=3, gaps=2))).decode()
     assert "hub_viewers 3.0" in text
     assert "hub_gaps_total 2.0" in text
-    for field in fields(Totals):
+    for field in FIELDS:
         if (group := field.metadata.get("group")) is None:
             assert f"hub_{field.name}" in text
         else:
             assert f'hub_{group}_total{{reason="{field.name.removeprefix(group)[1:]}"}}' in text
+
+
+def test_times_add_up_over_processes():
+    """A row of the board has them, and what a process that is gone had counted stays."""
+    board, mine, theirs = Board(2), Timings(), Timings()
+    mine.joins["sse"].observe(0.0002)
+    mine.wrote(0.004, 4)
+    mine.wrote(0.1, 0)  # nobody was there
+    theirs.joins["sse"].observe(3.0)
+    theirs.delivery["redis"].observe(60.0)
+    board.write(0, replace(NOTHING, timings=mine))
+    board.write(1, replace(NOTHING, timings=theirs))
+    assert board.sum().timings.cells() == (mine + theirs).cells()
+    board.begin(1)
+    found = board.sum().timings
+    assert found.cells() == (mine + theirs).cells()
+    assert [bound for bound, count in found.joins["sse"].buckets() if count == 1] == [
+        "0.00025",
+        "0.0005",
+        "0.001",
+        "0.0025",
+        "0.005",
+        "0.01",
+        "0.025",
+        "0.05",
+        "0.1",
+        "0.25",
+        "0.5",
+        "1.0",
+        "2.5",
+    ]
+    assert (found.joins["sse"].count, found.joins["sse"].total) == (2, 3.0002)
+    assert list(found.delivery["redis"].buckets())[-2:] == [("5.0", 0), ("+Inf", 1)]
+    assert (found.fanout.total, found.delivery["write"].total) == (0.004, 0.001)
+    text = generate_latest(registry(lambda: replace(NOTHING, timings=found))).decode()
+    assert 'hub_join_seconds_bucket{le="5.0",transport="sse"} 2.0' in text
+    assert 'hub_join_seconds_sum{transport="sse"} 3.0002' in text
+    assert 'hub_delivery_latency_seconds_count{hop="queue"} 0.0' in text
+    assert "hub_fanout_seconds_count 1.0" in text
+
+
+def test_a_bound_belongs_to_its_bucket():
+    """As Prometheus has it: `le`."""
+    one = Timings().fanout
+    one.observe(BOUNDS[3])
+    assert one.counts[3] == 1
+
+
+def test_the_process_is_the_hub_only_where_it_is_the_only_one():
+    """Of several workers, `process_*` would be those of whichever was asked."""
+    assert b"process_resident_memory_bytes" in generate_latest(registry(lambda: NOTHING))
+    assert b"process_" not in generate_latest(registry(lambda: NOTHING, alone=False))
+    assert b'hub_build_info{python="' in generate_latest(registry(lambda: NOTHING))
