@@ -18,7 +18,7 @@ PACKAGE = ROOT / "hub"
 
 ROWS = [
     {"hub.timings"},
-    {"hub.errors", "hub.quiet", "hub.ending", "hub.totals"},
+    {"hub.errors", "hub.quiet", "hub.ending", "hub.redaction", "hub.totals"},
     {"hub.job", "hub.setting_files"},
     {"hub.settings"},
     {"hub.broker", "hub.contract", "hub.fanout"},

@@ -208,9 +208,9 @@ class RedisBroker:
 
         await self.at(REVOKED, write)
 
-    async def announce(self, message: bytes) -> None:
-        """Tell every hub, on the control channel."""
-        await self.at(CONTROL_CHANNEL, lambda client: client.publish(CONTROL_CHANNEL, message))
+    async def announce(self, message: bytes) -> int:
+        """Tell every process of every hub, on the control channel. Returns how many there are."""
+        return int(await self.at(CONTROL_CHANNEL, lambda client: client.publish(CONTROL_CHANNEL, message)))
 
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers, of a cluster most primaries."""

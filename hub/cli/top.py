@@ -32,10 +32,12 @@ def top(
     url: Annotated[str, typer.Option(help="The hub's admin port.")] = "http://127.0.0.1:8001",
     once: Annotated[bool, typer.Option("--once", help="Print once, and do not follow.")] = False,
 ) -> None:
-    """Show the jobs that a hub watches, or one job's viewers. Sends HUB_ADMIN_TOKEN, if there is one."""
+    """Show what all hubs on the Redis of this one watch, or one job's viewers. Sends HUB_ADMIN_TOKEN."""
     if not url.startswith(("http://", "https://")):
         raise InvalidSettings(f"expected http://host:port of a hub's admin port, got {url!r}")
-    path = f"{url.rstrip('/')}/admin/jobs" + (f"/{quote(job, safe='')}" if job else f"?limit={ROWS}")
+    path = f"{url.rstrip('/')}/admin/api/" + (
+        f"jobs/{quote(job, safe='')}" if job else f"overview?limit={ROWS}"
+    )
     if once:
         out.print(_drawn(_read(path, url), job))
         return
@@ -57,7 +59,7 @@ def _read(path: str, url: str) -> dict[str, Any]:
             return found
     except urllib.error.HTTPError as error:
         if error.code == 404 and "?" not in path and b"watch" in error.read(500):
-            fail("expected a job that this process watches, got another")
+            fail("expected a job that a hub watches, got another")
         fail(f"expected a hub's admin port at {url}, or its token in HUB_ADMIN_TOKEN, got {error.code}")
     except (OSError, ValueError) as error:
         fail(f"expected a hub at {url}, got {error}")
@@ -71,7 +73,9 @@ def _drawn(found: dict[str, Any], job: str) -> Group:
 
 
 def _jobs(found: dict[str, Any]) -> Table:
-    table = Table(title=f"process {found['process']}", title_justify="left", box=None)
+    answered = [f"{one['host']}:{one['pid']}" for one in found["processes"]]
+    title = f"{len(answered)} of {found['asked']} processes: {', '.join(answered)}"
+    table = Table(title=title, title_justify="left", box=None)
     for name in ("job", "status", "viewers", "paused", "behind", "events", "bytes"):
         table.add_column(name, justify="left" if name in ("job", "status") else "right")
     for row in found["jobs"]:
@@ -81,18 +85,16 @@ def _jobs(found: dict[str, Any]) -> Table:
 
 
 def _viewers(found: dict[str, Any]) -> Table:
-    title = (
-        f"{found['job_id']}: {found['status']}, at {found['position']}"
-        if "job_id" in found
-        else "nobody watches it here"
-    )
+    title = "nobody watches it now"
+    for row in found["watched"]:
+        title = f"{row['job_id']}: {row['status']}, at {row['position']}"
     table = Table(title=title, title_justify="left", box=None)
-    for name in ("user", "transport", "position", "behind", "paused", "types"):
-        table.add_column(name, justify="right" if name == "behind" else "left")
-    for row in found.get("watching", [])[:ROWS]:
-        types = ",".join(row["types"]) or "all"
-        paused = "yes" if row["paused"] else ""
-        table.add_row(row["user"], row["transport"], row["position"], f"{row['behind']:,}", paused, types)
+    for name in ("user", "transport", "position", "behind", "unsent", "seconds", "paused", "types"):
+        table.add_column(name, justify="right" if name in ("behind", "unsent", "seconds") else "left")
+    for row in found["watching"][:ROWS]:
+        numbers = (f"{row[name]:,}" for name in ("behind", "unsent", "seconds"))
+        paused, types = "yes" if row["paused"] else "", ",".join(row["types"]) or "all"
+        table.add_row(row["user"], row["transport"], row["position"], *numbers, paused, types)
     return table
 
 

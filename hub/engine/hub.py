@@ -19,6 +19,7 @@ from hub.engine.desk import Desk
 from hub.engine.drain import Drain
 from hub.engine.feeds import Feeds
 from hub.engine.guests import GuestCheck
+from hub.engine.incidents import Incidents
 from hub.engine.inspector import Inspector
 from hub.engine.memory import Past, budget, held
 from hub.engine.mine import Mine
@@ -27,6 +28,7 @@ from hub.engine.presence import Presence
 from hub.engine.reads import JobReads
 from hub.engine.revocations import Revocations
 from hub.engine.stall import StallWatch
+from hub.engine.survey import Survey
 from hub.engine.ticks import Ticks
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
@@ -36,9 +38,11 @@ from hub.fanout.wire import Reason
 from hub.job.cursor import Wish
 from hub.job.event import JobId
 from hub.job.frame import Format, Frame
+from hub.job.question import Away
 from hub.job.record import Job
 from hub.job.revocation import Revocation
 from hub.quiet import quiet_log
+from hub.redaction import Redaction
 from hub.settings import Settings
 from hub.timings import Timings
 from hub.totals import Totals
@@ -69,13 +73,15 @@ class Hub:
         self.on_revoked: Callable[[Revocation], Any] = lambda _: None
         self.revocations = Revocations(broker, self._expel)
         self.mine = Mine(broker)
-        self.control = Control(self.revocations, self.mine)
-        broker.listen(self.control)
         self._views: set[View] = set()
+        self._incidents = Incidents(Redaction(settings.secrets))
+        self.inspector = Inspector(self.feeds.watched, self._views, self.statistics, self._incidents)
+        self.survey = Survey(broker, self.inspector.look)
+        self.control = Control(self.revocations, self.mine, self.survey, self.send_away)
+        broker.listen(self.control)
         self._memory = budget(settings.memory)
         self._past = Past(self._memory, self.totals)
         self._ticks = Ticks()
-        self.inspector = Inspector(self.feeds.watched, self._views)
         self._patience = Patience()
         self._reads = JobReads(broker, self._patience, self.admission, self.feeds.notice)
         self._drain = Drain(settings.drain, self.feeds.audiences, self._patience, totals)
@@ -169,6 +175,12 @@ class Hub:
                 view.expel(reason)
         self.on_revoked(one)
 
+    def send_away(self, away: Away) -> None:
+        """Tell viewers of this process to reconnect: to another one, if there is a load balancer."""
+        for view in list(self._views):
+            if away.concerns(view.job_id, view.user) and (seat := view.taken) is not None:
+                seat.send_away(Reason.RESTART)
+
     async def read_past(self, view: View) -> list[Frame]:
         """The viewer's next frames from before the window, a full write at most; [] once they meet it.
 
@@ -224,7 +236,9 @@ class Hub:
         """End every feed and every task. Viewers that are still there are moved away at once."""
         self._close_door()
         self._drain.finish()
+        self._incidents.close()
         self.feeds.end()
+        await self.survey.aclose()
         await end_tasks(*self._rounds)
         if still := [*self.feeds.closing, *self._reads.tasks]:
             await asyncio.wait(still)

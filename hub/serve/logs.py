@@ -1,29 +1,17 @@
-"""The log of `push-hub serve`: one line per record on stderr, without credentials.
-
-Invariant: what looks like a token or a ticket, the settings' own secrets, and every value in a query that is
-not one of the hub's parameters leave the text of a line, wherever they came from; tracebacks too.
-"""
+"""The log of `push-hub serve`: one line per record on stderr, without credentials, also in tracebacks
+(redaction.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import re
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 from hub.job.log_level import LogLevel
+from hub.redaction import Redaction
 from hub.settings import Settings
-
-_TOKENS = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]+|pht_[\w-]+", re.ASCII)
-"""A JWT (RFC 7519: three parts in base64url), and a ticket."""
-
-_QUERY = re.compile(r"([?&])([^=&?\s\"]{1,100})=([^&\s\"]*)")
-
-PARAMETERS = frozenset({"last_event_id", "lastEventId", "from", "types", "wait", "after", "limit"})
-"""Parameters whose values are no secrets."""
 
 
 class RedactingFormatter(logging.Formatter):
@@ -31,21 +19,11 @@ class RedactingFormatter(logging.Formatter):
 
     def __init__(self, format: str, secrets: frozenset[str] = frozenset()) -> None:  # noqa: A002  # dictConfig's name
         super().__init__(format)
-        forms = {
-            form for secret in secrets for form in (secret, quote(secret), quote(secret, safe="")) if secret
-        }
-        ordered = sorted(forms, key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._redaction = Redaction(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        return self.redacted(super().format(record))
-
-    def redacted(self, text: str) -> str:
-        """Returns `text` without credentials."""
-        if self._secrets is not None:
-            text = self._secrets.sub("***", text)
-        return _QUERY.sub(_without_value, _TOKENS.sub("***", text))
+        return self._redaction.of(super().format(record))
 
 
 class JsonFormatter(RedactingFormatter):
@@ -59,16 +37,11 @@ class JsonFormatter(RedactingFormatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self.redacted(record.getMessage()),
+            "message": self._redaction.of(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.redacted(self.formatException(record.exc_info))
+            line["traceback"] = self._redaction.of(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
-
-
-def _without_value(found: re.Match[str]) -> str:
-    start, name, value = found.groups()
-    return found[0] if name in PARAMETERS or not value else f"{start}{name}=***"
 
 
 def log_config(settings: Settings) -> dict[str, Any]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
 from functools import cache
 from importlib.resources import files
 from ipaddress import ip_address
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -28,19 +26,15 @@ from starlette.types import Scope
 
 from hub.contract import asyncapi
 from hub.errors import InvalidSettings
-from hub.job.event import job_id as parse_job_id
 from hub.job.log_level import LogLevel
 from hub.settings import Settings
 from hub.transports.headers import PRIVATE, SAFE
 from hub.web.context import Context, get_context, get_service
+from hub.web.inspection import add_inspector
 from hub.web.metrics import registry
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 """Files of `/docs`, in the package fastapi-offline: nothing is loaded from anybody else's host."""
-
-
-GONE = 20
-"""Viewers that have gone that an answer has."""
 
 
 class _AdminRoute(APIRoute):
@@ -116,7 +110,7 @@ def admin_router(settings: Settings) -> APIRouter:
     router = APIRouter(tags=["admin"], route_class=_AdminRoute)
     _add_metrics(router)
     _add_actions(router)
-    _add_inspector(router)
+    add_inspector(router)
     _add_documents(router, settings)
     return router
 
@@ -167,32 +161,6 @@ def _add_actions(router: APIRouter) -> None:
         response.headers.update(PRIVATE)
         context.stop()
         return Draining(seconds=context.settings.drain)
-
-
-def _add_inspector(router: APIRouter) -> None:
-    @router.get("/admin/jobs")
-    async def jobs(
-        request: Request, limit: Annotated[int, Query(ge=1, le=1000, description="most jobs")] = 50
-    ) -> Response:
-        """The jobs that this process watches, those with the most viewers first, and who went last."""
-        hub = get_context(request).own_service().hub
-        found = {
-            "process": os.getpid(),
-            "jobs": hub.inspector.jobs(limit),
-            "gone": hub.inspector.gone(None, GONE),
-        }
-        return JSONResponse(found, headers=PRIVATE)
-
-    @router.get("/admin/jobs/{job_id}")
-    async def job(request: Request, job_id: str) -> Response:
-        """One job that this process watches: its viewers, and those that went last, with the reason."""
-        known = parse_job_id(job_id)
-        hub = get_context(request).own_service().hub
-        found = hub.inspector.job(known) if known is not None else None
-        gone = hub.inspector.gone(known, GONE) if known is not None else []
-        if found is None and not gone:
-            raise HTTPException(404, "this process does not watch the job")
-        return JSONResponse({"process": os.getpid(), **(found or {}), "gone": gone}, headers=PRIVATE)
 
 
 def _add_documents(router: APIRouter, settings: Settings) -> None:

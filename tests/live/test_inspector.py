@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
+from contextlib import AsyncExitStack, suppress
 
 import httpx
 import pytest
+from playwright.async_api import expect
+from redis.asyncio import Redis
+from websockets.exceptions import ConnectionClosed
 
+from hub.broker.keys import CONTROL_CHANNEL
+from hub.serve.server import listen
+from tests.faults.rig.process import Hub, RedisProcess
 from tests.faults.rig.rude import path_of, request
 from tests.support import producers
+from tests.support.browser import chromium, opened
 from tests.support.live import ADMIN, Live, live_hub, operator, token
+from tests.support.sse import SseViewer
 
 
-async def seen(live: Live, path: str = "", **query) -> dict:
+async def seen(live: Live, path: str = "overview", **query) -> dict:
     async with httpx.AsyncClient() as client:
-        got = await client.get(f"{live.url}/admin/jobs{path}", params=query, headers=operator())
+        got = await client.get(f"{live.url}/admin/api/{path}", params=query, headers=operator())
     assert got.status_code == 200, got.text
     return got.json()
 
@@ -31,12 +41,19 @@ async def test_jobs_and_their_viewers_are_seen(real_redis, wire):
             await live.until(lambda: live.hub.statistics().viewers == 3)
             found = await seen(live)
             assert [(row["job_id"], row["viewers"]) for row in found["jobs"]] == [(many, 2), (few, 1)]
-            assert found["process"] == os.getpid()
-            row = await seen(live, f"/{many}")
+            (process,) = found["processes"]
+            assert (process["pid"], process["host"]) == (os.getpid(), socket.gethostname())
+            assert process["totals"]["viewers"] == 3
+            assert len(process["timings"]["join sse"]) == len(found["bounds"]) + 1
+            assert (sum(process["timings"]["join sse"]), sum(process["timings"]["join websocket"])) == (1, 2)
+            one_job = await seen(live, f"jobs/{many}")
+            (row,) = one_job["watched"]
             assert (row["window_events"], row["status"], row["user"]) == (3, "queued", "ada")
-            assert sorted(one["types"] for one in row["watching"]) == [[], ["step"]]
-            assert {one["behind"] for one in row["watching"]} == {0}
-            assert {one["user"] for one in row["watching"]} == {"ada"}
+            watching = one_job["watching"]
+            assert sorted(one["types"] for one in watching) == [[], ["step"]]
+            assert sorted(one["transport"] for one in watching) == ["sse", "websocket"]
+            assert {(one["behind"], one["unsent"], one["user"]) for one in watching} == {(0, 0, "ada")}
+            assert all(0 <= one["seconds"] < 60 < one["ends_in"] <= 3600 for one in watching)
             assert len((await seen(live, limit=1))["jobs"]) == 1
 
 
@@ -58,7 +75,7 @@ async def test_a_viewer_that_takes_nothing_is_found_with_the_reason(real_redis, 
         sock.close()
         assert [(one["job"], one["user"]) for one in gone] == [(job, "ada")]
         assert gone[0]["why"] in ("took no bytes", "too slow, resume")
-        assert (await seen(live, f"/{job}"))["gone"] == gone
+        assert (await seen(live, f"jobs/{job}"))["gone"] == gone
 
 
 @pytest.mark.parametrize("way", ["sse", "websocket", "dashboard"])
@@ -107,14 +124,140 @@ async def test_reads_leave_no_note(real_redis):
 
 async def test_it_is_the_operators(real_redis):
     async with live_hub(real_redis) as live, httpx.AsyncClient(base_url=live.url) as client:
-        for path in ("/admin/jobs", "/admin/jobs/a"):
-            missing = await client.get("/admin/nothing")
+        missing = await client.get("/admin/nothing")
+        for path in ("", "/static/inspector.js", "/api/overview", "/api/jobs/a", "/api/jobs/a/stream"):
             for headers in ({}, {"Authorization": f"Bearer {token()}"}):
-                got = await client.get(path, headers=headers)
+                got = await client.get(f"/admin{path}", headers=headers)
                 assert (got.status_code, got.text) == (missing.status_code, missing.text)
-        got = await client.get("/admin/jobs/nobodys", headers=operator())
-        assert got.status_code == 404
-        assert (await client.get("/admin/jobs/a%20b", headers=operator())).status_code == 404
+        for headers in ({}, {"Authorization": f"Bearer {token()}"}):
+            got = await client.post("/admin/api/away", headers=headers, json={"job": "a"})
+            assert (got.status_code, got.text) == (missing.status_code, missing.text)
+        for path in ("jobs/nobodys", "jobs/a%20b", "jobs/nobodys/stream"):
+            assert (await client.get(f"/admin/api/{path}", headers=operator())).status_code == 404, path
+        for body in ({}, {"job": ""}, {"nothing": 1}):
+            got = await client.post("/admin/api/away", headers=operator(), json=body)
+            assert got.status_code == 422, body
+
+
+async def test_every_process_of_every_hub_is_asked(redis_server, real_redis):
+    """Each answers for itself; a job that several watch is one row. One that is frozen is missed."""
+    hubs = [Hub(redis_server.url, workers=2), Hub(redis_server.url)]
+    one = Live(None, real_redis, hubs[0].port, None)
+    try:
+        job = await producers.job(one, events=1)
+        async with AsyncExitStack() as viewers:
+            for port in [hubs[0].port] * 8 + [hubs[1].port]:
+                viewer = await viewers.enter_async_context(Live(None, real_redis, port, None).websocket(job))
+                await viewer.recv()
+            found = await seen(one)
+            assert found["asked"] == 3
+            assert len({process["pid"] for process in found["processes"]}) == 3
+            assert sum(process["totals"]["viewers"] for process in found["processes"]) == 9
+            (row,) = found["jobs"]
+            assert row["viewers"] == 9
+            assert row["processes"] in (2, 3)  # the kernel chooses the worker
+            assert len((await seen(one, f"jobs/{job}"))["watching"]) == 9
+            hubs[1].freeze()
+            found = await seen(one)
+            assert (found["asked"], len(found["processes"])) == (3, 2)
+    finally:
+        for hub in hubs:
+            hub.close()
+
+
+async def test_a_hub_answers_for_itself_while_redis_is_away(redis_server, real_redis):
+    store = RedisProcess()
+    try:
+        async with Redis.from_url(store.url) as client, live_hub(client) as live:
+            job = await producers.job(live, events=1)
+            async with live.websocket(job) as viewer:
+                await viewer.recv()
+                store.kill()
+                await live.until(lambda: not live.hub.ready)
+                found = await seen(live)
+                assert [row["job_id"] for row in found["jobs"]] == [job]
+                assert (found["asked"], len(found["processes"])) == (1, 1)
+                assert any("no subscription connection" in one["said"] for one in found["incidents"])
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("way", ["sse", "websocket", "dashboard"])
+@pytest.mark.parametrize("whose", ["job", "user", "both", "others"])
+async def test_viewers_are_sent_away(real_redis, way, whose):
+    """And told to come back; those whom it does not concern stay."""
+    async with live_hub(real_redis) as live, httpx.AsyncClient(base_url=live.url) as client:
+        job = await producers.job(live, events=1)
+        body = {"job": {"job": job}, "user": {"user": "ada"}, "both": {"job": job, "user": "ada"}}
+        wanted = body.get(whose, {"job": job, "user": "eve"})
+
+        async def send() -> None:
+            got = await client.post("/admin/api/away", headers=operator(), json=wanted)
+            assert got.status_code == 204
+
+        if way == "sse":
+            async with live.sse(job) as viewer:
+                await viewer.next()
+                await send()
+                if whose == "others":
+                    await producers.publish(live, job, 1, start=1)
+                    while (await viewer.next()).json.get("n") != 1:
+                        pass
+                    return
+                assert (await viewer.all())[-1].event == "reconnect"
+            return
+        async with live.websocket(job) if way == "websocket" else live.dashboard() as one:
+            if way == "dashboard":
+                await one.send(f'{{"op":"subscribe","job":"{job}"}}')
+            await live.until(lambda: any(a.seats for a in live.hub.feeds.audiences()))
+            await send()
+            if whose == "others":
+                await producers.publish(live, job, 1, start=1)
+                while '"n":1' not in (await one.recv()).replace(" ", ""):
+                    pass
+                return
+            said = [frame["type"] async for frame in parsed(one)]
+            assert said[-1] == "reconnect"
+            assert one.close_code == 1012
+
+
+async def parsed(socket):
+    async with asyncio.timeout(10):
+        with suppress(ConnectionClosed):
+            while True:
+                yield json.loads(await socket.recv())
+
+
+async def test_the_operator_watches_as_the_owner_would(real_redis):
+    async with live_hub(real_redis) as live:
+        job = await producers.job(live, events=2)
+        async with SseViewer(f"{live.url}/admin/api/jobs/{job}/stream", ADMIN) as viewer:
+            await live.until(lambda: any(a.seats for a in live.hub.feeds.audiences()))
+            await live.publisher.ready(job)
+            seen_events = await viewer.all()
+        assert [event.json["n"] for event in seen_events if "n" in event.json] == [0, 1]
+        assert seen_events[-1].event == "end"
+
+
+async def test_what_is_no_question_of_ours_changes_nothing(real_redis):
+    """The control channel is anybody's who has the Redis."""
+    async with live_hub(real_redis) as live:
+        for text in (
+            b'{"question":1,"job":null,"limit":5}',
+            b'{"question":"a","job":"a b","limit":5}',
+            b'{"question":"a","job":null,"limit":-1}',
+            b'{"question":"a","job":null,"limit":true}',
+            b'{"question":"","job":null,"limit":5}',
+            b'{"answer":',
+            b'{"answer":"a","process":"x","said":1}',
+            b'{"away":{}}',
+            b'{"away":{"job":"a b"}}',
+            b'{"away":{"job":null,"user":1}}',
+            b'{"away":[]}',
+            b"[" * 100_000,
+        ):
+            await real_redis.publish(CONTROL_CHANNEL, text)
+        assert (await seen(live))["asked"] == 1
 
 
 async def test_top_prints_it(real_redis):
@@ -148,3 +291,33 @@ async def test_top_prints_it(real_redis):
         code, said = await run("--url", "http://127.0.0.1:9")
         assert code == 1
         assert "expected a hub" in said
+
+
+async def test_the_page_shows_it_live(redis_server, real_redis):
+    """In a real browser, on the admin port of a hub with two processes: a job, its viewers, and why one went."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    hub = Hub(redis_server.url, workers=2, admin_port=port, admin_token="")
+    live = Live(None, real_redis, hub.port, None)
+    try:
+        job = await producers.job(live, events=3)
+        async with chromium() as browser, live.websocket(job) as stays, live.websocket(job) as goes:
+            await stays.recv()
+            await goes.recv()
+            async with opened(browser, f"http://127.0.0.1:{port}/admin") as page:
+                await page.wait_for_selector("body[data-ready=true]")
+                await expect(page.locator("#state")).to_contain_text("2 processes")
+                await page.get_by_role("button", name=job).click()
+                await expect(page.locator("#watching tr")).to_have_count(3)
+                assert "websocket" in await page.inner_text("#watching")
+                await goes.close()
+                await expect(page.locator("#job-gone")).to_contain_text("client left")
+                await page.click("#watch")
+                await expect(page.locator("#frames")).to_contain_text("step")
+                await live.publisher.emit(job, "step", {"n": 77})
+                await expect(page.locator("#frames")).to_contain_text("77")
+                await page.get_by_role("button", name="Send its viewers away").click()
+                said = [frame["type"] async for frame in parsed(stays)]
+                assert said[-1] == "reconnect"
+    finally:
+        hub.close()

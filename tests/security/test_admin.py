@@ -24,6 +24,12 @@ PATHS = (
     "/admin/revoke",
     "/admin/log",
     "/admin/drain",
+    "/admin",
+    "/admin/static/inspector.js",
+    "/admin/api/overview",
+    "/admin/api/jobs/a",
+    "/admin/api/jobs/a/stream",
+    "/admin/api/away",
 )
 FREE = [
     {},

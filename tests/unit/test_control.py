@@ -11,6 +11,7 @@ from hub.engine.control import Control
 from hub.errors import InvalidSettings
 from hub.job.begun import JobBegun
 from hub.job.log_level import LogLevel
+from hub.job.question import Answer, Away, Question
 from hub.job.revocation import Revocation
 from hub.serve.logs import LogSwitch
 from hub.settings import Settings
@@ -38,9 +39,21 @@ class Mine:
         self.stale += 1
 
 
+class Survey:
+    def __init__(self):
+        self.heard = []
+
+    def hear(self, data):
+        is_ours = (question := Question.parse(data)) is not None or Answer.is_one(data)
+        self.heard += [question] if is_ours else []
+        return is_ours
+
+
 @pytest.fixture
 def control():
-    made = Control(Revocations(), Mine())
+    away = []
+    made = Control(Revocations(), Mine(), Survey(), away.append)
+    made.away = away
     made.levels = []
     made.on_log_level = made.levels.append
     return made
@@ -50,7 +63,11 @@ def test_each_message_goes_to_whom_it_concerns(control):
     control.receive(LogLevel("debug", 60.0).message())
     control.receive(Revocation.now("ada").message())
     control.receive(JobBegun("a", "ada").message())
+    control.receive(Away("a", None).message())
+    control.receive(Question("n", None, 5).message())
     control.missed()
+    assert control.away == [Away("a", None)]
+    assert control._survey.heard == [Question("n", None, 5)]
     assert control._mine.begun == [JobBegun("a", "ada")]
     assert control._mine.stale == 1
     assert control.levels == [LogLevel("debug", 60.0)]
@@ -79,13 +96,24 @@ def test_each_message_goes_to_whom_it_concerns(control):
         b'{"log":"debug","seconds":NaN}',
         b'{"log":"debug","seconds":true}',
         b'{"log":"debug","seconds":"60"}',
+        b'{"question":1,"job":null,"limit":5}',
+        b'{"question":"a","job":"a b","limit":5}',
+        b'{"question":"a","job":null,"limit":0}',
+        b'{"question":"a","job":null,"limit":1001}',
+        b'{"question":"a","job":null,"limit":true}',
+        b'{"question":"","job":null,"limit":5}',
+        b'{"away":{}}',
+        b'{"away":{"job":"a b","user":"ada"}}',
+        b'{"away":{"job":null,"user":1}}',
+        b'{"away":[]}',
         b"[" * 100_000,
     ],
 )
 def test_other_text_changes_nothing(control, data):
     """The channel is anybody's who has the Redis."""
     control.receive(data)
-    assert (control.levels, control._revocations.added) == ([], [])
+    assert (control.levels, control._revocations.added, control.away) == ([], [], [])
+    assert (control._survey.heard, control._mine.begun) == ([], [])
 
 
 def test_a_level_is_checked_before_it_is_said():
