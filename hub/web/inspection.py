@@ -48,11 +48,12 @@ class Send(BaseModel, extra="forbid"):
 
 def add_inspector(router: APIRouter) -> None:
     """Add the endpoints to the operator's."""
-    _add_api(router)
+    _add_questions(router)
+    _add_actions(router)
     _add_page(router)
 
 
-def _add_api(router: APIRouter) -> None:
+def _add_questions(router: APIRouter) -> None:
     @router.get("/admin/api/overview")
     async def overview(request: Request, limit: Limit = 50) -> Response:
         """Every process of every hub on this Redis: its numbers, the jobs with the most viewers, the viewers
@@ -70,6 +71,8 @@ def _add_api(router: APIRouter) -> None:
             raise HTTPException(404, "no process watches the job")
         return JSONResponse(found, headers=PRIVATE)
 
+
+def _add_actions(router: APIRouter) -> None:
     @router.get("/admin/api/jobs/{job_id}/stream")
     async def stream(request: Request, job_id: str) -> Response:
         """The job as its owner would see it, over SSE: the last events, then live ones."""
