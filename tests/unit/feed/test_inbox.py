@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -97,3 +98,51 @@ def test_messages_of_a_numbering_that_is_over_are_dropped():
     inbox.drop_numbered()
     assert (inbox.received, inbox.popped) == (4, 3)
     assert content(inbox) == [FOREIGN, Mark.LOOK]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_waits_is_counted_whatever_happens_to_it(seed):
+    """Messages and bytes, in the totals that all inboxes share, and those that came before."""
+    dice, totals = random.Random(seed), Totals()
+    one, other = Inbox(totals, longest=50), Inbox(totals, longest=50)
+    other.receive(b"o" * 7)
+    for _ in range(60):
+        match dice.choice(["receive"] * 4 + ["pop"] * 3 + ["put_back", "drop_numbered", "doubt", "clear"]):
+            case "receive":
+                numbered = b'{"id":"5-1",' if dice.random() < 0.5 else b"{"
+                one.receive(numbered + b"x" * dice.randrange(60))
+            case "pop" if one:
+                one.pop()
+            case "put_back" if one:
+                one.put_back(one.pop())
+            case "drop_numbered":
+                one.drop_numbered()
+            case "doubt":
+                one.doubt()
+            case "clear":
+                one.clear()
+        waiting = [item for item in one._items if not isinstance(item, Mark)]
+        assert totals.inbox == len(waiting) + 1
+        assert totals.inbox_bytes == sum(map(len, waiting)) + 7
+        assert one.popped == one.received - len(waiting)
+    one.close()
+    assert (totals.inbox, totals.inbox_bytes) == (1, 7)
+
+
+async def test_news_are_announced_once_until_they_are_taken_up():
+    told = []
+    one = Inbox(Totals(), longest=50, on_news=lambda: told.append(1))
+    one.receive(b"a")
+    assert told == [], "nobody waits"
+    one.pop()
+    waiting = asyncio.create_task(one.wait())
+    await asyncio.sleep(0)
+    one.receive(b"b")
+    one.receive(b"c")
+    assert told == [1]
+    assert one.is_taken_up()
+    one.receive(b"d")
+    assert told == [1, 1]
+    one.wake()
+    await waiting
+    assert not one.is_taken_up()

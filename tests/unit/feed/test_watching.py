@@ -256,6 +256,24 @@ async def test_a_filter_and_a_batch_reach_the_audience_from_where_it_stands(star
     assert feed.totals.deliveries == 2
 
 
+async def test_a_batch_of_the_task_is_timed_and_one_position_in_eight_of_the_pump(start):
+    feed, broker = await start()
+    wire = seated(feed)
+    timings = feed.totals.timings
+    broker.sinks[0].receive(b'{"id":"5-3","type":"x"}')
+    await settled()
+    start_at, pumped = feed.log.end, timings.fanout.count
+    for n in range(4, 4 + 16):
+        broker.sinks[0].receive(b'{"id":"5-%d","type":"x"}' % n)
+        await settled()
+    assert feed.log.end == start_at + 16
+    assert timings.fanout.count - pumped == 2
+    broker.sinks[0].receive(b'{"id":"5-20","type":"x","status":"ready"}')  # the end is the task's
+    await settled()
+    assert wire.reasons == [Reason.ENDED]
+    assert timings.delivery["write"].count == timings.fanout.count
+
+
 async def test_a_retained_event_over_the_limit_has_no_frame(start):
     feed, _ = await start(max_event_bytes=50)
     body = json.dumps({"type": "step", "x": "x" * 25}).encode()
