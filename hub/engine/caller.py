@@ -25,7 +25,7 @@ class Caller:
 
     `shared`: values that fields of a job's hash must have to open it to this caller, by the field's name.
     `ask`: the application's own answer to who may watch, `ask_command` to who may give which command. `only`:
-    the one job that the credentials are good for (a ticket).
+    the one job that the credentials are good for (a ticket). `request`: the id of the request, for the log.
     """
 
     user: UserId
@@ -35,6 +35,7 @@ class Caller:
     ask: Callable[[JobId], Awaitable[bool]] | None = None
     only: JobId | None = None
     ask_command: Callable[[JobId, str], Awaitable[bool]] | None = None
+    request: str = ""
 
     @property
     def is_plain(self) -> bool:

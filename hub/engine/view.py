@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeVar
 
 from hub.broker.seam import Broker
 from hub.engine.caller import Caller
+from hub.engine.journal import Note
 from hub.engine.memory import Past
 from hub.engine.replay import Replay, trimmed
 from hub.fanout.age import earlier
@@ -48,11 +48,12 @@ class View:
         "_feed",
         "_leave",
         "_replay",
-        "_seat",
         "begin",
         "guest",
+        "note",
         "preamble",
         "since",
+        "taken",
         "user",
         "why",
         "wish",
@@ -74,6 +75,7 @@ class View:
         self.user = caller.user
         self.guest = None if caller.owns(feed.job) and caller.is_plain else caller
         self.wish = wish
+        self.note = Note.of(caller.request)
         self.why = ""  # it went, for the operator; "" while it is there, and for a view that had no seat
         self.begin = Beginning(feed.log.end)
         self.preamble = _NO_FRAMES
@@ -85,14 +87,12 @@ class View:
         self._age = age
         self._expiry = expiry
         self._expelled: Reason | None = None
-        self._seat: Seat[Any] | None = None
+        self.taken: Seat[Any] | None = None  # the seat, while it has one
 
     def __enter__(self) -> View:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -101,9 +101,11 @@ class View:
         if leave is None:
             return
         self._end_replay()
-        seat, self._seat = self._seat, None
+        seat, self.taken = self.taken, None
         if seat is not None:
             self.why = self.why or Reason.LEFT.words
+            if self.note is not None:
+                self.note.closed(self, seat)
             seat.leave()
             self._feed.dismiss(seat.audience)
         self._feed.release()
@@ -254,7 +256,9 @@ class View:
         """Take a seat at `at` on a wire that has an end, or an age, of its own."""
         assert self._leave is not None, "a view that is closed takes no seat"
         at = self.log.end if self.expelled else at
-        self._seat = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at)
+        self.taken = seat = self._feed.audience(fmt, self.wish.types).seat(wire, at)
+        if self.note is not None:
+            self.note.opened(self, seat)
         loop = asyncio.get_running_loop()
         self._feed.totals.timings.joins[fmt.transport].observe(loop.time() - self.since)
         # The hub may have ended, or the right to watch, while this viewer was given its past.
@@ -264,11 +268,6 @@ class View:
         return seat
 
     @property
-    def taken(self) -> Seat[Any] | None:
-        """The seat, once it is taken."""
-        return self._seat
-
-    @property
     def expelled(self) -> bool:
         """Returns True if the caller may not watch any more."""
         return self._expelled is not None
@@ -276,16 +275,16 @@ class View:
     def expel(self, reason: Reason) -> None:
         """End the stream, or its seat as soon as it takes one."""
         self._expelled = reason
-        if self._seat is not None:
-            self._seat.send_away(reason)
+        if self.taken is not None:
+            self.taken.send_away(reason)
 
     def renew(self, caller: Caller, expiry: float) -> None:
         """The caller has new credentials, which are good until the loop time `expiry`."""
         if self.guest is not None:
             self.guest = caller
         self._expiry = expiry
-        if self._seat is not None:
-            self._seat.until, self._seat.last = earlier(self._age, expiry)
+        if self.taken is not None:
+            self.taken.until, self.taken.last = earlier(self._age, expiry)
 
     def settle(self) -> None:
         """The beginning is over: drop what only that needed. There may be ten thousand views."""

@@ -27,18 +27,20 @@ class RedactingFormatter(logging.Formatter):
 
 
 class JsonFormatter(RedactingFormatter):
-    """Formats a record as JSON on one line: `time` (ISO 8601, UTC), `level`, `logger`, `message`, and
-    `traceback` if there is one.
+    """Formats a record as JSON on one line: `time` (ISO 8601, UTC), `level`, `logger`, `message`, `traceback`
+    if there is one, and what the lines of a viewer say of it, each with a name.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        line = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._redaction.of(record.getMessage()),
         }
+        for name, value in getattr(record, "viewer", {}).items():
+            line[name] = self._redaction.of(value) if isinstance(value, str) else value
         if record.exc_info:
             line["traceback"] = self._redaction.of(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)

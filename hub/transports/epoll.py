@@ -121,6 +121,11 @@ class EpollTransport(asyncio.Transport):
         """The number of bytes that the kernel has not taken yet."""
         return self._unsent + (0 if self._before is None else self._before.get_write_buffer_size())
 
+    @property
+    def descriptor(self) -> int:
+        """The socket's, which is open until after `connection_lost`."""
+        return self._descriptor
+
     def is_closing(self) -> bool:
         """Returns True after `close`, `abort`, or when the connection is lost."""
         return self._is_closing
@@ -239,10 +244,12 @@ class EpollTransport(asyncio.Transport):
         asyncio.get_running_loop().call_soon(self._lost)  # never within a call of the protocol
 
     def _lost(self) -> None:
-        os.close(self._descriptor)
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connection_lost(None)
+        try:
+            if protocol is not None:
+                protocol.connection_lost(None)
+        finally:
+            os.close(self._descriptor)
 
 
 class _Leaving(asyncio.Protocol):

@@ -17,6 +17,7 @@ from hub.fanout.blocked import TOOK_NOTHING, Blocked
 from hub.fanout.wire import Reason
 from hub.job.frame import Format
 from hub.transports.handoff import GONE, Detached
+from hub.transports.tcp import acknowledged
 
 
 class Side(Protocol):
@@ -104,6 +105,12 @@ class SocketWire(asyncio.Protocol, Generic[S]):
     def unsent(self) -> int:
         """The number of bytes that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size()
+
+    @property
+    def acknowledged(self) -> int | None:
+        """The bytes that the client has acknowledged; None where only the loop knows the socket."""
+        descriptor = getattr(self.transport, "descriptor", None)
+        return None if descriptor is None else acknowledged(descriptor)
 
     def abort(self) -> None:
         """Reset the connection. The bytes in its buffer are lost; the viewer resumes from its cursor."""

@@ -15,6 +15,7 @@ from hub.engine.caller import Caller
 from hub.job.event import JobId
 from hub.web.auth import User
 from hub.web.context import ONLY, caller_of, get_context
+from hub.web.request_id import request_id
 
 
 async def may_watch(user: User, job: str) -> bool:  # noqa: ARG001
@@ -41,7 +42,9 @@ def caller(user: User, connection: HTTPConnection) -> Caller:
     overrides = connection.app.dependency_overrides
     ask, ask_command = overrides.get(may_watch), overrides.get(may_command)
     settings = get_context(connection).settings
-    found = caller_of(user, settings, None if ask is None else partial(_ask, ask, user))
+    headers = connection.headers
+    known_as = request_id(headers.get("x-request-id"), headers.get("traceparent"))
+    found = caller_of(user, settings, None if ask is None else partial(_ask, ask, user), known_as)
     only = connection.scope.get(ONLY)
     if only is None and ask_command is None:
         return found

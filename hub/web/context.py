@@ -234,7 +234,10 @@ async def require_auth(connection: HTTPConnection) -> User:
 
 
 def caller_of(
-    user: User, settings: Settings, ask: Callable[[JobId], Awaitable[bool]] | None = None
+    user: User,
+    settings: Settings,
+    ask: Callable[[JobId], Awaitable[bool]] | None = None,
+    request: str = "",
 ) -> Caller:
     """The same, without an application. A caller's credentials are good for the leeway after they expire."""
     return Caller(
@@ -243,6 +246,7 @@ def caller_of(
         expires=getattr(user, "expires", math.inf) + settings.jwt_leeway,
         shared=getattr(user, "shared", {}),
         ask=ask,
+        request=request,
     )
 
 

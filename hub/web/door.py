@@ -24,6 +24,7 @@ from hub.transports.handoff import Detached
 from hub.web.auth import User
 from hub.web.context import Context, Service, caller_of
 from hub.web.credentials import ForeignPage, token_of
+from hub.web.request_id import request_id
 from hub.web.routes import wish_of
 
 _URL = re.compile(rb"/api/jobs/([A-Za-z0-9_.:@~-]+)/events/(?:stream|(ws))(?:\?([A-Za-z0-9_.:@~,=&-]+))?")
@@ -32,6 +33,8 @@ _PARAMETERS = frozenset({"last_event_id", "lastEventId", "from", "types"})
 
 _UNUSUAL = frozenset({b"content-length", b"transfer-encoding", b"expect", b"sec-websocket-protocol"})
 """Headers of a request that takes the way through the application."""
+
+_NOTED = (b"last-event-id", b"x-request-id", b"traceparent")
 
 _SCHEMES = (None, b"http", b"https")
 """Values of X-Forwarded-Proto whose meaning is clear."""
@@ -64,8 +67,9 @@ class Door:
         token = self._token(headers, given, upgrade=upgrade)
         if token is None or not (_is_handshake(given) if upgrade else self._is_stream(given)):
             return None
-        cursor = given.get(b"last-event-id", b"").decode("latin-1")
-        return Visit(self._context, token, job, wish_of(cursor, query), given.get(b"sec-websocket-key"))
+        cursor, known_as, trace = (given.get(name, b"").decode("latin-1") for name in _NOTED)
+        wish, key = wish_of(cursor, query), given.get(b"sec-websocket-key")
+        return Visit(self._context, token, job, wish, key, request_id(known_as, trace))
 
     def _is_open(self) -> bool:
         """Returns True if nobody has changed the application."""
@@ -132,10 +136,13 @@ def _is_handshake(given: Mapping[bytes, bytes]) -> bool:
 class Visit:
     """A viewer at the door."""
 
-    __slots__ = ("_context", "_found", "_job", "_key", "_token", "_wish", "user")
+    __slots__ = ("_context", "_found", "_job", "_key", "_request", "_token", "_wish", "user")
 
-    def __init__(self, context: Context, token: str, job: JobId, wish: Wish, key: bytes | None) -> None:
+    def __init__(
+        self, context: Context, token: str, job: JobId, wish: Wish, key: bytes | None, request: str
+    ) -> None:
         self.user: User | None = None
+        self._request = request
         self._context = context
         self._token = token
         self._job = job
@@ -158,7 +165,8 @@ class Visit:
         user = await self._context.authenticator.verify(self._token)
         if user is None:
             raise JobNotFound("expected valid credentials")
-        return await self._service.hub.view(caller_of(user, self._context.settings), self._job, self._wish)
+        caller = caller_of(user, self._context.settings, request=self._request)
+        return await self._service.hub.view(caller, self._job, self._wish)
 
     @property
     def _service(self) -> Service:

@@ -81,16 +81,19 @@ class Live:
             f"{self.url}/api/jobs/{job}/events/stream{query}", token(user), headers=headers, **more
         )
 
-    def websocket(self, job: str, query: str = "", *, user: str = USER, **claims) -> connect:
-        """A viewer over WebSocket (`websockets` client), with a header of browsers."""
-        return self._connect(f"/api/jobs/{job}/events/ws{query}", user, **claims)
+    def websocket(
+        self, job: str, query: str = "", *, user: str = USER, more: dict[str, str] | None = None, **claims
+    ) -> connect:
+        """A viewer over WebSocket (`websockets` client), with a header of browsers and `more` headers."""
+        return self._connect(f"/api/jobs/{job}/events/ws{query}", user, more, **claims)
 
     def dashboard(self, *, user: str = USER, **claims) -> connect:
         """A dashboard WebSocket."""
-        return self._connect("/api/events/ws", user, **claims)
+        return self._connect("/api/events/ws", user, None, **claims)
 
-    def _connect(self, path: str, user: str, **claims) -> connect:
+    def _connect(self, path: str, user: str, more: dict[str, str] | None, **claims) -> connect:
         headers = {"Authorization": f"Bearer {token(user, **claims)}", "Sec-Fetch-Mode": "websocket"}
+        headers |= more or {}
         url = f"ws://127.0.0.1:{self.port}{path}"
         # A viewer that leaves early has unread frames: it need not wait the default 10 s for its handshake.
         return connect(url, additional_headers=headers, max_size=None, close_timeout=1)
