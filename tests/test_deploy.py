@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 from pathlib import Path
 
@@ -50,3 +51,39 @@ def test_systemd_waits_for_the_drain():
     assert float(service["TimeoutStopSec"]) >= Settings.model_fields["drain"].default + 10
     assert service["KillMode"] == "mixed"
     assert int(service["LimitNOFILE"]) > Settings.model_fields["max_viewers"].default
+
+
+def test_ecs_gives_a_task_the_time_that_it_needs_and_health_that_is_no_readiness():
+    parts = json.loads((DEPLOY / "ecs.json").read_text())
+    (hub,) = parts["task-definition"]["containerDefinitions"]
+    given = {one["name"]: one["value"] for one in hub["environment"]}
+    assert hub["stopTimeout"] >= float(given["HUB_DRAIN"]) + 15
+    target = parts["target-group"]
+    assert target["HealthCheckPath"] in {route.path for route in router.routes} - {"/readyz"}
+    assert target["ProtocolVersion"] == "HTTP1", "WebSocket upgrades do not pass an HTTP/2 target"
+    (port,) = hub["portMappings"]
+    (balancer,) = parts["service"]["loadBalancers"]
+    assert {target["Port"], port["containerPort"], balancer["containerPort"]} == {int(hub["command"][-1])}
+    assert hub["ulimits"][0]["softLimit"] > Settings.model_fields["max_viewers"].default
+    (idle,) = parts["load-balancer-attributes"]
+    assert float(idle["Value"]) >= 2 * float(given["HUB_HEARTBEAT"])
+
+
+def test_proxies_pass_streams_on_and_ask_whether_the_process_lives():
+    envoy = yaml.safe_load((DEPLOY / "envoy.yaml").read_text())["static_resources"]
+    (listener,) = envoy["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["upgrade_configs"] == [{"upgrade_type": "websocket"}]
+    api, script = manager["route_config"]["virtual_hosts"][0]["routes"]
+    assert (api["match"], script["match"]) == ({"prefix": "/api/"}, {"path": "/hub.js"})
+    assert api["route"]["timeout"] == "0s"
+    heartbeat = Settings.model_fields["heartbeat"].default
+    for idle in (manager["stream_idle_timeout"], api["route"]["idle_timeout"]):
+        assert float(idle.removesuffix("s")) >= 2 * heartbeat
+    traefik = yaml.safe_load((DEPLOY / "traefik.yaml").read_text())["http"]
+    balancer = traefik["services"]["hub"]["loadBalancer"]
+    for path in (
+        balancer["healthCheck"]["path"],
+        envoy["clusters"][0]["health_checks"][0]["http_health_check"]["path"],
+    ):
+        assert path == "/healthz", "a hub without Redis keeps its viewers"
