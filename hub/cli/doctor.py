@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from hub.cli.terminal import RedisUrl, app, given, out
 from hub.client.finding import Finding, Level
 from hub.errors import HubError
 from hub.settings import Settings
+
+if TYPE_CHECKING:
+    from hub.broker.redis import RedisBroker
 
 _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.ERROR: ("ERROR", "red")}
 
@@ -52,10 +56,12 @@ async def _way(url: str, job: str, headers: dict[str, str], *, long: bool) -> As
 
 
 async def _here(redis_url: str | None) -> AsyncIterator[Finding]:
+    from hub.broker.cluster import Cluster
     from hub.broker.connect import OUTAGE, close, for_requests, nodes_of, words
     from hub.broker.redis import RedisBroker
     from hub.broker.script import Publication
     from hub.cli.findings import of_process, of_redis, of_settings
+    from hub.cli.keys import of_keys
 
     settings = Settings(**given(redis_url=redis_url))
     clean = True
@@ -70,12 +76,27 @@ async def _here(redis_url: str | None) -> AsyncIterator[Finding]:
     try:
         broker = RedisBroker(client, Publication.of(settings))
         await broker.ping()
-        for finding in await broker.at("", of_redis):
-            yield finding
+        looks: dict[str, Any] = {"Redis's own settings": of_redis}
+        if not isinstance(client, Cluster):
+            template, statuses = settings.key_template, settings.terminal_statuses
+            looks["the keys"] = partial(of_keys, template=template, statuses=statuses)
+        for what, look in looks.items():
+            for finding in await _looked_at(broker, what, look):
+                yield finding
     except (HubError, *OUTAGE) as error:
         yield Finding(Level.ERROR, f"Redis: {words(error)}", "nobody is let in without it", "HUB_REDIS_URL")
     finally:
         await close(nodes_of(client))
+
+
+async def _looked_at(broker: RedisBroker, what: str, look: Any) -> list[Finding]:
+    """What a look finds for which a hub itself needs no right."""
+    try:
+        found: list[Finding] = await broker.at("", look)
+    except HubError as error:
+        words, why = f"{what} were not looked at ({error})", "this look needs more rights than a hub"
+        return [Finding(Level.WARNING, words, why, "a user who may INFO, SCAN and HMGET")]
+    return found
 
 
 def _print(finding: Finding) -> None:

@@ -6,44 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from urllib.parse import quote
 
 import httpx
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from hub.client.finding import Finding, Level
+from hub.client.way import TIMEOUT, UNAVAILABLE, Way, of_http2, of_leaving, of_socket, words_of
 
 AT_ONCE = 2.0
 """Seconds within which the first frame must be there; a proxy that buffers shows none for minutes."""
 
-TIMEOUT = 10.0
-"""Seconds for an answer."""
-
 IDLE = 65.0
 """Seconds of silence that a stream must survive: more than the idle timeout of an ALB or nginx."""
-
-UNAVAILABLE = (httpx.HTTPError, OSError, TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The way to a job: the hub's URL, the job's id, and the headers that show whose it is."""
-
-    url: str
-    job: str
-    headers: Mapping[str, str]
-
-    @property
-    def stream(self) -> str:
-        """The URL of the event stream."""
-        return f"{self.url.rstrip('/')}/api/jobs/{quote(self.job, safe='')}/events/stream"
-
-    @property
-    def socket(self) -> str:
-        """The URL of the WebSocket."""
-        return self.stream.removesuffix("stream").replace("http", "ws", 1) + "ws"
 
 
 async def checkup(url: str, job: str, headers: Mapping[str, str], *, long: bool) -> AsyncIterator[Finding]:
@@ -57,19 +30,21 @@ async def checkup(url: str, job: str, headers: Mapping[str, str], *, long: bool)
         except UNAVAILABLE as error:
             yield Finding(
                 Level.ERROR,
-                f"{url} does not answer ({_words(error)})",
+                f"{url} does not answer ({words_of(error)})",
                 "nobody can watch",
                 "the URL, DNS, the firewall",
             )
             return
         yield _of_health(alive)
+        if url.startswith("https:"):
+            yield await of_http2(url)
         session = await client.get(f"{url.rstrip('/')}/api/session", headers=headers)
         yield _of_session(session, has_credentials=bool(headers))
         if not job or session.status_code != 200:
             return
         async for finding in _of_stream(client, way, long=long):
             yield finding
-    yield await _of_socket(way)
+    yield await of_socket(way)
 
 
 def _of_health(answer: httpx.Response) -> Finding:
@@ -120,7 +95,7 @@ async def _of_stream(client: httpx.AsyncClient, way: Way, *, long: bool) -> Asyn
     except UNAVAILABLE as error:
         yield Finding(
             Level.ERROR,
-            f"the stream broke off ({_words(error)})",
+            f"the stream broke off ({words_of(error)})",
             "viewers reconnect all the time",
             "timeouts of the proxy",
         )
@@ -135,6 +110,8 @@ async def _of_stream(client: httpx.AsyncClient, way: Way, *, long: bool) -> Asyn
         yield Finding(Level.OK, f"the first bytes of a stream come after {took:.0f} ms")
         if long:
             yield await _of_silence(pieces)
+            if (left := await of_leaving(client, way)) is not None:
+                yield left
     cursor = _cursor(first)
     if cursor:
         yield await _of_resume(client, way, cursor)
@@ -212,7 +189,10 @@ async def _of_resume(client: httpx.AsyncClient, way: Way, cursor: str) -> Findin
             first = await anext(answer.aiter_raw(), b"")
     except UNAVAILABLE as error:
         return Finding(
-            Level.WARNING, f"the second stream broke off ({_words(error)})", "viewers reconnect", "try again"
+            Level.WARNING,
+            f"the second stream broke off ({words_of(error)})",
+            "viewers reconnect",
+            "try again",
         )
     if answer.status_code == 204 or (answer.status_code == 200 and b"event: resync" not in first):
         return Finding(Level.OK, "a stream resumes with Last-Event-ID")
@@ -224,26 +204,5 @@ async def _of_resume(client: httpx.AsyncClient, way: Way, cursor: str) -> Findin
     )
 
 
-async def _of_socket(way: Way) -> Finding:
-    try:
-        async with (
-            asyncio.timeout(TIMEOUT),
-            connect(way.socket, additional_headers=dict(way.headers), close_timeout=1) as socket,
-        ):
-            await socket.recv()
-    except (WebSocketException, InvalidHandshake, OSError, TimeoutError) as error:
-        return Finding(
-            Level.ERROR,
-            f"a WebSocket does not open ({_words(error)})",
-            "dashboards do not work, and hub.js falls back to SSE",
-            "nginx: proxy_http_version 1.1, and the headers Upgrade and Connection",
-        )
-    return Finding(Level.OK, "a WebSocket opens")
-
-
 def _cursor(data: bytes) -> str:
     return next((line[4:].decode("latin-1") for line in data.split(b"\n") if line.startswith(b"id: ")), "")
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

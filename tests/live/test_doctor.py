@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -10,9 +13,12 @@ import pytest
 
 from hub import Settings
 from hub.cli.findings import of_redis, of_settings
+from hub.cli.keys import of_keys
 from hub.client.checkup import checkup
 from hub.client.finding import Level
+from hub.client.way import of_http2
 from hub.demo.embedded import EmbeddedServer
+from tests.faults.rig.tls import certificates
 from tests.support import producers
 from tests.support.live import SECRET, live_hub, token
 
@@ -164,9 +170,6 @@ async def test_a_hub_that_is_not_there_is_said():
 
 
 async def test_the_command_says_it_and_exits_with_1(redis_server):
-    import os
-    import sys
-
     async def run(**environment) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -185,3 +188,82 @@ async def test_the_command_says_it_and_exits_with_1(redis_server):
     assert "HUB_HEARTBEET is no setting" in said
     assert "Redis:" in said
     assert "Traceback" not in said
+
+
+async def test_a_user_who_may_no_more_than_a_hub_is_told_what_was_not_looked_at(redis_server, real_redis):
+    """The hub would serve with these rights, so it is no error."""
+    rights = ("-@all", "+ping", "+hello", "+select", "~*", "&*")
+    await real_redis.execute_command("ACL", "SETUSER", "small", "on", ">small", *rights)
+    try:
+        url = redis_server.url.replace("redis://", "redis://small:small@")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "hub", "doctor"),
+            env={**os.environ, "HUB_REDIS_URL": url, "HUB_JWT_SECRET": SECRET},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said = (await process.communicate())[0].decode()
+    finally:
+        await real_redis.execute_command("ACL", "DELUSER", "small")
+    assert process.returncode == 0, said
+    assert "Redis's own settings were not looked at" in said
+    assert "the keys were not looked at" in said
+
+
+async def test_whose_keys_are_whose(real_redis):
+    statuses = frozenset({"ready", "failed"})
+
+    async def looked(template: str = "job:{id}") -> list[tuple[Level, str]]:
+        return [(one.level, one.what) for one in await of_keys(real_redis, template, statuses)]
+
+    assert await looked() == [(Level.WARNING, "none of 0 keys is like job:{id}")]
+    await real_redis.hset("job:a", mapping={"status": "code", "user_id": "ada"})
+    await real_redis.hset("job:b", mapping={"status": "ready", "user_id": "ada"})
+    await real_redis.hset("push-hub:{job:a}:meta", "epoch", "5")
+    await real_redis.set("session:1", "x")
+    good = [
+        (Level.OK, "of 4 keys 1 are the hub's, and 2 are like job:{id}"),
+        (Level.OK, "of 2 jobs 1 have ended, and 1 run"),
+    ]
+    assert await looked() == good
+    assert await looked("build:{id}") == [(Level.WARNING, "none of 4 keys is like build:{id}")]
+    await real_redis.set("job:text", "x")
+    await real_redis.hset("job:nobodys", "status", "code")
+    await real_redis.hset("job:silent", "user_id", "ada")
+    assert [what for level, what in await looked() if level is Level.WARNING] == [
+        "1 keys like a job's are no hashes: job:text",
+        "1 jobs have no status: job:silent",
+        "1 jobs have no user_id: job:nobodys",
+    ]
+
+
+async def test_a_viewer_that_leaves_is_noticed(real_redis, monkeypatch):
+    monkeypatch.setattr("hub.client.checkup.IDLE", 0.3)
+    monkeypatch.setattr("hub.engine.presence.INTERVAL", 0.1)
+    async with live_hub(real_redis, heartbeat=0.1) as live:
+        job = await producers.job(live, events=1)
+        headers = {"Authorization": f"Bearer {token()}"}
+        found = [one async for one in checkup(live.url, job, headers, long=True)]
+        assert any("a viewer that leaves is noticed" in one.what for one in found)
+        assert {one.level for one in found} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("offered", "level"),
+    [(["h2", "http/1.1"], Level.OK), (["http/1.1"], Level.WARNING)],
+    ids=["h2", "http/1.1"],
+)
+async def test_what_a_browser_speaks_over_tls_is_said(tmp_path, monkeypatch, offered, level):
+    made = certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    context.set_alpn_protocols(offered)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        assert (await of_http2(url)).what.startswith("TLS fails"), "nobody knows the certificate"
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
+        assert (await of_http2(url)).level is level
+    finally:
+        server.close()
