@@ -18,7 +18,7 @@ PACKAGE = ROOT / "hub"
 
 ROWS = [
     {"hub.timings"},
-    {"hub.errors", "hub.quiet", "hub.ending", "hub.redaction", "hub.totals"},
+    {"hub.errors", "hub.quiet", "hub.ending", "hub.redaction", "hub.totals", "hub.tracing"},
     {"hub.job", "hub.setting_files"},
     {"hub.settings"},
     {"hub.broker", "hub.contract", "hub.fanout"},
@@ -52,6 +52,7 @@ HOMES = {
     "websockets": {"hub.transports", "hub.client"},
     "jwt": {"hub.web", "hub.demo", "hub.cli", "hub.testing"},
     "prometheus_client": {"hub.web"},
+    "opentelemetry": {"hub.tracing"},
     "typer": {"hub.cli", "hub.bench"},
     "rich": {"hub.cli", "hub.client.timeline", "hub.demo", "hub.bench"},
     "pydantic": {

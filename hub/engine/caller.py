@@ -25,7 +25,8 @@ class Caller:
 
     `shared`: values that fields of a job's hash must have to open it to this caller, by the field's name.
     `ask`: the application's own answer to who may watch, `ask_command` to who may give which command. `only`:
-    the one job that the credentials are good for (a ticket). `request`: the id of the request, for the log.
+    the one job that the credentials are good for (a ticket). `request`: the id of the request, for the log;
+    `trace`: its `traceparent`.
     """
 
     user: UserId
@@ -36,6 +37,7 @@ class Caller:
     only: JobId | None = None
     ask_command: Callable[[JobId, str], Awaitable[bool]] | None = None
     request: str = ""
+    trace: str = ""
 
     @property
     def is_plain(self) -> bool:

@@ -46,6 +46,7 @@ from hub.redaction import Redaction
 from hub.settings import Settings
 from hub.timings import Timings
 from hub.totals import Totals
+from hub.tracing import span
 
 logger = quiet_log("hub.hub")
 
@@ -109,7 +110,8 @@ class Hub:
         nothing stays held.
         """
         try:
-            return await self._view(caller, job, wish, wait)
+            with span("push_hub.join", {"push_hub.job": job}, parent=caller.trace):
+                return await self._view(caller, job, wish, wait)
         except BrokerUnavailable as error:
             self.totals.unavailable += 1
             logger.warning("a viewer was sent away: %s", error)

@@ -191,13 +191,19 @@ def event_parts(kind: str | TypedEvent, fields: object) -> tuple[str, dict[Any, 
 
 
 def encode(
-    job: JobId, kind: str, fields: Mapping[str, Any], *, limit: int = MAX_EVENT_BYTES, strict: bool = True
+    job: JobId,
+    kind: str,
+    fields: Mapping[str, Any],
+    *,
+    limit: int = MAX_EVENT_BYTES,
+    strict: bool = True,
+    trace: str = "",
 ) -> str:
     """The body of a new event as JSON text.
 
     `fields` of a type in the catalogue are checked by its model, others travel as they are. Without `strict`,
-    values that JSON does not have are converted (see `plain`). Raises InvalidEvent (EventTooLarge over
-    `limit` bytes).
+    values that JSON does not have are converted (see `plain`). `trace`: the event's `traceparent`, unless it
+    has one. Raises InvalidEvent (EventTooLarge over `limit` bytes).
     """
     if not kind or "id" in fields:
         raise InvalidEvent("expected a type, and no field named id (the hub numbers events)")
@@ -207,7 +213,8 @@ def encode(
     if not strict:
         fields = plain(kind, fields)
     _check(kind, fields)
-    body = dumps({"type": kind, **fields, "job_id": str(job)})
+    head = {"type": kind, "traceparent": trace} if trace else {"type": kind}
+    body = dumps({**head, **fields, "job_id": str(job)})
     if (size := len(body.encode())) > limit:
         raise EventTooLarge(f"expected at most {limit} bytes, got {size}")
     return body

@@ -45,6 +45,7 @@ from hub.job.event import EventId, JobId, checked_job_id
 from hub.produce.hearing import LISTENS, RETRY, Heard
 from hub.produce.lease import TTL, BlockingLease, held_sync
 from hub.produce.publishing import FAILURES, Job, Kind, Publishing, last_fields, name_of, pair_of
+from hub.tracing import span
 
 
 class SyncPublisher(Publishing):
@@ -98,13 +99,14 @@ class SyncPublisher(Publishing):
     def _emit(
         self, job: Job, events: Iterable[tuple[Kind, object]], what: str, once: str | None
     ) -> list[EventId]:
-        known, made, keys, args = self._prepare(job, events, once)
-        try:
-            answer = interpret(known, self._script.run(keys, args))
-        except FAILURES as error:
-            self._failed(job, what, error)
-            return []
-        return self._published(known, made, answer)
+        with span("push_hub.publish", {"push_hub.job": str(job), "push_hub.event": what}):
+            known, made, keys, args = self._prepare(job, events, once)
+            try:
+                answer = interpret(known, self._script.run(keys, args))
+            except FAILURES as error:
+                self._failed(job, what, error)
+                return []
+            return self._published(known, made, answer)
 
     def stage_started(
         self, job: Job, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any

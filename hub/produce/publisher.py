@@ -53,6 +53,7 @@ from hub.produce.batch import Batch
 from hub.produce.hearing import LISTENS, RETRY, Heard
 from hub.produce.lease import TTL, AsyncLease, held
 from hub.produce.publishing import FAILURES, Job, Kind, Publishing, last_fields, name_of, pair_of
+from hub.tracing import span
 
 
 class Publisher(Publishing):
@@ -131,13 +132,14 @@ class Publisher(Publishing):
     async def _emit(
         self, job: Job, events: Iterable[tuple[Kind, object]], what: str, once: str | None
     ) -> list[EventId]:
-        known, made, keys, args = self._prepare(job, events, once)
-        try:
-            answer = interpret(known, await self._script.run(keys, args))
-        except FAILURES as error:
-            self._failed(job, what, error)
-            return []
-        return self._published(known, made, answer)
+        with span("push_hub.publish", {"push_hub.job": str(job), "push_hub.event": what}):
+            known, made, keys, args = self._prepare(job, events, once)
+            try:
+                answer = interpret(known, await self._script.run(keys, args))
+            except FAILURES as error:
+                self._failed(job, what, error)
+                return []
+            return self._published(known, made, answer)
 
     async def stage_started(
         self, job: Job, stage: str, narration: str | None = None, *, status: str | None = None, **fields: Any

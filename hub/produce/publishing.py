@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from hub import tracing
 from hub.broker.connect import (
     OUTAGE,
     words,
@@ -86,7 +87,8 @@ class Publishing:
     def _encode(self, job: JobId, kind: Kind, fields: object) -> tuple[str, str]:
         name, given = event_parts(kind, fields)
         given = {key: value for key, value in given.items() if value is not None}
-        body = encode(job, name, given, limit=self._publication.limit, strict=self._strict)
+        limit, strict, trace = self._publication.limit, self._strict, tracing.traceparent()
+        body = encode(job, name, given, limit=limit, strict=strict, trace=trace)
         if len(body) > LARGE or (len(body) > LARGE // 4 and len(body.encode()) > LARGE):
             _warn_of_size(name, len(body.encode()))
         status = given.get("status")

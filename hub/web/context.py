@@ -237,16 +237,20 @@ def caller_of(
     user: User,
     settings: Settings,
     ask: Callable[[JobId], Awaitable[bool]] | None = None,
-    request: str = "",
+    known_as: tuple[str, str] = ("", ""),
 ) -> Caller:
-    """The same, without an application. A caller's credentials are good for the leeway after they expire."""
+    """The same, without an application. A caller's credentials are good for the leeway after they expire.
+
+    `known_as`: see `request_id`.
+    """
     return Caller(
         who(user),
         issued=getattr(user, "issued", math.inf),
         expires=getattr(user, "expires", math.inf) + settings.jwt_leeway,
         shared=getattr(user, "shared", {}),
         ask=ask,
-        request=request,
+        request=known_as[0],
+        trace=known_as[1],
     )
 
 

@@ -136,13 +136,19 @@ def _is_handshake(given: Mapping[bytes, bytes]) -> bool:
 class Visit:
     """A viewer at the door."""
 
-    __slots__ = ("_context", "_found", "_job", "_key", "_request", "_token", "_wish", "user")
+    __slots__ = ("_context", "_found", "_job", "_key", "_known_as", "_token", "_wish", "user")
 
     def __init__(
-        self, context: Context, token: str, job: JobId, wish: Wish, key: bytes | None, request: str
+        self,
+        context: Context,
+        token: str,
+        job: JobId,
+        wish: Wish,
+        key: bytes | None,
+        known_as: tuple[str, str],
     ) -> None:
         self.user: User | None = None
-        self._request = request
+        self._known_as = known_as
         self._context = context
         self._token = token
         self._job = job
@@ -165,7 +171,7 @@ class Visit:
         user = await self._context.authenticator.verify(self._token)
         if user is None:
             raise JobNotFound("expected valid credentials")
-        caller = caller_of(user, self._context.settings, request=self._request)
+        caller = caller_of(user, self._context.settings, known_as=self._known_as)
         return await self._service.hub.view(caller, self._job, self._wish)
 
     @property

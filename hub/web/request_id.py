@@ -10,9 +10,10 @@ _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)
 """W3C Trace Context: version, trace, parent, flags."""
 
 
-def request_id(given: str | None, traceparent: str | None) -> str:
-    """`X-Request-Id`, or the trace of `traceparent`; "" if neither is one."""
+def request_id(given: str | None, traceparent: str | None) -> tuple[str, str]:
+    """`X-Request-Id`, or else the trace of `traceparent`; and `traceparent`. Each "" if it is none."""
+    found = _TRACE.fullmatch(traceparent) if traceparent else None
+    trace = found[0] if found is not None else ""
     if given and _ID.fullmatch(given):
-        return given
-    found = _TRACE.fullmatch(traceparent or "")
-    return found[1] if found is not None else ""
+        return given, trace
+    return (found[1], trace) if found is not None else ("", "")
