@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import hub
 from hub.cli.setup import _words
 from hub.settings import Settings
 from hub.totals import FIELDS, is_counter
@@ -146,3 +147,9 @@ def test_each_line_of_the_log_is_there(line):
     """The words that an operator is told to search for."""
     assert line in OPERATIONS
     assert any(line in path.read_text() for path in ROOT.glob("hub/**/*.py"))
+
+
+def test_the_reference_has_every_public_name():
+    """From where it is defined, and no other ones."""
+    shown = re.findall(r"^::: (hub\.[\w.]+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(f"{home}.{name}" for name, home in hub._HOMES.items())
