@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
@@ -29,7 +29,7 @@ from tests.faults.rig.scale import seconds
 from tests.faults.rig.scene import Place, Scene, connected, sent_away, together, watched
 from tests.faults.rig.tls import certificates
 from tests.live.test_acl import OPERATIONS, rights
-from tests.support.live import USER, token
+from tests.support.live import ADMIN, USER, token
 from tests.support.viewer import view
 
 ALL = ("sse", "websocket", "dashboard")
@@ -430,6 +430,35 @@ async def test_commands_and_the_list_of_jobs_on_a_cluster(processes, start_hub):
             ).status_code == 409:
                 await asyncio.sleep(0.05)
             assert await heard == "approve"
+
+
+async def test_every_process_is_asked_once_on_a_cluster(processes, start_hub):
+    """A message on the control channel comes once per primary, and counts once."""
+    cluster = await asyncio.to_thread(ClusterProcesses, processes)
+    hubs = [await asyncio.to_thread(start_hub, cluster.url) for _ in range(2)]
+    signed, operators = {"Authorization": f"Bearer {token()}"}, {"Authorization": f"Bearer {ADMIN}"}
+    async with JobStateMachine.from_url(cluster.url) as jobs, httpx.AsyncClient() as client:
+        await jobs.create_job("seen", user_id=USER)
+        async with AsyncExitStack() as stack:
+            viewers = [
+                await stack.enter_async_context(
+                    connect(f"ws://127.0.0.1:{hub.port}/api/jobs/seen/events/ws", additional_headers=signed)
+                )
+                for hub in hubs
+            ]
+            for viewer in viewers:
+                await viewer.recv()
+            found = (await client.get(f"{hubs[0].url}/admin/api/overview", headers=operators)).json()
+            assert (found["asked"], len(found["processes"])) == (2, 2)
+            (row,) = found["jobs"]
+            assert (row["job_id"], row["viewers"], row["processes"]) == ("seen", 2, 2)
+            body = {"job": "seen"}
+            got = await client.post(f"{hubs[0].url}/admin/api/away", headers=operators, json=body)
+            assert got.status_code == 204
+            for viewer in viewers:
+                async with asyncio.timeout(10):
+                    await viewer.wait_closed()
+                assert viewer.close_code == 1012
 
 
 def _hear(url: str, job: str) -> str | None:
