@@ -23,7 +23,10 @@ class Ticks:
         if self._next is None:
             self._next = self._loop.create_future()
             now = self._loop.time()
-            self._loop.call_at((now // PERIOD + 1) * PERIOD, self._tick)
+            due = (now // PERIOD + 1) * PERIOD
+            self._loop.call_at(
+                due if due > now else due + PERIOD, self._tick
+            )  # `//` rounds, and may give `now`
         await asyncio.shield(self._next)
 
     def _tick(self) -> None:

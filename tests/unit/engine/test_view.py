@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 
 import pytest
 
@@ -17,7 +18,7 @@ from hub.fanout.wire import Reason
 from hub.feed import paging
 from hub.feed.paging import AIM, MOST
 from hub.job.cursor import Wish
-from hub.job.event import EventId
+from hub.job.event import EventId, UserId
 from hub.job.frame import Frame
 from tests.unit.engine.test_hub import Wire, running, take_seat
 from tests.unit.scripted import JOB, USER, Recording, ScriptedBroker
@@ -307,3 +308,133 @@ async def test_the_position_of_a_view_whose_past_meets_the_window():
             assert view.seen == EventId(broker.epoch, 3)
             await past(hub, view)
             assert view.position == view.log.start
+
+
+async def test_how_long_a_join_took_is_measured_until_the_seat():
+    async with running(published(3)) as hub:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
+            await asyncio.sleep(2)
+            take_seat(view)
+        joins = hub.totals.timings.joins["sse"]
+        assert (joins.count, joins.total) == (1, pytest.approx(2.0))
+
+
+async def test_who_may_not_watch_any_more_is_given_nothing_of_the_past_nor_of_the_window():
+    async with running(published(20), window_events=8) as hub:
+        with await hub.view(Caller(USER), JOB, Wish()) as view:
+            assert not view.expelled
+            view.expel(Reason.REVOKED)
+            assert view.expelled
+            assert await past(hub, view) == []
+            wire, _ = take_seat(view)
+            await asyncio.sleep(0)
+            assert (wire.frames, wire.reasons) == ([], [Reason.REVOKED])
+
+
+@pytest.mark.parametrize(("number", "preamble"), [(8, []), (9, ["gap", "state"]), (12, ["gap", "state"])])
+async def test_what_no_log_has_any_more_is_a_gap_for_who_begins_at_the_start(number, preamble):
+    """The job has no retained log, and the window has room for eight events."""
+    broker = ScriptedBroker()
+    async with running(broker, window_events=8) as hub:
+        with await hub.view(Caller(USER), JOB, Wish()) as first:
+            for _ in range(number):
+                broker.publish(foreign=True)
+                broker.deliver()
+            await asyncio.sleep(0.1)
+            with await hub.view(Caller(USER), JOB, Wish()) as view:
+                assert names(view.preamble) == preamble
+                assert all(one.event.fields["to"] == str(view.log.origin) for one in view.preamble[:1])
+            for wish in (Wish(from_="live"), Wish(from_=3), Wish(cursor=str(first.log.seen_at(5)))):
+                with await hub.view(Caller(USER), JOB, wish) as view:
+                    assert "gap" not in names(view.preamble)
+
+
+async def test_who_gets_the_state_in_place_of_events_gets_all_of_it():
+    """Though the viewers before needed nothing of the retained log."""
+    async with running(published(20)) as hub:
+        with await hub.view(Caller(USER), JOB, Wish(from_="live")) as live:
+            assert not live.is_whole
+            with await hub.view(Caller(USER), JOB, Wish(cursor="nonsense")) as view:
+                assert names(view.preamble) == ["resync", "state"]
+                assert view.is_whole
+                assert '"g":19' in view.preamble[1].body
+
+
+async def test_a_cursor_ahead_of_the_window_that_arrives_while_it_is_looked_up_is_no_resync():
+    class Late(ScriptedBroker):
+        async def since(self, job, after, *, limit):
+            self.deliver()
+            await asyncio.sleep(0.1)
+            return await super().since(job, after, limit=limit)
+
+    broker = Late()
+    broker.publish()
+    async with running(broker) as hub:
+        with await hub.view(Caller(USER), JOB, Wish(from_="live")):
+            ahead = broker.publish().id
+            with await hub.view(Caller(USER), JOB, Wish(cursor=str(ahead))) as view:
+                assert (view.preamble, view.seen) == ([], ahead)
+
+
+async def test_new_credentials_move_the_end_of_a_stream_whether_it_has_a_seat_or_not():
+    async with running(stream_age=10**6) as hub:
+        with (
+            await hub.view(Caller(USER, expires=10.0**10), JOB, Wish()) as seated,
+            await hub.view(Caller(USER), JOB, Wish()) as other,
+        ):
+            _, seat = take_seat(seated)
+            seated.renew(Caller(USER), 1500.0)
+            other.renew(Caller(USER), 1600.0)
+            _, later = take_seat(other)
+            assert (seat.until, seat.last) == (1500.0, Reason.EXPIRED)
+            assert (later.until, later.last) == (1600.0, Reason.EXPIRED)
+
+
+async def test_only_of_a_guest_the_caller_is_kept():
+    async def yes(_: object) -> bool:
+        return True
+
+    eve = Caller(UserId("eve"), ask=yes)
+    async with running() as hub:
+        with (
+            await hub.view(Caller(USER), JOB, Wish()) as own,
+            await hub.view(Caller(USER, only=JOB), JOB, Wish()) as by_ticket,
+            await hub.view(eve, JOB, Wish()) as guest,
+        ):
+            assert (own.guest, by_ticket.guest, guest.guest) == (None, Caller(USER, only=JOB), eve)
+            renewed = Caller(UserId("eve"), issued=5.0, ask=yes)
+            own.renew(Caller(USER), 2000.0)
+            guest.renew(renewed, 2000.0)
+            assert (own.guest, guest.guest) == (None, renewed)
+
+
+async def test_the_last_seat_of_an_audience_takes_it_along():
+    async with running() as hub:
+        with await hub.view(Caller(USER), JOB, Wish()):
+            view = await hub.view(Caller(USER), JOB, Wish())
+            take_seat(view)
+            feed = hub.feeds.watched[JOB]
+            assert len(feed.audiences) == 1
+            view.close()
+            assert feed.audiences == []
+
+
+async def test_a_seat_on_a_shared_wire_has_no_end_of_its_own():
+    """And begins where it is told to."""
+    async with running(published(5)) as hub:
+        with await hub.view(Caller(USER, expires=10.0**10), JOB, Wish()) as view:
+            seat = view.share(Wire(), Recording(), at=view.log.end - 1)
+            assert (seat.until, seat.position) == (math.inf, view.log.end - 1)
+
+
+async def test_a_viewer_makes_the_hub_read_no_more_of_the_log_than_it_needs():
+    async with running(published(50)) as hub:
+        with (
+            await hub.view(Caller(USER), JOB, Wish(from_="live")) as live,
+            await hub.view(Caller(USER), JOB, Wish(from_=3)) as view,
+        ):
+            assert await past(hub, view) == []
+            wire, _ = take_seat(view)
+            assert names(wire.frames) == ["47", "48", "49"]
+            assert not live.is_whole
+            assert view.log.end - view.log.start == 3
