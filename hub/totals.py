@@ -79,6 +79,7 @@ class Totals:
     closed_revoked: int = _closing()
     closed_too_slow: int = _closing()
     closed_blocked: int = _closing()
+    closed_unanswered: int = _closing()
     closed_not_found: int = _closing()
     closed_gap: int = _closing()
     closed_overloaded: int = _closing()

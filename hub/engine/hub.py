@@ -33,7 +33,7 @@ from hub.engine.ticks import Ticks
 from hub.engine.view import View
 from hub.errors import BrokerUnavailable, JobNotFound
 from hub.fanout.age import StreamAge
-from hub.fanout.blocked import TOOK_NOTHING, Blocked
+from hub.fanout.blocked import TOOK_NOTHING, UNANSWERED, Blocked
 from hub.fanout.wire import Reason
 from hub.job.cursor import Wish
 from hub.job.event import JobId
@@ -52,7 +52,10 @@ logger = quiet_log("hub.hub")
 
 P = TypeVar("P")
 
-_CLOSED = {one.words: f"closed_{one.name.lower()}" for one in Reason} | {TOOK_NOTHING: "closed_blocked"}
+_CLOSED = {one.words: f"closed_{one.name.lower()}" for one in Reason} | {
+    TOOK_NOTHING: "closed_blocked",
+    UNANSWERED: "closed_unanswered",
+}
 """The counters of viewers that have gone, by the reason."""
 
 
@@ -206,7 +209,7 @@ class Hub:
     def _leave(self, view: View) -> None:
         self._views.discard(view)
         if view.why:
-            name = _CLOSED[view.why]
+            name = _CLOSED.get(view.why, "closed_failed")
             setattr(self.totals, name, getattr(self.totals, name) + 1)
             self.inspector.note(view)
         self.admission.leave(view.user, view.job_id)

@@ -17,6 +17,7 @@ logger = quiet_log("hub.blocked")
 
 
 TOOK_NOTHING = "took no bytes"
+UNANSWERED = "did not answer pings"
 """Why a viewer went that was cut off here."""
 
 

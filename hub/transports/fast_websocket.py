@@ -11,6 +11,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Parser
 
 from hub.engine.view import View
+from hub.fanout.blocked import UNANSWERED
 from hub.fanout.wire import Reason
 from hub.job.frame import Format
 from hub.transports.commands import MAX_BYTES, charge, spend
@@ -54,7 +55,7 @@ class WebSocketWire(SocketWire[SpeakingSide]):
     def beat(self, payload: bytes) -> None:
         """Write a heartbeat, which has a Ping in it; abort if the client did not answer the last ones."""
         if self._silent >= MISSED_PONGS:
-            self._view.why = "did not answer pings"
+            self._view.why = UNANSWERED
             self.transport.abort()
             return
         self._silent += 1

@@ -36,10 +36,11 @@ class MyJobs:
         self._mine.unfollow(self._user, self._begun)
 
     async def aclose(self) -> None:
-        """Stop, and return when no join is under way."""
+        """Stop, and return when no join is under way. Called once."""
         self.stop()
         if self._joining is not None:
             await end_tasks(self._joining)
+        del self._join  # the dashboard's, which holds this: apart they are freed at once
 
     def _begun(self, job: JobId) -> None:
         self._coming.append(job)

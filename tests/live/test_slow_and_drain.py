@@ -130,6 +130,7 @@ async def test_a_websocket_that_never_answers_pings_is_closed(start_hub):
             await live.until(lambda: live.hub.statistics().viewers == 1)
             data = await silent.read_to_the_end()
             await live.until(lambda: live.hub.statistics().viewers == 0)
+            assert live.hub.totals.closed_unanswered == 1
         frames = data.split(b"\r\n\r\n", 1)[1]
         assert b"\x89" in frames  # a Ping
         assert b'{"type":"heartbeat"}' in frames

@@ -73,9 +73,11 @@ async def test_joins_are_bounded_and_the_advice_grows(real_redis):
     async with live_hub(real_redis, max_viewers_per_user=20, max_viewers_per_user_and_job=20) as live:
         job = await producers.job(live, events=1)
         async with httpx.AsyncClient(base_url=live.url, headers=bearer()) as client:
-            statuses = [(await client.get(f"/api/jobs/{job}")).status_code for _ in range(250)]
+            path, statuses = f"/api/jobs/{job}", []
+            async with asyncio.timeout(60):  # four more come each second, and a machine may be slow
+                while statuses.count(503) < 50:
+                    statuses.append((await client.get(path)).status_code)
             assert statuses[:200] == [200] * 200
-            assert statuses[-1] == 503
             ticket = await client.post(f"/api/jobs/{job}/tickets", json={})
             assert ticket.status_code == 503, "tickets are kept in Redis, so they have the same rate"
             waits = []
