@@ -208,9 +208,12 @@ class RedisBroker:
 
         await self.at(REVOKED, write)
 
-    async def announce(self, message: bytes) -> int:
-        """Tell every process of every hub, on the control channel. Returns how many there are."""
-        return int(await self.at(CONTROL_CHANNEL, lambda client: client.publish(CONTROL_CHANNEL, message)))
+    async def announce(self, message: bytes) -> int | None:
+        """Tell every process of every hub, on the control channel. Returns how many there are; None on a
+        cluster, where a process may hear a node on two connections.
+        """
+        heard = await self.at(CONTROL_CHANNEL, lambda client: client.publish(CONTROL_CHANNEL, message))
+        return None if isinstance(self.nodes, Cluster) else int(heard)
 
     async def ping(self) -> None:
         """Raise BrokerUnavailable unless Redis answers, of a cluster most primaries."""

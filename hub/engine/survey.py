@@ -25,13 +25,16 @@ logger = quiet_log("hub.inspector")
 PATIENCE = 1.0
 """Seconds that the answers may take; a process that is frozen does not answer."""
 
+UNCOUNTED = 0.5
+"""The same where Redis does not say how many processes were asked: all this time is waited."""
+
 REMEMBERED = 64
 """Questions that are known to be answered: on a cluster each one comes once per node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """`by` process what it said; `asked`: how many processes heard the question."""
+    """`by` process what it said; `asked`: how many processes heard the question, as far as Redis says."""
 
     by: dict[str, dict[str, Any]]
     asked: int
@@ -55,17 +58,17 @@ class Survey:
         said = self._waiting[question.nonce] = {self._process: self._look(job, limit)}
         try:
             asked = await self._broker.announce(question.message())
-            async with asyncio.timeout(PATIENCE):
-                while len(said) < asked:
+            async with asyncio.timeout(UNCOUNTED if asked is None else PATIENCE):
+                while asked is None or len(said) < asked:
                     self._news.clear()
                     await self._news.wait()
         except BrokerUnavailable:
-            asked = 1
+            asked = None
         except TimeoutError:
             pass
         finally:
             del self._waiting[question.nonce]
-        return Said(said, max(asked, len(said)))
+        return Said(said, max(asked or 0, len(said)))
 
     def hear(self, data: bytes) -> bool:
         """A message of the control channel. Returns True if it was a question, or an answer."""
