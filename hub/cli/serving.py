@@ -161,7 +161,7 @@ def _introduce_demo(url: str, key: str, session: str, admin: str) -> None:
     for line in (
         "Builds     three simulated builds that run again and again; one of them fails now and then",
         f"Watch      {url}{key and '/' + key}   (dashboard: {url}/dashboard{key})",
-        f"Operate    {admin}/docs   ({admin}/metrics)",
+        f"Operate    {admin}/admin   ({admin}/docs, {admin}/metrics)",
         f"In a shell curl -N -H 'Authorization: Bearer {session}' {stream}",
         "Ctrl-C ends the demo.",
     ):
