@@ -26,11 +26,8 @@ from hub.job.command import CANCEL
 from hub.produce.jobs import JobStateMachine
 from hub.produce.publisher import Publisher
 from hub.settings import Settings
-from hub.transports.headers import SAFE
+from hub.transports.headers import PAGE, SAFE
 from hub.web.app import create_app
-
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 STATIC = {
     "demo.css": "text/css",
@@ -115,7 +112,7 @@ def _pages(app: FastAPI, simulation: Simulation, session: str, cookie: str, key:
         given = request.query_params.get("key", "")
         if not _is_loopback(request.url.hostname) and not hmac.compare_digest(given.encode(), key.encode()):
             return Response("The URL that the demo printed has a key in it, which this one has not.", 404)
-        response = HTMLResponse(_static(name), headers={**SAFE, "Content-Security-Policy": POLICY})
+        response = HTMLResponse(_static(name), headers=PAGE)
         response.set_cookie(cookie, session, httponly=True, samesite="strict")
         return response
 

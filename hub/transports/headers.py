@@ -9,5 +9,12 @@ SAFE = {
 }
 """An answer is data for the page that asked for it."""
 
+PAGE = {
+    **SAFE,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+"""A page of ours, which has no inline code."""
+
 PRIVATE = {**SAFE, "Cache-Control": "no-store", "Vary": "Authorization, Cookie, Origin"}
 """The answer is one user's."""

@@ -23,7 +23,7 @@ from hub.job.event import JobId
 from hub.job.event import job_id as parse_job_id
 from hub.job.question import Away
 from hub.timings import BOUNDS
-from hub.transports.headers import PRIVATE, SAFE
+from hub.transports.headers import PAGE, PRIVATE, SAFE
 from hub.web.context import get_context
 from hub.web.refusals import refusal, stream_refused
 from hub.web.routes import answer_stream
@@ -32,9 +32,6 @@ Rows = list[dict[str, Any]]
 
 STATIC = {"inspector.js": "text/javascript", "inspector.css": "text/css"}
 """Files of the page, and their types."""
-
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
-POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="most jobs, or viewers, of each process")]
 
@@ -111,7 +108,7 @@ def _add_page(router: APIRouter) -> None:
     @router.get("/admin", include_in_schema=False)
     async def page() -> Response:
         """The inspector."""
-        return HTMLResponse(_file("inspector.html"), headers={**SAFE, "Content-Security-Policy": POLICY})
+        return HTMLResponse(_file("inspector.html"), headers=PAGE)
 
     @router.get("/admin/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
