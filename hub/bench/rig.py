@@ -120,17 +120,20 @@ def running_hub(
 
 
 def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered: bool) -> str:
-    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, so a log."""
+    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, as one that
+    was made with `create_job`."""
     prefix = f"bench-{secrets.token_hex(4)}"
     fields: dict[Any, Any] = {"status": "queued", "user_id": user, "project_id": "bench"}
-    if numbered:
-        fields["epoch"] = str(int(time.time() * 1000))
     with single_sync(redis_url) as client:
         pipeline = client.pipeline(transaction=False)
         for number in range(load.jobs):
             key = keys.job(JobId(f"{prefix}-{number}"))
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, LIFETIME)
+            if numbered:
+                meta = keys.meta(JobId(f"{prefix}-{number}"))
+                pipeline.hset(meta, mapping={"epoch": int(time.time() * 1000), "owner": user})
+                pipeline.expire(meta, LIFETIME)
         try:
             pipeline.execute()
         except OUTAGE as error:

@@ -8,31 +8,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from compiled import built, centrifugo, floor, go, missing, rust
+from rigs import INSTALLED, PEERS, PREFIX, Start, http_source, on_redis, target
 
 from hub.bench.process import Cores, on_core
 from hub.bench.result import Load
 from hub.bench.rig import Rig, private_hub
 from hub.bench.server import running
-from hub.bench.source import Source, redis_source
 from hub.bench.target import Target, Transport, masked
-from hub.demo.embedded import EmbeddedServer
 
-PEERS = Path(__file__).parent / "peers"
 PORTABLE = PEERS.parents[1] / "faults" / "rig" / "portable.py"
 SSE, WEBSOCKET = Transport.SSE, Transport.WEBSOCKET
 BOTH = (SSE, WEBSOCKET)
-PREFIX = "bench"
-
-INSTALLED = Path(tempfile.gettempdir()) / "push-hub-bench"
-"""Where npm and pip install what only peers need: outside the repository, kept for the next run."""
-
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
-
-Start = Callable[[Load, Transport, Cores], AbstractContextManager[Rig]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +69,11 @@ def _portable(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
         yield rig
 
 
-@contextmanager
-def _on_redis(
-    command: list[str], environment: Mapping[str, str], load: Load, transport: Transport, cores: Cores
-) -> Iterator[Rig]:
-    """Start a peer that subscribes to Redis: `command`, followed by port and URL."""
-    with on_core(cores.client):
-        redis = EmbeddedServer()
-    with redis:
-        with on_core(cores.server):
-            server = running([*command, "{port}", redis.url], environment)
-        with server as (pid, port):
-            source = redis_source(
-                redis.url, prefix=PREFIX, jobs=load.jobs, size=load.size, template="job:{id}", bare=True
-            )
-            yield Rig(_target(port, pid, load, transport), source)
-
-
-def _target(port: int, pid: int, load: Load, transport: Transport) -> Target:
-    root = "sse" if transport is SSE else "ws"
-    return Target(
-        "127.0.0.1", port, transport, lambda index: (f"/{root}/{PREFIX}-{index % load.jobs}", ""), pids=(pid,)
-    )
-
-
 def _node(script: str) -> Start:
     def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
         # the default would be enough for 20,000 sockets; this shows that node is not short of memory
         command = ["node", "--max-old-space-size=4096", str(PEERS / script)]
-        return _on_redis(command, {"NODE_PATH": str(_npm())}, load, transport, cores)
+        return on_redis(command, {"NODE_PATH": str(_npm())}, load, transport, cores)
 
     return start
 
@@ -112,33 +81,19 @@ def _node(script: str) -> Start:
 @contextmanager
 def _socketio(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
     with _node("socketio.cjs")(load, transport, cores) as rig:
-        target = rig.target
+        plain = rig.target
 
         def head(index: int) -> tuple[str, str]:
             return f"/socket.io/?EIO=4&transport=websocket&job={PREFIX}-{index % load.jobs}", ""
 
         connect = masked(1, b"40")  # Engine.IO message, Socket.IO CONNECT
-        yield Rig(Target(target.host, target.port, transport, head, connect, target.pids), rig.source)
-
-
-@contextmanager
-def _floor(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
-    """Compiled for each run, in a moment."""
-    with tempfile.TemporaryDirectory(prefix="push-hub-floor-") as directory:
-        program = f"{directory}/floor"
-        subprocess.run(["cc", "-O2", "-o", program, str(PEERS / "floor.c")], check=True)
-        with _on_redis([program], {}, load, transport, cores) as rig:
-            yield rig
-
-
-def _no_compiler() -> str:
-    return "" if shutil.which("cc") else "expected a C compiler on the PATH"
+        yield Rig(Target(plain.host, plain.port, transport, head, connect, plain.pids), rig.source)
 
 
 def _python(script: str) -> Start:
     def start(load: Load, transport: Transport, cores: Cores) -> AbstractContextManager[Rig]:
         environment = {"PYTHONPATH": str(_pip())} if "starlette" in script else {}
-        return _on_redis([sys.executable, str(PEERS / script)], environment, load, transport, cores)
+        return on_redis([sys.executable, str(PEERS / script)], environment, load, transport, cores)
 
     return start
 
@@ -156,15 +111,17 @@ def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
         with on_core(cores.server):
             server = running(["/bin/sh", "-c", line], {})
         with server as (pid, port):
-            words = [str(PEERS / "nchan_source.py"), str(port), PREFIX, str(load.jobs), str(load.size)]
-            yield Rig(_target(port, pid, load, transport), Source([sys.executable, *words]))
+            yield Rig(target(port, pid, load, transport), http_source("nchan", port, load))
 
 
 SERVERS = [
     Server("hub", BOTH, _hub, _nothing),
     Server("hub, portable wire", BOTH, _portable, _nothing),
-    Server("C, nothing but write", (SSE,), _floor, _no_compiler),
+    Server("C, nothing but write", (SSE,), floor, missing("cc")),
     Server("nginx + nchan", BOTH, _nchan, _no_nchan),
+    Server("Centrifugo", BOTH, centrifugo, missing("go")),
+    Server("Go", BOTH, built(go), missing("go")),
+    Server("Rust", BOTH, built(rust), missing("cargo")),
     Server("node", BOTH, _node("node_push.cjs"), _no_node),
     Server("Socket.IO", (WEBSOCKET,), _socketio, _no_node),
     Server("queue per viewer", BOTH, _python("queues.py"), _nothing),
