@@ -263,10 +263,11 @@ class Feed:
 
     def _grown(self, frames: list[Frame]) -> tuple[int, float]:
         """The log has more: the position where it begins, and the time."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
         return self.log.end - len(frames), self._loop.time()
 
     # --- without the task
@@ -276,10 +277,13 @@ class Feed:
         and a crowd are left to the task."""
         if not self._inbox.is_taken_up():
             return 0
-        seats = sum([len(audience.seats) for audience in self._audiences.values()])
+        audiences = self.audiences
+        seats = 0
+        for audience in audiences:
+            seats += len(audience.seats)
         if seats <= SLICE:
             try:
-                self._pump_out(seats)
+                self._pump_out(audiences, seats)
             except Exception:
                 logger.exception("the feed of job %s failed", self.id)
                 self._task.cancel()
@@ -289,11 +293,11 @@ class Feed:
             self._inbox.wake()
         return seats
 
-    def _pump_out(self, seats: int) -> None:
+    def _pump_out(self, audiences: list[Audience[Any]], seats: int) -> None:
         frames = self._intake.take()
         if frames:
             start, now = self._grown(frames)
-            for audience in self.audiences:
+            for audience in audiences:
                 audience.deliver_now(start, frames, now)
             if start % SAMPLED == 0:
                 self.totals.timings.wrote(self._loop.time() - now, seats)

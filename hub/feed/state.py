@@ -34,7 +34,7 @@ class State:
         self._job_id = job_id
         self._public = public
         self._status: str | None = None
-        self._last: dict[str, str] = {}
+        self._last: dict[str, Event] = {}
 
     @property
     def status(self) -> str:
@@ -48,31 +48,30 @@ class State:
         kind = event.type
         if kind is None:
             return
-        size = _size(kind, event.body)
         before = self._last.pop(kind, None)
-        growth = size if before is None else size - _size(kind, before)
-        if size > self._limit:
+        growth = event.size if before is None else event.size - before.size
+        if event.size > self._limit:
             self._is_cut = True
-            growth -= size
+            growth -= event.size
         else:
-            self._last[kind] = event.body
+            self._last[kind] = event
         self._weigh(growth)
         if len(self._last) > MAX_TYPES or self._size > self._limit:
             self._shrink()
 
     def recall(self, events: Sequence[Event]) -> None:
         """Add events that are older than all that it has, in their order."""
-        older: dict[str, str] = {}
+        older: dict[str, Event] = {}
         for event in events:
             if (kind := event.type) is None or kind in self._last:
                 continue
             older.pop(kind, None)
-            older[kind] = event.body
-        for kind in [kind for kind, body in older.items() if _size(kind, body) > self._limit]:
+            older[kind] = event
+        for kind in [kind for kind, event in older.items() if event.size > self._limit]:
             del older[kind]
             self._is_cut = True
         self._last = {**older, **self._last}
-        self._weigh(sum(_size(kind, body) for kind, body in older.items()))
+        self._weigh(sum(event.size for event in older.values()))
         self._shrink()
 
     def cut(self) -> None:
@@ -85,9 +84,8 @@ class State:
             self._drop(next(iter(self._last)))  # the one whose last event is the oldest
 
     def _drop(self, kind: str) -> None:
-        body = self._last.pop(kind, None)
-        if body is not None:
-            self._weigh(-_size(kind, body))
+        if (event := self._last.pop(kind, None)) is not None:
+            self._weigh(-event.size)
 
     def _weigh(self, size: int) -> None:
         self._size += size
@@ -120,7 +118,7 @@ class State:
         }
         if self._is_cut:
             head["truncated"] = True
-        last = ",".join(f"{json.dumps(kind)}:{body}" for kind, body in self._last.items())
+        last = ",".join(f"{json.dumps(kind)}:{event.body}" for kind, event in self._last.items())
         return f'{json.dumps(head, separators=(",", ":"))[:-1]},"last":{{{last}}}}}'
 
     def frame(self, position: EventId | None) -> Frame:
@@ -128,8 +126,3 @@ class State:
         return Frame(
             Event(None, self.text(position), {"job_id": self._job_id}), event_id=position, name="state"
         )
-
-
-def _size(kind: str, body: str) -> int:
-    text = kind + body
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -112,25 +112,37 @@ def job_id(text: str) -> JobId | None:
     return JobId(text) if _JOB_ID.fullmatch(text) else None
 
 
+_MISSING = object()
+
+
 class Event:
     """One message of a job. Not to be changed.
 
-    `body` is the JSON text of an object, without the id that the publish script adds. `fields` is the parsed
-    object; if the producer's text is not a JSON object, `fields` is None and `body` is that text. `type` and
-    `status`, which it gives the job, are None where they are missing or no text.
+    `body` is the JSON text of an object, without the id that the publish script adds, and `size` its bytes.
+    If the producer's text is not a JSON object, `is_object` is False and `body` is that text. `type`, and
+    `status`, which it gives the job, are None where they are missing or no text; `job`, its `job_id`, is ""
+    where it is no text. `has_id`: the producer wrote an `id` of its own.
     """
 
-    __slots__ = ("body", "fields", "id", "status", "type")
+    __slots__ = ("body", "has_id", "id", "is_object", "job", "size", "status", "type")
 
     def __init__(self, event_id: EventId | None, body: str, fields: dict[str, Any] | None) -> None:
         self.id = event_id
         self.body = body
-        self.fields = fields
-        kind = status = None
-        if fields is not None:
-            kind, status = fields.get("type"), fields.get("status")
+        self.size = len(body) if body.isascii() else len(body.encode("utf-8", "surrogatepass"))
+        # The object itself would take more memory than its text, in every window.
+        self.is_object = fields is not None
+        get = (fields or {}).get
+        kind, status, job = get("type"), get("status"), get("job_id", _MISSING)
         self.type: str | None = kind if isinstance(kind, str) else None
         self.status: str | None = status if isinstance(status, str) else None
+        self.job: str | None = job if isinstance(job, str) else None if job is _MISSING else ""
+        self.has_id = get("id", _MISSING) is not _MISSING
+
+    @property
+    def fields(self) -> dict[str, Any] | None:
+        """The object, parsed anew; None if it is none."""
+        return _parse_object(self.body) if self.is_object else None
 
     @classmethod
     def from_message(cls, data: bytes) -> Event:

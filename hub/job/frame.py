@@ -37,7 +37,7 @@ class Frame:
     this one; the log sets it, because a frame without an id takes the id before it.
     """
 
-    __slots__ = ("_encodings", "body", "event", "id", "name", "seen", "terminal")
+    __slots__ = ("_encoding", "_format", "_others", "body", "event", "id", "name", "seen", "size", "terminal")
 
     def __init__(
         self,
@@ -49,27 +49,31 @@ class Frame:
     ) -> None:
         self.event = event
         self.body = event.body
+        self.size = event.size
         self.id = event_id
         self.name = name
         self.terminal = terminal
         self.seen: EventId | None = event_id
-        self._encodings: dict[object, bytes] = {}
+        # Most frames are encoded in one format, and need no dictionary.
+        self._format: object = None
+        self._encoding = b""
+        self._others: dict[object, bytes] | None = None
 
     @classmethod
     def control(cls, name: str, fields: dict[str, Any]) -> Frame:
         """Make a control frame: a message of the hub about the stream, not an event of the job."""
         return cls(Event(None, dumps(fields), fields), name=name)
 
-    @property
-    def size(self) -> int:
-        """The size of the body in bytes of UTF-8."""
-        return len(self.body) if self.body.isascii() else len(self.body.encode())
-
     def encoded(self, fmt: Format[Any]) -> bytes:
         """The frame's bytes in the format `fmt`, encoded on the first call."""
-        encoding = self._encodings.get(fmt)
-        if encoding is None:
-            encoding = self._encodings[fmt] = fmt.encode(self)
+        if self._format is fmt:
+            return self._encoding
+        if self._format is None:
+            self._format, self._encoding = fmt, fmt.encode(self)
+            return self._encoding
+        others = self._others = self._others or {}
+        if (encoding := others.get(fmt)) is None:
+            encoding = others[fmt] = fmt.encode(self)
         return encoding
 
     def passes(self, types: frozenset[str] | None) -> bool:

@@ -58,7 +58,7 @@ def encode(frame: Frame) -> bytes:
     if frame.name is not None:
         head += f"event: {frame.name}\n"
     body = frame.body
-    if not body.isascii() and frame.event.fields is not None:
+    if not body.isascii() and frame.event.is_object:
         body = body.translate(_ODD_ENDS)
     if "\n" in body or "\r" in body:
         body = _LINE_END.sub("\ndata: ", body)

@@ -42,33 +42,28 @@ HEARTBEAT = Frame.control("heartbeat", {})
 
 def encode(frame: Frame, job: JobId | None = None) -> bytes:
     """One frame as JSON text. With `job`, the text has that `job_id`, whatever the producer wrote."""
-    fields = frame.event.fields
-    if frame.name is None and frame.event.type in RESERVED:
-        fields = None  # a client must not take it for a control frame
-    if (
-        fields is not None
-        and frame.name is None
-        and frame.id is not None
-        and "id" not in fields
-        and (job is None or fields.get("job_id") == job)
-    ):
-        return splice(f'{{"id":"{frame.id}"}}'.encode(), frame.body)  # as below, for nearly every event
+    event = frame.event
+    is_object, job_is_said = event.is_object, job is None or event.job == job
+    if frame.name is None:
+        if event.type in RESERVED:
+            is_object = False  # a client must not take it for a control frame
+        elif is_object and frame.id is not None and job_is_said and not event.has_id:
+            return splice(f'{{"id":"{frame.id}"}}'.encode(), frame.body)  # as below, for nearly every event
     head: dict[str, Any] = {}
     if frame.name is not None:
         head["type"] = frame.name
     elif frame.id is not None:
         head["id"] = str(frame.id)
-    if frame.name is None and fields is None:
+    if not is_object:
         head |= {"type": "raw", "data": frame.body}
-    if job is not None and (fields or {}).get("job_id") != job:
+    if not (job_is_said and is_object) and job is not None:
         head["job_id"] = job
-    if fields is None:
+    if not is_object:
         return text(head)
     body = frame.body
-    ours = head.keys() | {"id"}
-    if fields.keys() & ours:
+    if frame.name is None and (event.has_id or (event.job is not None and "job_id" in head)):
         # Of duplicate names, clients' parsers keep the last one, which would be the producer's.
-        body = without(body, ours)
+        body = without(body, head.keys() | {"id"})
     return splice(text(head), body)
 
 

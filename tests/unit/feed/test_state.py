@@ -116,11 +116,7 @@ def test_older_events_say_what_no_newer_one_did():
     }
     assert said["status"] == "code"
     assert "truncated" not in said
-    assert (
-        state._totals.state_bytes
-        == state._size
-        == sum(len(kind + body) for kind, body in state._last.items())
-    )
+    assert state._totals.state_bytes == state._size == sum(event.size for event in state._last.values())
 
 
 def test_older_events_are_the_first_to_go():
