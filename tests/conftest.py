@@ -112,7 +112,7 @@ def every_line_is_the_first_of_its_kind() -> None:
         if name.startswith("hub."):
             for one in logging.getLogger(name).filters:
                 if isinstance(one, quiet._Quiet):
-                    one._said.clear()
+                    one._kinds.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
