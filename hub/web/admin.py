@@ -120,14 +120,14 @@ def _add_metrics(router: APIRouter) -> None:
     async def metrics(request: Request) -> Response:
         """Metrics in the Prometheus format."""
         context = get_context(request)
+        context.report()
         if context.place is None:
-            read = context.statistics
+            found = registry(context.statistics)
         else:
             board, _ = context.place
-            context.report()
-            read = board.sum
+            found = registry(board.sum, board)
         return Response(
-            generate_latest(registry(read, alone=context.place is None)),
+            generate_latest(found),
             headers=SAFE,
             media_type=CONTENT_TYPE_LATEST,
         )

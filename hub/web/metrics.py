@@ -4,6 +4,7 @@ scraped."""
 from __future__ import annotations
 
 import mmap
+import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
@@ -31,13 +32,16 @@ class Board:
     """
 
     _ROW = struct.Struct(f"{len(FIELDS) + CELLS}d")
+    _PID = struct.Struct("q")
 
     def __init__(self, rows: int) -> None:
         self._gone = rows
         self._memory = mmap.mmap(-1, (rows + 1) * self._ROW.size)
+        self._pids = mmap.mmap(-1, rows * self._PID.size)
 
     def begin(self, row: int) -> None:
-        """A new process uses this row from now on."""
+        """This process, which is new, uses this row from now on."""
+        self._PID.pack_into(self._pids, row * self._PID.size, os.getpid())
         self.write(self._gone, self._read(self._gone) + self._read(row).counters())
         self.write(row, Totals())
 
@@ -48,6 +52,10 @@ class Board:
     def sum(self) -> Totals:
         """All processes together; a row may be a second old."""
         return sum(map(self._read, range(self._gone + 1)), Totals())
+
+    def pids(self) -> list[int]:
+        """The process of each row, the last one that began; 0 where none has."""
+        return [self._PID.unpack_from(self._pids, row * self._PID.size)[0] for row in range(self._gone)]
 
     def _read(self, row: int) -> Totals:
         cells = self._ROW.unpack_from(self._memory, row * self._ROW.size)
@@ -98,12 +106,34 @@ def _histograms(timings: Timings) -> Iterator[Metric]:
     yield from (delivery, joins, fanout)
 
 
-def registry(read: Callable[[], Totals], *, alone: bool = True) -> CollectorRegistry:
-    """A registry that calls `read()` at each scrape. `alone`: this process is the whole hub, so its own
-    `process_*` metrics are the hub's.
+class _Processes:
+    """`process_*` of each worker, by its row. Summed, the seconds of CPU would fall with each worker that is
+    replaced, and a counter that falls is taken for one that began anew.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for row, pid in enumerate(self._board.pids()):
+            for metric in ProcessCollector(pid=str(pid).__str__, registry=None).collect():
+                family = families.setdefault(
+                    metric.name, Metric(metric.name, metric.documentation, metric.type)
+                )
+                for sample in metric.samples:
+                    family.add_sample(sample.name, {"worker": str(row)}, sample.value)
+        yield from families.values()
+
+
+def registry(read: Callable[[], Totals], board: Board | None = None) -> CollectorRegistry:
+    """A registry that calls `read()` at each scrape. `board`: of several processes, which are the hub
+    together; else this one's `process_*` metrics are the hub's.
     """
     made = CollectorRegistry()
     made.register(_Collector(read))
-    if alone:
+    if board is None:
         ProcessCollector(registry=made)
+    else:
+        made.register(_Processes(board))
     return made

@@ -16,10 +16,15 @@ from tests.support.live import operator, token
 from tests.support.sse import SseViewer
 
 
-async def metric(url: str, name: str) -> float:
-    """One metric of all processes; any process answers for all."""
+async def scraped(url: str) -> str:
+    """The metrics of all processes; any process answers for all."""
     async with httpx.AsyncClient() as client:
-        text = (await client.get(f"{url}/metrics", headers=operator())).text
+        return (await client.get(f"{url}/metrics", headers=operator())).text
+
+
+async def metric(url: str, name: str) -> float:
+    """One of them."""
+    text = await scraped(url)
     found = re.search(rf"^hub_{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, text
     return float(found[1])
@@ -65,6 +70,7 @@ async def test_workers_share_the_work_and_one_that_dies_is_replaced(real_redis, 
         os.kill(children[0].pid, signal.SIGKILL)
         await until(all_up)
         assert await metric(url, "opened_total") >= 24
+        assert (await scraped(url)).count("\nprocess_resident_memory_bytes{worker=") == 3
         await publisher.ready(job)
         ends = 0
         for viewer in viewers:

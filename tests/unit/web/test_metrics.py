@@ -91,8 +91,20 @@ def test_a_bound_belongs_to_its_bucket():
     assert one.counts[3] == 1
 
 
-def test_the_process_is_the_hub_only_where_it_is_the_only_one():
-    """Of several workers, `process_*` would be those of whichever was asked."""
-    assert b"process_resident_memory_bytes" in generate_latest(registry(lambda: NOTHING))
-    assert b"process_" not in generate_latest(registry(lambda: NOTHING, alone=False))
+def test_the_process_is_the_hub_where_it_is_the_only_one():
+    """The standard names, without a label."""
+    assert b"\nprocess_resident_memory_bytes " in generate_latest(registry(lambda: NOTHING))
     assert b'hub_build_info{python="' in generate_latest(registry(lambda: NOTHING))
+
+
+def test_each_of_several_workers_has_its_own_process_metrics():
+    """By its row; a row that no process has begun, or whose process is gone, has none."""
+    board = Board(3)
+    board.begin(0)
+    board.begin(2)
+    text = generate_latest(registry(board.sum, board)).decode()
+    assert text.count("# TYPE process_cpu_seconds_total counter") == 1
+    found = [line for line in text.splitlines() if line.startswith("process_resident_memory_bytes")]
+    assert [line.partition(" ")[0] for line in found] == [
+        f'process_resident_memory_bytes{{worker="{row}"}}' for row in (0, 2)
+    ]
