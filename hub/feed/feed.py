@@ -263,11 +263,10 @@ class Feed:
 
     def _grown(self, frames: list[Frame]) -> tuple[int, float]:
         """The log has more: the position where it begins, and the time."""
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         return self.log.end - len(frames), self._loop.time()
 
     # --- without the task
@@ -278,9 +277,7 @@ class Feed:
         if not self._inbox.is_taken_up():
             return 0
         audiences = self.audiences
-        seats = 0
-        for audience in audiences:
-            seats += len(audience.seats)
+        seats = sum([len(audience.seats) for audience in audiences])
         if seats <= SLICE:
             try:
                 self._pump_out(audiences, seats)

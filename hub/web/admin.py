@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import re
 from functools import cache
 from importlib.resources import files
-from ipaddress import ip_address
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -20,7 +18,6 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -29,9 +26,11 @@ from hub.errors import InvalidSettings
 from hub.job.log_level import LogLevel
 from hub.settings import Settings
 from hub.transports.headers import PRIVATE, SAFE
-from hub.web.context import Context, get_context, get_service
+from hub.web.context import get_context, get_service
 from hub.web.inspection import add_inspector
+from hub.web.inspection_socket import add_inspector_socket
 from hub.web.metrics import registry
+from hub.web.operators import is_operator
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 """Files of `/docs`, in the package fastapi-offline: nothing is loaded from anybody else's host."""
@@ -39,50 +38,7 @@ ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css
 
 class _AdminRoute(APIRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return super().matches(scope) if _is_operator(scope) else (Match.NONE, {})
-
-
-def _is_operator(scope: Scope) -> bool:
-    if scope["type"] != "http":
-        return False
-    request = HTTPConnection(scope)
-    context = get_context(request)
-    return (_is_on_admin_port(scope, context) and not _is_foreign_page(request)) or _has_token(
-        request, context
-    )
-
-
-def _is_on_admin_port(scope: Scope, context: Context) -> bool:
-    """By the address of the socket, which no header can change."""
-    server = scope.get("server")
-    return server is not None and server[1] in context.admin_ports
-
-
-def _is_foreign_page(request: HTTPConnection) -> bool:
-    """Returns True for a request that a page of another site makes in the operator's browser.
-
-    Also where its name was made to point to this machine (DNS rebinding): a page of ours has a numeric
-    address.
-    """
-    headers = request.headers
-    if "origin" not in headers and "sec-fetch-site" not in headers:
-        return False  # no browser of this decade
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return True
-    host = request.url.hostname or ""
-    try:
-        ip_address(host)
-    except ValueError:
-        return host != "localhost"
-    return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
-
-
-def _has_token(request: HTTPConnection, context: Context) -> bool:
-    expected = context.settings.admin_token
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if expected is None or scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(given.strip().encode(), expected.get_secret_value().encode())
+        return super().matches(scope) if is_operator(scope) else (Match.NONE, {})
 
 
 class Level(BaseModel, extra="forbid"):
@@ -111,6 +67,7 @@ def admin_router(settings: Settings) -> APIRouter:
     _add_metrics(router)
     _add_actions(router)
     add_inspector(router)
+    add_inspector_socket(router)
     _add_documents(router, settings)
     return router
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from playwright.async_api import expect
 from redis.asyncio import Redis
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.serve.server import listen
@@ -175,7 +176,7 @@ async def test_a_hub_answers_for_itself_while_redis_is_away(redis_server, real_r
                 store.kill()
                 await live.until(lambda: not live.hub.ready)
                 found = await seen(live)
-                assert [row["job_id"] for row in found["jobs"]] == [job]
+                assert job in [row["job_id"] for row in found["jobs"]]
                 assert (found["asked"], len(found["processes"])) == (1, 1)
                 assert any("no subscription connection" in one["said"] for one in found["incidents"])
     finally:
@@ -321,3 +322,107 @@ async def test_the_page_shows_it_live(redis_server, real_redis):
                 assert said[-1] == "reconnect"
     finally:
         hub.close()
+
+
+async def test_the_figures_come_by_themselves(real_redis):
+    """Over a WebSocket: all, and the job that the page shows, at once when it asks and then every second."""
+    async with live_hub(real_redis) as live:
+        job = await producers.job(live, events=3)
+        async with (
+            live.websocket(job) as viewer,
+            connect(
+                f"{live.url.replace('http', 'ws')}/admin/api/live", additional_headers=operator()
+            ) as page,
+        ):
+            await viewer.recv()
+            first = json.loads(await page.recv())
+            assert (first["job_id"], first["job"]) == (None, None)
+            assert first["processes"]
+            await page.send(json.dumps({"job": job}))
+            found = await _one(page, lambda said: said["job_id"] == job)
+            assert [row["user"] for row in found["job"]["watching"]] == ["ada"]
+            assert job in [row["job_id"] for row in found["jobs"]]
+            await viewer.close()
+            found = await _one(page, lambda said: not said["job"]["watching"])
+            assert found["job"]["gone"][0]["why"] == "client left"
+            await page.send(json.dumps({"job": None}))
+            await _one(page, lambda said: said["job_id"] is None)
+
+
+@pytest.mark.parametrize("said", ["", "[]", "{", '{"job":1}', '{"job":"a b"}', "[" * 9000, b"\xff"])
+async def test_what_a_page_does_not_say_shows_no_job(real_redis, said):
+    async with (
+        live_hub(real_redis) as live,
+        connect(f"{live.url.replace('http', 'ws')}/admin/api/live", additional_headers=operator()) as page,
+    ):
+        await page.send(said)
+        for _ in range(2):
+            assert json.loads(await page.recv())["job_id"] is None
+
+
+async def test_the_figures_are_the_operators(real_redis):
+    """Another's handshake gets what a path gets that does not exist."""
+    async with live_hub(real_redis) as live:
+        answers = []
+        for path in ("nothing", "live"):
+            for headers in ({}, {"Authorization": f"Bearer {token()}"}):
+                with pytest.raises(InvalidStatus) as refused:
+                    await connect(
+                        f"{live.url.replace('http', 'ws')}/admin/api/{path}", additional_headers=headers
+                    )
+                answer = refused.value.response
+                answers.append((answer.status_code, answer.body, sorted(answer.headers)))
+        assert all(answer == answers[0] for answer in answers)
+
+
+async def test_a_page_of_another_site_gets_no_figures_and_an_open_one_holds_up_no_exit(redis_server):
+    """A browser reaches the admin port of its own machine for any page."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    hub = Hub(redis_server.url, admin_port=port, admin_token="")
+    try:
+        url = f"ws://127.0.0.1:{port}/admin/api/live"
+        for origin in ("https://evil.example", "http://127.0.0.1:1", "null"):
+            with pytest.raises(InvalidStatus):
+                await connect(url, origin=origin)
+        with pytest.raises(InvalidStatus):  # a name that was made to point here
+            await connect(url, origin="http://evil.example", additional_headers={"Host": "evil.example"})
+        async with connect(url, origin=f"http://127.0.0.1:{port}") as page:
+            assert json.loads(await page.recv())["processes"]
+            hub.terminate()
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    await page.recv()
+            assert await hub.wait(10) == 0
+    finally:
+        hub.close()
+
+
+async def test_the_page_asks_over_http_where_no_websocket_comes_through(real_redis, redis_server):
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    hub = Hub(redis_server.url, admin_port=port, admin_token="")
+    live = Live(None, real_redis, hub.port, None)
+    try:
+        job = await producers.job(live, events=3)
+        async with chromium() as browser, live.websocket(job) as viewer:
+            await viewer.recv()
+            async with opened(browser, "about:blank") as page:
+                await page.add_init_script(
+                    "window.WebSocket = class { constructor() { setTimeout(() => this.onclose()); } close() {} }"
+                )
+                await page.goto(f"http://127.0.0.1:{port}/admin")
+                await expect(page.locator("#state")).to_contain_text("live")
+                await page.get_by_role("button", name=job).click()
+                await expect(page.locator("#watching tr")).to_have_count(2)
+                await viewer.close()
+                await expect(page.locator("#job-gone")).to_contain_text("client left")
+    finally:
+        hub.close()
+
+
+async def _one(page, is_it) -> dict:
+    async with asyncio.timeout(10):
+        while not is_it(said := json.loads(await page.recv())):
+            pass
+    return said

@@ -69,7 +69,7 @@ async def opened(browser: Browser, url: str, **context) -> AsyncIterator[Page]:
     await page.goto(url)
     yield page
     await session.close()
-    assert problems == []
+    assert problems == [], problems
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
-// The inspector: asks /admin/api every two seconds while the page is seen. Text of others is only ever text.
+// The inspector: figures come over a WebSocket while the page is seen, and over HTTP where that is not let through.
+// Text of others is only ever text.
 
-const EVERY = 2000;
+const AGAIN = 2000; // milliseconds until the WebSocket is tried once more
 const $ = (id) => document.getElementById(id);
 const number = (value) => Math.round(value).toLocaleString("en");
 const clock = (at) => new Date(at * 1000).toLocaleTimeString();
@@ -200,7 +201,7 @@ async function act(path, body) {
   } catch (error) {
     say(String(error.message ?? error), true);
   }
-  setTimeout(look, 300);
+  setTimeout(refresh, 300);
 }
 
 function choose(job) {
@@ -210,7 +211,7 @@ function choose(job) {
   $("watch").textContent = "Watch";
   $("frames").replaceChildren();
   history.replaceState(null, "", job ? `#${new URLSearchParams({ job })}` : location.pathname);
-  look();
+  refresh();
 }
 
 function watch() {
@@ -230,40 +231,60 @@ function say(words, bad) {
   $("state").className = bad ? "bad" : "";
 }
 
-let asking = false;
+function draw(now) {
+  now.at = Date.now();
+  first ??= now;
+  drawNumbers(now);
+  drawProcesses(now);
+  drawJobs(now);
+  drawTimings(now);
+  drawReasons(now);
+  drawGone("gone", now.gone);
+  drawIncidents(now);
+  $("one").hidden = !chosen;
+  $("all").hidden = Boolean(chosen);
+  if (chosen && (now.job_id ?? "") === chosen) drawJob(now.job);
+  if (!before || now.at - before.at > 700) before = now; // a rate needs some time
+  const silent = now.asked - now.processes.length;
+  say(silent > 0 ? `${silent} of ${now.asked} processes did not answer` : `live, ${now.processes.length === 1 ? "one process" : `${now.processes.length} processes`}`, silent > 0);
+  document.body.dataset.ready = "true";
+}
+
+// Over HTTP, once.
 async function look() {
-  if (asking || document.hidden) return;
-  asking = true;
+  const job = chosen;
   try {
     const now = await ask("api/overview");
     if (!now) throw new Error("this is no operator's port any more");
-    now.at = Date.now();
-    first ??= now;
-    drawNumbers(now);
-    drawProcesses(now);
-    drawJobs(now);
-    drawTimings(now);
-    drawReasons(now);
-    drawGone("gone", now.gone);
-    drawIncidents(now);
-    $("one").hidden = !chosen;
-    $("all").hidden = Boolean(chosen);
-    if (chosen) drawJob(await ask(`api/jobs/${encodeURIComponent(chosen)}`));
-    before = now;
-    const silent = now.asked - now.processes.length;
-    say(silent > 0 ? `${silent} of ${now.asked} processes did not answer` : `live, ${now.processes.length === 1 ? "one process" : `${now.processes.length} processes`}`, silent > 0);
-    document.body.dataset.ready = "true";
+    draw({ ...now, job_id: job, job: job ? await ask(`api/jobs/${encodeURIComponent(job)}`) : null });
   } catch (error) {
     say(`no answer: ${error.message ?? error}`, true);
-  } finally {
-    asking = false;
   }
+}
+
+let socket = null;
+
+function live() {
+  if (socket || document.hidden) return;
+  socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/admin/api/live`);
+  socket.onopen = refresh;
+  socket.onmessage = ({ data }) => draw(JSON.parse(data));
+  socket.onclose = () => {
+    socket = null;
+    if (document.hidden) return;
+    look();
+    setTimeout(live, AGAIN);
+  };
+}
+
+function refresh() {
+  if (socket?.readyState === 1) socket.send(JSON.stringify({ job: chosen || null }));
+  else if (!socket) look();
 }
 
 $("back").addEventListener("click", () => choose(""));
 $("watch").addEventListener("click", watch);
 $("away").addEventListener("click", () => act("api/away", { job: chosen }));
 $("find").addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.value.trim()) choose(event.target.value.trim()); });
-document.addEventListener("visibilitychange", look);
-setInterval(look, EVERY);
-look();
+document.addEventListener("visibilitychange", () => document.hidden ? socket?.close() : live());
+live();
