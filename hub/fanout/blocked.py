@@ -24,8 +24,12 @@ UNANSWERED = "did not answer pings"
 class Blockable(Protocol):
     """A wire on a socket. `finished`: its last words are written, and only the client's goodbye is missing.
 
-    `unsent`: bytes that the kernel has not taken yet, 0 where that is not known.
+    `unsent`: bytes that the kernel has not taken yet, 0 where that is not known. `whose`: the job and the
+    user; no job for a dashboard.
     """
+
+    @property
+    def whose(self) -> tuple[str, str]: ...
 
     @property
     def finished(self) -> bool: ...
@@ -71,10 +75,19 @@ class Blocked:
                 del self._since[wire]
                 if not wire.finished:
                     self._totals.blocked += 1
-                    logger.warning("a viewer took no bytes for %.0f s and is cut off", now - since)
+                    _say(wire, now - since)
                 wire.abort()
 
     def abort_all(self) -> None:
         """Reset all of them: the process ends."""
         for wire in list(self._since):
             wire.abort()
+
+
+def _say(wire: Blockable, seconds: float) -> None:
+    job, user = wire.whose
+    if job:
+        words = "a viewer of job %s, user %s, took no bytes for %.0f s and is cut off"
+        logger.warning(words, job, user, seconds)
+    else:
+        logger.warning("a dashboard of user %s took no bytes for %.0f s and is cut off", user, seconds)

@@ -117,6 +117,7 @@ class _Session(AsgiWire):
             transport.blocked,
             handoff=Handoff.of(websocket.scope),
             last_words=transport.last_words,
+            whose=("", caller.user),
         )
         self._replays: dict[Lane, asyncio.Task[None]] = {}
         self._tells: dict[Lane, Callable[[int], None]] = {}  # what the count of a job's viewers is told to

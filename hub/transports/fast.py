@@ -102,6 +102,11 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         self.transport.close()
 
     @property
+    def whose(self) -> tuple[str, str]:
+        """The job and the user."""
+        return self._view.job_id, self._view.user
+
+    @property
     def unsent(self) -> int:
         """The number of bytes that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size()

@@ -50,6 +50,7 @@ class AsgiWire:
         "_was_cut",
         "catch_up",
         "reason",
+        "whose",
         "writes",
     )
 
@@ -61,7 +62,9 @@ class AsgiWire:
         last_words: Callable[[Reason], Messages],
         handoff: Handoff | None = None,
         late: float = 0.0,
+        whose: tuple[str, str] = ("", ""),
     ) -> None:
+        self.whose = whose  # the job and the user
         self.catch_up: Callable[[], None] = _nothing  # the seat's: writes what the log has for this viewer
         self.reason: Reason | None = None
         self._first: Reason | None = None  # `reason` becomes LEFT where the last words reach nobody

@@ -186,7 +186,8 @@ class EventStream(Response):
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> bool:
         view, transport = self._view, self._transport
         handoff = Handoff.of(scope)
-        wire = AsgiWire(send, transport.blocked, last_words=self._last_words, handoff=handoff)
+        whose = view.job_id, view.user
+        wire = AsgiWire(send, transport.blocked, last_words=self._last_words, handoff=handoff, whose=whose)
         last = transport.head(view, self._prologue)
         try:
             if _stays(scope):

@@ -147,8 +147,14 @@ class WebSocketTransport:
 
     async def _serve(self, websocket: WebSocket, view: View) -> bool:
         handoff = Handoff.of(websocket.scope)
-        late = _late(view)
-        wire = AsgiWire(websocket.send, self.blocked, last_words=self.last_words, handoff=handoff, late=late)
+        wire = AsgiWire(
+            websocket.send,
+            self.blocked,
+            last_words=self.last_words,
+            handoff=handoff,
+            late=(late := _late(view)),
+            whose=(view.job_id, view.user),
+        )
         opening = self._opening(view)
         try:
             if handoff is None or view.begin.after is not None:

@@ -1,5 +1,4 @@
-"""Who is an operator: whoever comes on the admin port and is no page of another site, or has the admin token.
-"""
+"""Who is an operator: whoever comes on the admin port and is no page of another site, or has the token."""
 
 from __future__ import annotations
 

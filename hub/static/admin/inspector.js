@@ -2,6 +2,9 @@
 // Text of others is only ever text.
 
 const AGAIN = 2000; // milliseconds until the WebSocket is tried once more
+const ROWS = 50; // jobs of an answer; of more, each process counts its own
+const CUT = ["blocked", "unanswered", "too_slow", "gap", "overloaded", "flood", "not_text", "too_big", "failed"]; // by the hub
+const WHY = { left: "client left", ended: "job ended", blocked: "took no bytes", unanswered: "did not answer pings" }; // as in the tables
 const $ = (id) => document.getElementById(id);
 const number = (value) => Math.round(value).toLocaleString("en");
 const clock = (at) => new Date(at * 1000).toLocaleTimeString();
@@ -75,14 +78,16 @@ function rate(now, name) {
 function drawNumbers(now) {
   const lost = sum(now, "gaps") + sum(now, "resyncs");
   const cards = [
-    ["viewers", number(sum(now, "viewers"))], ["jobs, at all processes", number(sum(now, "jobs"))],
+    ["viewers", number(sum(now, "viewers"))], ["viewers cut off", number(CUT.reduce((total, name) => total + sum(now, `closed_${name}`), 0))],
+    ["jobs watched", number(now.jobs.length < ROWS ? now.jobs.length : sum(now, "jobs"))],
     ["joins", rate(now, "opened")], ["messages", rate(now, "messages")], ["deliveries", rate(now, "deliveries")],
     ["of HUB_MEMORY", `${Math.ceil(100 * sum(now, "held_bytes") / Math.max(1, sum(now, "memory_bytes")))} %`],
     ["gaps and resyncs", number(lost)], ["stalls", number(sum(now, "stalls"))], ["workers lost", number(sum(now, "workers_lost"))],
   ];
+  const alarming = ["viewers cut off", "gaps and resyncs", "stalls", "workers lost"];
   $("numbers").replaceChildren(...cards.map(([name, value]) => {
     const card = element("div", "");
-    card.append(element("b", value), element("span", name, "quiet"));
+    card.append(element("b", value, alarming.includes(name) && value !== "0" ? "bad" : ""), element("span", name, "quiet"));
     return card;
   }));
 }
@@ -94,8 +99,8 @@ function drawProcesses(now) {
   table("processes", [
     ["process", (one) => names[one.process]], ["state", state], ["Redis", redis], ["up", (one) => span(Date.now() / 1000 - one.since)],
     ["version", (one) => one.version], ["viewers", (one) => number(one.totals.viewers), "number"], ["jobs", (one) => number(one.totals.jobs), "number"],
-    ["waiting", (one) => number(one.totals.inbox), "number"], ["holds", (one) => bytes(one.totals.held_bytes), "number"],
-    ["reconnects", (one) => number(one.totals.redis_reconnects), "number"],
+    ["messages waiting", (one) => number(one.totals.inbox), "number"], ["memory of events", (one) => bytes(one.totals.held_bytes), "number"],
+    ["Redis reconnects", (one) => number(one.totals.redis_reconnects), "number"],
   ], now.processes, "no process answered");
 }
 
@@ -149,7 +154,7 @@ function drawTimings(now) {
 
 function drawReasons(now) {
   const reasons = Object.keys(now.processes[0]?.totals ?? {}).filter((name) => /^(auth_refused|closed)_|^(refused|unavailable|commands_refused)$/.test(name));
-  const words = (name) => name.replace(/^auth_refused_/, "refused: ").replace(/^closed_/, "went: ").replaceAll("_", " ")
+  const words = (name) => name.replace(/^auth_refused_/, "refused: ").replace(/^closed_(.*)$/, (_, why) => `went: ${WHY[why] ?? why}`).replaceAll("_", " ")
     .replace(/^refused$/, "refused: at a cap").replace(/^unavailable$/, "refused: Redis did not answer");
   const rows = reasons.map((name) => [words(name), sum(now, name), sum(now, name) - sum(first, name)]).filter(([, total]) => total).sort((a, b) => b[2] - a[2] || b[1] - a[1]);
   table("reasons", [["reason", (row) => row[0]], ["since the page was opened", (row) => number(row[2]), "number"], ["ever", (row) => number(row[1]), "number"]], rows, "nobody yet");

@@ -14,6 +14,8 @@ TIMEOUT = 10.0
 
 
 class Socket:
+    whose = "a", "ada"
+
     def __init__(self, unsent: int = 0, *, finished: bool = False) -> None:
         self.unsent = unsent
         self.finished = finished
@@ -88,3 +90,18 @@ async def test_at_the_end_of_the_process_all_are_ended():
     sockets = [Socket(500), Socket(finished=True)]
     blocked(*sockets).abort_all()
     assert [socket.aborts for socket in sockets] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("whose", "said"),
+    [
+        (("build-7", "ada"), "a viewer of job build-7, user ada, took no bytes for 11 s and is cut off"),
+        (("", "ada"), "a dashboard of user ada took no bytes for 11 s and is cut off"),
+    ],
+)
+async def test_the_log_says_whose_it_was(whose, said, caplog):
+    """An operator is asked by a user, about a job."""
+    socket = Socket(500)
+    socket.whose = whose
+    blocked(socket).abort(111)
+    assert [record.getMessage() for record in caplog.records] == [said]

@@ -62,8 +62,10 @@ class Seat:
 
 
 class View:
-    why = ""
     """A view that counts its closings."""
+
+    why = ""
+    job_id, user = "a", "ada"
 
     def __init__(self):
         self.closings = 0
