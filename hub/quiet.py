@@ -68,12 +68,13 @@ class _Quiet(logging.Filter):
         kind.last = record
         if (job := _job_of(record)) is not None and len(kind.jobs) <= NAMED:
             kind.jobs[job] = None
+        # As text: an error in it would keep what it happened to alive.
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
         return False
 
     def _tell(self, kind: _Kind) -> None:
         if (record := kind.last) is None:
             return
-        record.exc_info = None  # the first line has a traceback
         record.sums_up = True
         _sum_up(kind, record, kind.left_out - 1)
         kind.since = time.monotonic()
@@ -86,7 +87,8 @@ def _sum_up(kind: _Kind, record: logging.LogRecord, others: int) -> None:
         jobs = [*kind.jobs][:NAMED]
         rest = " and others" if len(kind.jobs) > NAMED else ""
         of = f", of jobs {', '.join(jobs)}{rest}" if jobs else ""
-        record.msg += f" (and {others} more of these since the last{of})".replace("%", "%%")
+        words = f" (and {others} more of these since the last{of})"
+        record.msg += words.replace("%", "%%") if record.args else words
     kind.left_out, kind.last = 0, None
     kind.jobs.clear()
 
@@ -96,4 +98,5 @@ def _job_of(record: logging.LogRecord) -> str | None:
     found = _JOB.search(record.msg)
     if found is None or not isinstance(record.args, tuple):
         return None
-    return str(record.args[record.msg.count("%", 0, found.start())])
+    before = record.msg.count("%", 0, found.start())
+    return str(record.args[before]) if before < len(record.args) else None

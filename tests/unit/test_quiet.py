@@ -86,7 +86,7 @@ async def test_what_was_left_out_is_told_although_nothing_follows(log, caplog, m
 
 
 async def test_one_line_that_was_left_out_comes_later_as_it_is(log, caplog, monkeypatch):
-    """Without a count, and an error's traceback is not kept for it."""
+    """Without a count, and neither an error nor its traceback is kept for it."""
     monkeypatch.setattr(quiet, "INTERVAL", 0.02)
     told = asyncio.Event()
     monkeypatch.setattr(log, "handle", lambda record, handle=log.handle: (handle(record), told.set()))
@@ -99,6 +99,7 @@ async def test_one_line_that_was_left_out_comes_later_as_it_is(log, caplog, monk
     await asyncio.wait_for(told.wait(), 10)
     assert lines(caplog) == ["the feed of job a failed", "the feed of job b failed"]
     assert [record.exc_info is None for record in caplog.records] == [False, True]
+    assert caplog.records[1].args is None
 
 
 def test_another_cause_is_not_hidden(clock, log, caplog):
