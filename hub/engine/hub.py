@@ -78,6 +78,7 @@ class Hub:
         self.revocations = Revocations(broker, self._expel)
         self.mine = Mine(broker)
         self._views: set[View] = set()
+        self._on_leave: Callable[[View], None] = self._leave  # made for each view it would be 64 bytes
         self._incidents = Incidents(Redaction(settings.secrets))
         self.inspector = Inspector(self.feeds.watched, self._views, self.statistics, self._incidents)
         self.survey = Survey(broker, self.inspector.look)
@@ -133,7 +134,7 @@ class Hub:
         feed = self.feeds.of(found, wish)
         expiry = self.age.expiry(caller.expires)
         until = {"age": self.age.end(), "expiry": expiry, "since": since}
-        view = View(feed, self.broker, self._past, wish, caller, leave=self._leave, **until)
+        view = View(feed, self.broker, self._past, wish, caller, leave=self._on_leave, **until)
         self._views.add(view)
         feed.hold()
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from hub.broker.seam import Broker
 from hub.engine.admission import Admission
@@ -63,19 +64,25 @@ class JobReads:
         """The job, if `caller` may watch it. Raises BrokerUnavailable, and JobNotFound for a job that is not,
         exactly as if it did not exist.
         """
+        found, may = await self._look(caller, job)
+        return found if found is not None and may else self._refuse(caller, job, found)
+
+    async def _look(self, caller: Caller, job: JobId) -> tuple[Job | None, bool]:
+        """The job, and whether `caller` may watch it."""
         recent = self._recent_of(job)
         if recent.number >= READS and recent.found is not None and caller.owns(recent.found):
-            return recent.found
+            return recent.found, True
         is_shared = job in self._reading
         found = await self._read(job)
         may = await caller.may_watch(job, found)
         if is_shared and not may:
             found = await self._read(job)  # the other read may have begun before the job was made
             may = await caller.may_watch(job, found)
-        if found is None or not may:
-            self._admission.count_refusal(is_known=found is not None)
-            raise JobNotFound(f"expected a job that {caller.user!r} may watch, got {job!r}")
-        return found
+        return found, may
+
+    def _refuse(self, caller: Caller, job: JobId, found: Job | None) -> NoReturn:
+        self._admission.count_refusal(is_known=found is not None)
+        raise JobNotFound(f"expected a job that {caller.user!r} may watch, got {job!r}")
 
     async def wait_for(self, caller: Caller, job: JobId, seconds: float) -> Job:
         """The same, for a job that may come within `seconds`. A job of another user is waited for as long as
@@ -85,13 +92,13 @@ class JobReads:
         self._admission.enter_wait(caller.user)
         try:
             while True:
-                try:
-                    return await self.read_of(caller, job)
-                except JobNotFound:
-                    left = end - self._loop.time()
-                    if left <= 0 or self._patience.has_ended:
-                        raise
-                    await asyncio.sleep(min(POLL, left))
+                found, may = await self._look(caller, job)
+                if found is not None and may:
+                    return found
+                left = end - self._loop.time()
+                if left <= 0 or self._patience.has_ended:  # one refusal, however often it was looked for
+                    self._refuse(caller, job, found)
+                await asyncio.sleep(min(POLL, left))
         finally:
             self._admission.leave_wait(caller.user)
 

@@ -5,6 +5,8 @@ const AGAIN = 2000; // milliseconds until the WebSocket is tried once more
 const ROWS = 50; // jobs of an answer; of more, each process counts its own
 const CUT = ["blocked", "unanswered", "too_slow", "gap", "overloaded", "flood", "not_text", "too_big", "failed"]; // by the hub
 const WHY = { left: "client left", ended: "job ended", blocked: "took no bytes", unanswered: "did not answer pings" }; // as in the tables
+const CALM = ["client left", "job ended", "stream is old, resume", "server restarts, resume", "expired", "revoked"];
+const LATELY = 600; // seconds
 const $ = (id) => document.getElementById(id);
 const number = (value) => Math.round(value).toLocaleString("en");
 const clock = (at) => new Date(at * 1000).toLocaleTimeString();
@@ -81,13 +83,18 @@ function drawNumbers(now) {
     ["viewers", number(sum(now, "viewers"))], ["viewers cut off", number(CUT.reduce((total, name) => total + sum(now, `closed_${name}`), 0))],
     ["jobs watched", number(now.jobs.length < ROWS ? now.jobs.length : sum(now, "jobs"))],
     ["joins", rate(now, "opened")], ["messages", rate(now, "messages")], ["deliveries", rate(now, "deliveries")],
-    ["of HUB_MEMORY", `${Math.ceil(100 * sum(now, "held_bytes") / Math.max(1, sum(now, "memory_bytes")))} %`],
+    ["of event memory", `${Math.ceil(100 * sum(now, "held_bytes") / Math.max(1, sum(now, "memory_bytes")))} %`],
     ["gaps and resyncs", number(lost)], ["stalls", number(sum(now, "stalls"))], ["workers lost", number(sum(now, "workers_lost"))],
   ];
-  const alarming = ["viewers cut off", "gaps and resyncs", "stalls", "workers lost"];
+  // Red is what has happened lately; the figures are since the processes began.
+  const grown = (...all) => all.some((name) => sum(now, name) > sum(first, name));
+  const alarming = {
+    "viewers cut off": now.gone.some((row) => !CALM.includes(row.why) && now.at / 1000 - row.at < LATELY),
+    "gaps and resyncs": grown("gaps", "resyncs"), stalls: grown("stalls"), "workers lost": grown("workers_lost"),
+  };
   $("numbers").replaceChildren(...cards.map(([name, value]) => {
     const card = element("div", "");
-    card.append(element("b", value, alarming.includes(name) && value !== "0" ? "bad" : ""), element("span", name, "quiet"));
+    card.append(element("b", value, alarming[name] ? "bad" : ""), element("span", name, "quiet"));
     return card;
   }));
 }

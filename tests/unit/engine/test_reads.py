@@ -49,7 +49,8 @@ class Door:
 
     def __init__(self, broker: Broker) -> None:
         self.patience = Patience()
-        self.admission = Admission(Settings(), Totals())
+        self.totals = Totals()
+        self.admission = Admission(Settings(), self.totals)
         self.noticed: list[Job | None] = []
         self.reads = JobReads(
             broker, self.patience, self.admission, lambda _, found: self.noticed.append(found)
@@ -182,6 +183,8 @@ async def test_a_foreign_job_is_waited_for_as_long_as_none(found):
     with pytest.raises(JobNotFound):
         await door.reads.wait_for(Caller(ADA), JOB, 1.2)
     assert asyncio.get_running_loop().time() == pytest.approx(1001.2)
+    counted = door.totals.auth_refused_owner, door.totals.auth_refused_unknown
+    assert counted == ((0, 1) if found is None else (1, 0)), "one refusal, however often it was looked for"
 
 
 async def test_the_drain_ends_the_wait_for_a_job():
