@@ -8,6 +8,7 @@ import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -117,7 +118,7 @@ class _Processes:
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
         for row, pid in enumerate(self._board.pids()):
-            for metric in ProcessCollector(pid=str(pid).__str__, registry=None).collect():
+            for metric in ProcessCollector(pid=partial(str, pid), registry=None).collect():
                 family = families.setdefault(
                     metric.name, Metric(metric.name, metric.documentation, metric.type)
                 )

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from hub.broker.keys import CONTROL_CHANNEL
 from hub.serve.server import listen
+from hub.web import inspection_socket
 from tests.faults.rig.process import Hub, RedisProcess
 from tests.faults.rig.rude import path_of, request
 from tests.support import producers
@@ -347,6 +348,22 @@ async def test_the_figures_come_by_themselves(real_redis):
             assert found["job"]["gone"][0]["why"] == "client left"
             await page.send(json.dumps({"job": None}))
             await _one(page, lambda said: said["job_id"] is None)
+
+
+async def test_a_page_that_asks_waits_for_no_turn_and_one_that_goes_leaves_nothing(real_redis, monkeypatch):
+    monkeypatch.setattr(inspection_socket, "EVERY", 600)
+
+    def served() -> int:
+        return sum("run_asgi" in repr(task) for task in asyncio.all_tasks())
+
+    async with live_hub(real_redis) as live:
+        url = f"{live.url.replace('http', 'ws')}/admin/api/live"
+        async with connect(url, additional_headers=operator()) as page:
+            await page.recv()
+            await page.send('{"job":"a"}')
+            await _one(page, lambda said: said["job_id"] == "a")
+            assert served() == 1
+        await live.until(lambda: not served())
 
 
 @pytest.mark.parametrize("said", ["", "[]", "{", '{"job":1}', '{"job":"a b"}', "[" * 9000, b"\xff"])
