@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError
@@ -60,19 +60,19 @@ class Shards(Protocol):
         """The connection of a line is lost."""
 
 
-def dedicated(pool: ConnectionPool) -> AbstractConnection:
-    """A connection as `pool` makes them (address, TLS, password), which nobody shares. It has no retries and
-    no timeouts, which would hide that it was lost; RESP2, because there a message is a plain list.
+def dedicated(kind: type[AbstractConnection], arguments: Mapping[str, Any]) -> AbstractConnection:
+    """A connection as a pool makes them (address, TLS, password), which is not of the pool. It has no retries
+    and no timeouts, which would hide that it was lost; RESP2, because there a message is a plain list.
     """
     settings: dict[str, Any] = {
-        **pool.connection_kwargs,
+        **arguments,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": None,
         "health_check_interval": 0,
         "protocol": 2,
         "decode_responses": False,
     }
-    return pool.connection_class(**settings)
+    return kind(**settings)
 
 
 async def confirmation(confirmed: asyncio.Future[None], deadline: float) -> None:

@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, MovedError, RedisError
 
+from hub.broker import multiplexed
 from hub.broker.topology import Place, Topology, is_transient, not_reached, slot_of
 from hub.ending import end_tasks
 
@@ -51,6 +52,7 @@ class Cluster:
         self._places = tuple(places)
         self._options = {**options, "retry": Retry(NoBackoff(), 0), "protocol": 2, "decode_responses": False}
         self._tls = tls
+        self.is_multiplexed = False  # the clients have connections for everybody
         self._clients: dict[Place, Redis] = {}
         self._looking: asyncio.Task[bool] | None = None
         self._looked = 0.0  # loop time of the end of the last look
@@ -83,7 +85,14 @@ class Cluster:
                 **self._options,
             )
             client = self._clients[place] = Redis.from_pool(pool)
+            if self.is_multiplexed:
+                multiplexed.enable(client)
         return client
+
+    @property
+    def clients(self) -> list[Redis]:
+        """Those of all nodes that were asked."""
+        return list(self._clients.values())
 
     def any(self) -> Redis:
         """The client of some node."""
@@ -148,7 +157,7 @@ class Cluster:
             await end_tasks(self._looking)
         clients, self._clients = self._clients, {}
         for client in clients.values():
-            await client.aclose()
+            await _close(client)
 
     def _note(self, error: Exception, place: Place | None) -> None:
         if place is not None and isinstance(error, MovedError):
@@ -188,4 +197,9 @@ class Cluster:
     async def _forget(self) -> None:
         """Close the clients of nodes that are gone."""
         for place in self._clients.keys() - self.topology.all_nodes - self.topology.primaries:
-            await self._clients.pop(place).aclose()
+            await _close(self._clients.pop(place))
+
+
+async def _close(client: Redis) -> None:
+    await multiplexed.close(client)
+    await client.aclose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis
@@ -19,10 +19,10 @@ import redis.cluster
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import AsyncScript
 from redis.exceptions import MovedError
 from redis.retry import Retry
 
+from hub.broker import multiplexed
 from hub.broker.address import Address
 from hub.broker.blocking_cluster import BlockingCluster
 from hub.broker.cluster import Cluster
@@ -75,11 +75,13 @@ def for_requests(url: str) -> Nodes:
     if place.service:
         return primary(place, options)
     if place.nodes:
-        return Cluster(place.nodes, options | place.options, patience=REQUEST_TIMEOUT, tls=place.tls)
+        return multiplex(
+            Cluster(place.nodes, options | place.options, patience=REQUEST_TIMEOUT, tls=place.tls)
+        )
     # Joins come in storms; commands are short, so fifty connections carry thousands a second, and the rest
     # waits.
     pool = BlockingConnectionPool.from_url(place.url, **options, max_connections=50, timeout=REQUEST_TIMEOUT)
-    return AsyncRedis.from_pool(pool)
+    return multiplex(AsyncRedis.from_pool(pool))
 
 
 def for_publishing(url: str) -> Nodes:
@@ -93,8 +95,9 @@ def for_publishing(url: str) -> Nodes:
     }
     place = Address.parse(url)
     if place.nodes:
-        return Cluster(place.nodes, _on_cluster(options | place.options), patience=PATIENCE, tls=place.tls)
-    return primary(place, options) if place.service else AsyncRedis.from_url(place.url, **options)
+        options = _on_cluster(options | place.options)
+        return multiplex(Cluster(place.nodes, options, patience=PATIENCE, tls=place.tls))
+    return primary(place, options) if place.service else multiplex(AsyncRedis.from_url(place.url, **options))
 
 
 def for_publishing_sync(url: str) -> SyncNodes:
@@ -118,6 +121,15 @@ def for_publishing_sync(url: str) -> SyncNodes:
 def _on_cluster(options: dict[str, Any]) -> dict[str, Any]:
     """A frozen primary is left after two seconds: the map may know another one by then."""
     return options | {"socket_timeout": REQUEST_TIMEOUT, "socket_connect_timeout": REQUEST_TIMEOUT}
+
+
+def multiplex(nodes: Nodes) -> Nodes:
+    """`nodes`, with a connection for the commands of everybody, which `close` ends."""
+    if isinstance(nodes, Cluster):
+        nodes.is_multiplexed = True
+    else:
+        multiplexed.enable(nodes)
+    return nodes
 
 
 def nodes_of(client: AsyncClient, *, patience: float = REQUEST_TIMEOUT) -> Nodes:
@@ -172,6 +184,8 @@ def single_sync(url: str) -> SyncRedis:
 
 async def close(client: AsyncClient) -> None:
     """Close a client made by this module, and its connections to Sentinels."""
+    if isinstance(client, AsyncRedis):
+        await multiplexed.close(client)
     await client.aclose()
     if isinstance(client, AsyncRedis):
         await close_sentinels(client)
@@ -186,7 +200,7 @@ def close_sync(client: SyncNodes) -> None:
 
 def sibling(nodes: Nodes, **changes: Any) -> Nodes:
     """The same place with connections of its own; `changes` to what redis-py makes them with."""
-    return nodes.sibling() if isinstance(nodes, Cluster) else client_like(nodes, **changes)
+    return multiplex(nodes.sibling() if isinstance(nodes, Cluster) else client_like(nodes, **changes))
 
 
 def client_like(client: AsyncRedis, **changes: Any) -> AsyncRedis:
@@ -237,46 +251,6 @@ class PerLoop:
             self._is_given = True
             self._clients[loop] = client
         return client
-
-
-class Script:
-    """A Lua script on an async client: runs EVALSHA, and loads the script if the server does not know it."""
-
-    def __init__(self, clients: PerLoop, text: str) -> None:
-        self._clients = clients
-        self._script = script_on(clients.given, text)
-
-    async def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
-        """The script's answer, for script.py to read."""
-
-        def ask(client: AsyncRedis) -> Awaitable[list[bytes | str]]:
-            answer = self._script(keys=keys, args=args, client=client)
-            return cast(Awaitable[list[bytes | str]], answer)
-
-        return await at(self._clients.get(), keys[0], ask)
-
-
-class SyncScript:
-    """A Lua script on a blocking client."""
-
-    def __init__(self, nodes: SyncNodes, text: str) -> None:
-        self._nodes = nodes
-        one = nodes.any() if isinstance(nodes, BlockingCluster) else nodes
-        self._script = one.register_script(text)
-
-    def run(self, keys: list[str], args: list[str | int]) -> list[bytes | str]:
-        """Run the script; returns its raw answer, which the functions of script.py interpret."""
-
-        def ask(client: SyncRedis) -> list[bytes | str]:
-            return cast(list[bytes | str], self._script(keys=keys, args=args, client=client))
-
-        return at_sync(self._nodes, keys[0], ask)
-
-
-def script_on(nodes: Nodes, text: str) -> AsyncScript:
-    """A script that can be run on every client of `nodes`."""
-    one = nodes.any() if isinstance(nodes, Cluster) else nodes
-    return one.register_script(text)
 
 
 def words(error: Exception) -> str:

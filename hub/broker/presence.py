@@ -33,6 +33,8 @@ class Reach(Protocol):
 
     async def at(self, key: str, ask: Callable[[Redis], Awaitable[T]]) -> T: ...
 
+    async def ask(self, key: str, commands: Sequence[tuple[str | int, ...]]) -> list[Any]: ...
+
     def groups(self, jobs: Sequence[JobId]) -> list[list[JobId]]: ...
 
 
@@ -58,18 +60,14 @@ class RedisCounts:
         """
 
         async def write(group: list[JobId]) -> list[JobId]:
-            async def ask(client: Redis) -> None:
-                async with client.pipeline(transaction=False) as pipe:
-                    for job in group:
-                        key = self._broker.keys.viewers(job)
-                        if counts[job]:
-                            pipe.hset(key, hub, str(counts[job]))
-                            pipe.expire(key, KEPT)
-                        else:
-                            pipe.hdel(key, hub)
-                    await pipe.execute()
-
-            await self._broker.at(self._broker.keys.viewers(group[0]), ask)
+            commands: list[tuple[str | int, ...]] = []
+            for job in group:
+                key = self._broker.keys.viewers(job)
+                if counts[job]:
+                    commands += [("HSET", key, hub, str(counts[job])), ("EXPIRE", key, KEPT)]
+                else:
+                    commands.append(("HDEL", key, hub))
+            await self._broker.ask(self._broker.keys.viewers(group[0]), commands)
             return group
 
         return [job for group in await self._each(list(counts), write) for job in group]

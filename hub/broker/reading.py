@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -29,7 +29,7 @@ def job_of(
     """
     values = readable(reply) or []
     fields = {name: _text(value) for name, value in zip(names, values, strict=False) if value is not None}
-    ours = {_text(name): _text(value) for name, value in (readable(meta) or {}).items()}
+    ours = {_text(name): _text(value) for name, value in _pairs(readable(meta) or {})}
     if not fields and not ours:
         return None
     owner = _owner(values[1]) if values else ""
@@ -53,6 +53,11 @@ def job_of(
         terminal=publication.terminal | stated,
         stated=stated,
     )
+
+
+def _pairs(reply: dict[Any, Any] | list[Any]) -> Iterable[tuple[Any, Any]]:
+    """What HGETALL answered, as redis-py or Redis itself has it."""
+    return reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
 
 
 def readable(reply: Any) -> Any:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from hub.broker import multiplexed
 from hub.broker.channels import SubscriberStatistics
 from hub.broker.cluster import Cluster
-from hub.broker.connect import OUTAGE, AsyncClient, at, client_like, groups, nodes_of, script_on, unavailable
+from hub.broker.connect import OUTAGE, AsyncClient, at, client_like, groups, nodes_of, unavailable
+from hub.broker.evalsha import script_on
 from hub.broker.keys import CONTROL_CHANNEL, REVOKED
 from hub.broker.mine import UserJobs
 from hub.broker.presence import RedisCounts
 from hub.broker.reading import entry_of, has, job_of, readable
+from hub.broker.replies import Command
 from hub.broker.script import COMMAND_SCRIPT, SCRIPT, Publication, interpret_command, is_published
 from hub.broker.seam import Counts, Listener, Sink
 from hub.broker.shards import ClusterSubscriber
@@ -102,18 +104,17 @@ class RedisBroker:
         return list(zip(jobs, found, strict=True))
 
     async def _read_jobs(self, client: Redis, jobs: Sequence[JobId]) -> list[Job | None]:
-        async with client.pipeline(transaction=False) as pipe:
-            pipe.time()
-            for job in jobs:
-                self._ask(pipe, job)
-            time, *replies = await pipe.execute(raise_on_error=False)
-            seconds, micros = readable(time)
-            now = seconds + micros / 1e6
-            pairs = zip(replies[::2], replies[1::2], strict=True)
-            return [
-                job_of(job, self._names, self._publication, *pair, now)
-                for job, pair in zip(jobs, pairs, strict=True)
-            ]
+        asked: list[Command] = [("TIME",)]
+        for job in jobs:
+            asked += self._ask(job)
+        time, *replies = await multiplexed.ask(client, asked)
+        seconds, micros = map(int, readable(time))
+        now = seconds + micros / 1e6
+        pairs = zip(replies[::2], replies[1::2], strict=True)
+        return [
+            job_of(job, self._names, self._publication, *pair, now)
+            for job, pair in zip(jobs, pairs, strict=True)
+        ]
 
     async def latest(self, job: JobId, *, limit: int, size: int = 1 << 20) -> Snapshot:
         """Read the job's hash and its last retained events: `limit`, or fewer that have `size` bytes.
@@ -142,8 +143,8 @@ class RedisBroker:
         while len(entries) < limit and (got := sum(len(entry.body) for entry in entries)) < size:
             fits = (size - got) * len(entries) // max(1, got) if entries else FIRST_READ
             more = min(limit - len(entries), max(1, fits))
-            rows = await self.at(log, partial(_read_back, log=log, newest=f"({first}", count=more))
-            older = [entry for row in reversed(rows) if has(job, entry := entry_of(row))]
+            (rows,) = await self.ask(log, [("XREVRANGE", log, f"({first}", "-", "COUNT", more)])
+            older = [entry for row in reversed(rows or []) if has(job, entry := entry_of(row))]
             entries[:0] = older
             if len(older) < more:
                 return
@@ -225,8 +226,16 @@ class RedisBroker:
         """What `ask` returns for the client of the Redis that has `key`; it may be called again. Raises
         BrokerUnavailable.
         """
-        async with available():
+        try:
             return await at(self.nodes, key, ask)
+        except OUTAGE as error:  # without `available`, which costs as much as the rest of a call
+            raise unavailable(error) from error
+
+    async def ask(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        """The answers of the Redis that has `key`. Raises BrokerUnavailable, and the first error among
+        them."""
+        answers = await self.at(key, lambda client: multiplexed.ask(client, commands))
+        return [answer if not isinstance(answer, Exception) else readable(answer) for answer in answers]
 
     async def _check_kind(self) -> None:
         """Raises BrokerUnavailable for a node of a cluster that is used as a single Redis: it has some
@@ -248,8 +257,11 @@ class RedisBroker:
             )
 
     async def aclose(self) -> None:
-        """End the Pub/Sub connection."""
+        """End the Pub/Sub connection, and those for commands that are not the client's own."""
         await self.subscriber.aclose()
+        nodes = self.nodes
+        for client in nodes.clients if isinstance(nodes, Cluster) else [nodes]:
+            await multiplexed.close(client)
 
     def statistics(self) -> SubscriberStatistics:
         """Returns the numbers of the Pub/Sub connection."""
@@ -259,10 +271,8 @@ class RedisBroker:
         log = self.keys.log(job)
 
         async def read(client: Redis) -> tuple[Job | None, list[Entry]]:
-            async with client.pipeline(transaction=True) as pipe:
-                self._ask(pipe, job)
-                pipe.execute_command(command, log, first, last, "COUNT", limit)
-                fields, meta, rows = await pipe.execute(raise_on_error=False)
+            commands = [*self._ask(job), (command, log, first, last, "COUNT", limit)]
+            fields, meta, rows = await multiplexed.ask(client, commands, atomic=True)
             return job_of(job, self._names, self._publication, fields, meta), [
                 entry_of(row) for row in readable(rows) or []
             ]
@@ -274,15 +284,10 @@ class RedisBroker:
             entries.reverse()
         return Snapshot(found, entries)
 
-    def _ask(self, pipe: Any, job: JobId) -> None:
+    def _ask(self, job: JobId) -> list[Command]:
         """Two reads: the hash by name, for it is the application's and may hold megabytes, and all of the
         hub's own."""
-        pipe.hmget(self.keys.job(job), self._names)
-        pipe.hgetall(self.keys.meta(job))
-
-
-async def _read_back(client: Redis, *, log: str, newest: str, count: int) -> Any:
-    return await client.xrevrange(log, max=newest, count=count)
+        return [("HMGET", self.keys.job(job), *self._names), ("HGETALL", self.keys.meta(job))]
 
 
 @asynccontextmanager

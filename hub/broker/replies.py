@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import InvalidResponse
@@ -17,6 +17,18 @@ try:
     import hiredis
 except ImportError:  # a worker that only publishes has none
     hiredis = None  # type: ignore[assignment]
+
+Command = tuple[str | bytes | int | float, ...]
+"""A command and its arguments."""
+
+CAN_READ = hiredis is not None
+
+
+def packed(command: Command) -> bytes:
+    """The bytes that are sent for a command."""
+    data: bytes = hiredis.pack_command(cast(Any, command))
+    return data
+
 
 Take = Callable[[Any], None]
 """Gets a reply; an error of Redis is an exception."""
@@ -49,6 +61,14 @@ class Replies(asyncio.Protocol):
         replies = cls(writer.transport, parse_error, take)
         writer.transport.set_protocol(replies)
         return replies
+
+    def write(self, data: bytes) -> None:
+        """Send `data`; what does not go at once waits in the transport."""
+        self._transport.write(data)
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
 
     async def ended(self) -> None:
         """Return when Redis has closed the connection. Raises what ended it before. Cancel-safe."""

@@ -32,7 +32,7 @@ from hub.broker.channels import (
     grouped,
 )
 from hub.broker.keys import CONTROL_CHANNEL
-from hub.broker.replies import Replies
+from hub.broker.replies import Replies, packed
 from hub.broker.seam import Listener, Sink
 from hub.broker.sentinel import MOVED, has_moved
 from hub.broker.topology import slot_of
@@ -78,6 +78,7 @@ class Subscriber:
         self._commands: deque[tuple[str, str]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._line: Replies | None = None  # the connection, if its bytes come here
         self._serving = False  # True while a connection accepts commands
         self.connected = False  # Redis has confirmed the control channel on the present connection
         self._replies = 0  # of Redis, over all connections
@@ -118,7 +119,7 @@ class Subscriber:
             raise
 
     def unsubscribe(self, channel: str, sink: Sink) -> None:
-        """Stop sending `channel` to `sink`. Does nothing if `channel` has another sink; does not wait."""
+        """Stop sending `channel` to `sink`. Does nothing if it has another sink; does not wait."""
         if self._sinks.get(channel) is sink:
             self._waiting.pop(channel, None)
             self.drop(channel)
@@ -155,8 +156,8 @@ class Subscriber:
         while True:
             connection: AbstractConnection | None = None
             try:
-                self._used = self.pool
-                connection = dedicated(self.pool)
+                self._used = pool = self.pool
+                connection = dedicated(pool.connection_class, pool.connection_kwargs)
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError, _Lost) as error:
                 words = str(error) or type(error).__name__
@@ -165,7 +166,7 @@ class Subscriber:
                 logger.exception("the subscription connection failed, reconnecting")
             finally:
                 was_connected = self.connected
-                self.connected = self._serving = False
+                self.connected, self._serving, self._line = False, False, None
                 with contextlib.suppress(RedisError, OSError):
                     if connection is not None:
                         await connection.disconnect(nowait=True)
@@ -179,7 +180,7 @@ class Subscriber:
     async def _serve(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(SILENCE):
             await connection.connect()
-        replies = Replies.of(connection, self._take)
+        self._line = replies = Replies.of(connection, self._take)
         self._commands.clear()
         self._serving = True  # from here on, commands queue up behind the SUBSCRIBEs of the next lines
         self._asked = set(self._sinks)
@@ -188,10 +189,8 @@ class Subscriber:
         self._commands.extend((self._verb, channel) for channel in channels)
         await self._send(connection)
         reading = self._read(connection) if replies is None else replies.ended()
-        parts = [
-            asyncio.create_task(part)
-            for part in (reading, self._write(connection), self._watch_primary(connection))
-        ]
+        works = reading, self._write(connection), self._watch_primary(connection)
+        parts = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -293,7 +292,9 @@ class Subscriber:
 
     async def _send(self, connection: AbstractConnection, *commands: Command) -> None:
         """Send `commands`, or those that wait."""
-        found = list(commands) or list(grouped(self._commands))
-        if found:
+        found = commands or list(grouped(self._commands))
+        if found and self._line is not None:
+            self._line.write(b"".join(map(packed, found)))
+        elif found:
             async with asyncio.timeout(SILENCE):
                 await connection.send_packed_command(connection.pack_commands(found), check_health=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from hub.broker.connect import script_on
+from hub.broker.evalsha import script_on
 from hub.broker.redis import RedisBroker
 from hub.job.event import JobId, UserId
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from hub.broker.seam import Broker
@@ -36,6 +37,26 @@ class _Recent:
     found: Job | None = None
 
 
+class _Reading:
+    """A read, and the viewers that wait for it: it does not end with the first of them that is cancelled."""
+
+    __slots__ = ("_waiting", "task")
+
+    def __init__(self, task: asyncio.Task[list[Job | None]]) -> None:
+        self.task = task
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
 class JobReads:
     """The reads of one hub. `notice` is called with the result of each."""
 
@@ -51,14 +72,14 @@ class JobReads:
         self._admission = admission
         self._notice = notice
         self._loop = asyncio.get_running_loop()
-        self._reading: dict[JobId, asyncio.Task[list[Job | None]]] = {}
+        self._reading: dict[JobId, _Reading] = {}
         self._second = 0
         self._recent: dict[JobId, _Recent] = {}
 
     @property
     def tasks(self) -> list[asyncio.Task[list[Job | None]]]:
         """The reads that are under way."""
-        return list(self._reading.values())
+        return [reading.task for reading in self._reading.values()]
 
     async def read_of(self, caller: Caller, job: JobId) -> Job:
         """The job, if `caller` may watch it. Raises BrokerUnavailable, and JobNotFound for a job that is not,
@@ -113,18 +134,20 @@ class JobReads:
         reading = self._reading.get(job)
         if reading is None:
             self._recent_of(job).number += 1
-            reading = self._reading[job] = asyncio.create_task(self._broker.jobs([job]), name="hub-job-read")
-            reading.add_done_callback(lambda done: self._end(job, done))
+            reading = self._reading[job] = _Reading(
+                asyncio.create_task(self._broker.jobs([job]), name="hub-job-read")
+            )
+            reading.task.add_done_callback(partial(self._end, job, reading))
         async with self._patience.bound():
-            # Awaiting the task itself would cancel it with the first viewer that is cancelled.
-            await asyncio.wait([reading])
-        (found,) = reading.result()
+            await reading.wait()
+        (found,) = reading.task.result()
         return found
 
-    def _end(self, job: JobId, reading: asyncio.Task[list[Job | None]]) -> None:
+    def _end(self, job: JobId, reading: _Reading, task: asyncio.Task[list[Job | None]]) -> None:
         del self._reading[job]
-        if reading.cancelled() or reading.exception() is not None:
+        reading.wake()
+        if task.cancelled() or task.exception() is not None:
             return  # every viewer that waits raises it; the look at it keeps asyncio from complaining if none is left
-        (found,) = reading.result()
+        (found,) = task.result()
         self._recent_of(job).found = found
         self._notice(job, found)

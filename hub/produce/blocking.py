@@ -12,7 +12,6 @@ from typing import Any
 from hub.broker.connect import (
     OUTAGE,
     SyncClient,
-    SyncScript,
     at_sync,
     close_sync,
     for_publishing_sync,
@@ -21,6 +20,7 @@ from hub.broker.connect import (
     unavailable,
 )
 from hub.broker.entries import wait_for_entry_sync
+from hub.broker.evalsha import SyncScript
 from hub.broker.presence import counts_of, hub_key, is_there
 from hub.broker.script import (
     LEASE_SCRIPT,

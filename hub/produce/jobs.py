@@ -7,7 +7,8 @@ status at once and in order. An application that keeps its jobs elsewhere needs 
 
 from __future__ import annotations
 
-from hub.broker.connect import OUTAGE, AsyncClient, PerLoop, Script, close, for_publishing, nodes_of, words
+from hub.broker.connect import OUTAGE, AsyncClient, PerLoop, close, for_publishing, nodes_of, words
+from hub.broker.evalsha import Script
 from hub.broker.redis import RedisBroker
 from hub.broker.script import CREATE_SCRIPT, Publication, interpret_job
 from hub.errors import BrokerUnavailable, InvalidEvent, JobEnded, JobNotFound

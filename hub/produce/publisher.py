@@ -19,7 +19,6 @@ from hub.broker.connect import (
     PATIENCE,
     AsyncClient,
     PerLoop,
-    Script,
     at,
     close,
     for_publishing,
@@ -28,6 +27,7 @@ from hub.broker.connect import (
     unavailable,
 )
 from hub.broker.entries import wait_for_entry
+from hub.broker.evalsha import Script
 from hub.broker.presence import counts_of, hub_key, is_there
 from hub.broker.script import (
     LEASE_SCRIPT,

@@ -313,7 +313,7 @@ class SlowConnection:
 async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Subscriber, SlowConnection]]:
     connection = SlowConnection()
     subscriber = Subscriber(Redis().connection_pool)
-    monkeypatch.setattr(subscriber_module, "dedicated", lambda _: connection)
+    monkeypatch.setattr(subscriber_module, "dedicated", lambda *_: connection)
     yield subscriber, connection
     await subscriber.aclose()
 
