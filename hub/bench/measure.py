@@ -22,8 +22,8 @@ from hub.bench.viewers import Crowd
 REHEARSAL = 20
 """Viewers that join and leave first, so that the server has loaded its code before its memory is measured."""
 
-WARM_UP = 1.0
-"""Seconds of events before the measured ones: they fill caches and start just-in-time compilers."""
+PREPARED = 20_000.0
+"""Events per second that are published before viewers come back: about what a Redis takes."""
 
 SETTLE = 1.0
 """Seconds between a storm of joins and measuring memory: a server has freed what a join needed by then."""
@@ -49,6 +49,9 @@ Progress = Callable[[Phase, int, int], None]
 
 async def measure(target: Target, load: Load, source: Source, progress: Progress) -> Result:
     """Returns the figures of `target`. If cancelled while viewers join, their sockets stay open."""
+    if load.behind:
+        events = load.jobs * (load.behind + 1)  # the first one every viewer has
+        await source.publish(rate=PREPARED, duration=events / PREPARED)
     rehearsal = Crowd(target)
     await rehearsal.join(min(REHEARSAL, load.viewers))
     await rehearsal.leave()
@@ -56,7 +59,8 @@ async def measure(target: Target, load: Load, source: Source, progress: Progress
 
     crowd = Crowd(target)
     before = usage(target.pids)
-    took = await _timed(crowd.join(load.viewers), lambda: progress(Phase.JOINING, crowd.joined, load.viewers))
+    coming = _come_back(crowd, load) if load.behind else crowd.join(load.viewers)
+    took = await _timed(coming, lambda: progress(Phase.JOINING, crowd.joined, load.viewers))
     joined = usage(target.pids)
     await asyncio.sleep(SETTLE)
     idle = usage(target.pids)
@@ -65,7 +69,9 @@ async def measure(target: Target, load: Load, source: Source, progress: Progress
         took, _between(before, joined, "cpu"), _between(before, idle, "rss"), _between(before, idle, "uss")
     )
     try:
-        delivering = await _deliver(crowd, load, source, progress) if load.rate and count else _Delivering()
+        delivering = _Delivering.of_come_backs(crowd, load)
+        if load.rate and count:
+            delivering = await _deliver(crowd, load, source, progress)
         return _result(crowd, joining, delivering)
     finally:
         await crowd.leave()
@@ -95,9 +101,33 @@ class _Delivering:
     repeated: int = 0
     latencies: Sequence[int] = ()
 
+    @classmethod
+    def of_come_backs(cls, crowd: Crowd, load: Load) -> _Delivering:
+        """What viewers that came back have of what they had missed; of others nothing."""
+        if not load.behind:
+            return cls()
+        differences = [load.behind - viewer.seen for viewer in crowd.viewers]
+        return cls(
+            expected=load.behind * crowd.joined,
+            delivered=crowd.seen,
+            lost=sum(max(0, difference) for difference in differences),
+            repeated=sum(max(0, -difference) for difference in differences),
+        )
+
+
+async def _come_back(crowd: Crowd, load: Load) -> None:
+    """Join, and wait until what was missed has come, or no more comes."""
+    await crowd.join(load.viewers)
+    seen, last = -1, crowd.loop.time()
+    while crowd.seen < load.behind * crowd.joined and crowd.loop.time() < last + PATIENCE:
+        if crowd.seen != seen:
+            seen, last = crowd.seen, crowd.loop.time()
+        await asyncio.sleep(0.01)
+
 
 async def _deliver(crowd: Crowd, load: Load, source: Source, progress: Progress) -> _Delivering:
-    await _publish(crowd, load, source, Phase.WARMING, WARM_UP, progress)
+    if load.warm_up:  # which fills caches and starts just-in-time compilers
+        await _publish(crowd, load, source, Phase.WARMING, load.warm_up, progress)
     crowd.reset()
     before = usage(crowd.target.pids)
     own, start = time.process_time(), crowd.loop.time()

@@ -17,8 +17,9 @@ from hub.errors import InvalidSettings
 class Load:
     """`viewers` spread over `jobs`; `rate` events per second over all jobs, of `size` bytes.
 
-    Events are published for `duration` seconds. With rate 0 the viewers stay idle. Raises InvalidSettings for
-    values that make no benchmark.
+    Events are published for `duration` seconds, after `warm_up` seconds of others. With rate 0 the viewers
+    stay idle. `behind`: events of each job that are published before the viewers come, who are sent them.
+    Raises InvalidSettings for values that make no benchmark.
     """
 
     viewers: int
@@ -26,6 +27,8 @@ class Load:
     rate: float = 20.0
     size: int = 200
     duration: float = 10.0
+    warm_up: float = 1.0
+    behind: int = 0
 
     def __post_init__(self) -> None:
         if self.viewers < self.jobs or self.jobs < 1:

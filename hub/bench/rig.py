@@ -65,12 +65,14 @@ def private_hub(
         with on_core(cores.server):
             hub = running([sys.executable, *program, "serve", *where], _environment(secret, load.viewers))
         with hub as (pid, port):
-            prefix = _create_jobs(redis.url, load, USER, Keys(), numbered=not bare)
+            epoch = int(time.time() * 1000)
+            prefix = _create_jobs(redis.url, load, USER, Keys(), epoch=None if bare else epoch)
+            cursor = f"Last-Event-ID: {epoch}-0\r\n" if load.behind else ""
 
             def head(index: int) -> tuple[str, str]:
                 # A token for each viewer: with one for all, the hub would verify it once and remember it.
                 path = _PATHS[transport].format(f"{prefix}-{index % load.jobs}")
-                return path, f"Authorization: Bearer {_token(secret, index)}\r\n"
+                return path, f"Authorization: Bearer {_token(secret, index)}\r\n{cursor}"
 
             target = Target("127.0.0.1", port, transport, head, pids=(pid,))
             yield Rig(target, _source(redis.url, prefix, load, Keys().template, bare=bare))
@@ -109,7 +111,8 @@ def running_hub(
     given: dict[str, Any] = {} if redis_url is None else {"redis_url": redis_url}
     settings = Settings(**given)
     keys = Keys(settings.key_template)
-    prefix = _create_jobs(settings.redis_url, load, _subject(token), keys, numbered=not bare)
+    epoch = None if bare else int(time.time() * 1000)
+    prefix = _create_jobs(settings.redis_url, load, _subject(token), keys, epoch=epoch)
 
     def head(index: int) -> tuple[str, str]:
         path = _PATHS[transport].format(f"{prefix}-{index % load.jobs}")
@@ -119,9 +122,9 @@ def running_hub(
     yield Rig(target, _source(settings.redis_url, prefix, load, keys.template, bare=bare))
 
 
-def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered: bool) -> str:
-    """Create the jobs' hashes; returns the prefix of their ids. A `numbered` job has an epoch, as one that
-    was made with `create_job`."""
+def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, epoch: int | None) -> str:
+    """Create the jobs' hashes; returns the prefix of their ids. With an `epoch` they are as `create_job`
+    makes them, without as an application does."""
     prefix = f"bench-{secrets.token_hex(4)}"
     fields: dict[Any, Any] = {"status": "queued", "user_id": user, "project_id": "bench"}
     with single_sync(redis_url) as client:
@@ -130,9 +133,9 @@ def _create_jobs(redis_url: str, load: Load, user: str, keys: Keys, *, numbered:
             key = keys.job(JobId(f"{prefix}-{number}"))
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, LIFETIME)
-            if numbered:
+            if epoch is not None:
                 meta = keys.meta(JobId(f"{prefix}-{number}"))
-                pipeline.hset(meta, mapping={"epoch": int(time.time() * 1000), "owner": user})
+                pipeline.hset(meta, mapping={"epoch": epoch, "owner": user})
                 pipeline.expire(meta, LIFETIME)
         try:
             pipeline.execute()

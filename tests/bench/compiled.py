@@ -86,7 +86,9 @@ def centrifugo(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
             root = "uni_sse" if transport is Transport.SSE else "uni_websocket"
 
             def head(index: int) -> tuple[str, str]:
-                connect = quote(json.dumps({"token": _token(f"{PREFIX}-{index % load.jobs}", index)}))
+                job = f"{PREFIX}-{index % load.jobs}"
+                subs = {job: {"recover": True, "epoch": "", "offset": 1}} if load.behind else {}
+                connect = quote(json.dumps({"token": _token(job, index), "subs": subs}))
                 return f"/connection/{root}?cf_connect={connect}", ""
 
             yield Rig(
@@ -103,7 +105,14 @@ _CONFIG = {
         "connection_limit": 0,
         "user_connection_limit": 0,
     },
-    "channel": {"without_namespace": {"history_size": 1000, "history_ttl": "10m"}},
+    "channel": {
+        "without_namespace": {
+            "history_size": 1000,
+            "history_ttl": "10m",
+            "allow_recovery": True,
+            "force_recovery": True,
+        }
+    },
     "uni_sse": {"enabled": True},
     "uni_websocket": {"enabled": True},
     "usage_stats": {"disabled": True},

@@ -1,4 +1,4 @@
-"""What publishing costs: `python -m tests.bench.publish`. Events per second of one process on one connection, with
+"""What publishing costs: `python -m tests.bench.publish`, and a part of run.py. Events per second of one process on one connection, with
 Redis on another core, beside the floor: the same script by EVALSHA on a plain socket, one after the other."""
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ ROUNDS = 3
 @contextlib.contextmanager
 def on_cores() -> Iterator[EmbeddedServer]:
     """A Redis on the first core, and this process on the last."""
-    cores = sorted(os.sched_getaffinity(0))
+    all_cores = os.sched_getaffinity(0)
+    cores = sorted(all_cores)
     os.sched_setaffinity(0, {cores[0]})
-    with EmbeddedServer() as server:
-        os.sched_setaffinity(0, {cores[-1]})
-        yield server
+    try:
+        with EmbeddedServer() as server:
+            os.sched_setaffinity(0, {cores[-1]})
+            yield server
+    finally:
+        os.sched_setaffinity(0, all_cores)
 
 
 def floor(server: EmbeddedServer) -> int:
-    """Nothing but the script: no checks, no retries, no answer that is read further than its end."""
+    """EVALSHA by hand: no checks, no retries, no answer that is read further than its end"""
     prepare = Publication().prepare
     body = dumps({"type": "build.stage.started", **FIELDS, "job_id": "floor"})
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
@@ -59,30 +63,30 @@ def _packed(*words: str) -> bytes:
 
 
 def blocking(server: EmbeddedServer) -> int:
-    """`SyncPublisher.emit`."""
+    """`SyncPublisher.emit`"""
     with SyncPublisher.from_url(server.url, strict=True) as publisher:
         return _count(lambda: publisher.emit("job", "build.stage.started", FIELDS))
 
 
 def blocking_many(server: EmbeddedServer) -> int:
-    """`SyncPublisher.emit_many` of 100."""
+    """`SyncPublisher.emit_many` of 100"""
     events = [("build.stage.started", FIELDS)] * 100
     with SyncPublisher.from_url(server.url, strict=True) as publisher:
         return 100 * _count(lambda: publisher.emit_many("job", events))
 
 
 def one(server: EmbeddedServer) -> int:
-    """`await Publisher.emit`."""
+    """`await Publisher.emit`"""
     return asyncio.run(_async(server, at_once=1))
 
 
 def many(server: EmbeddedServer) -> int:
-    """`await Publisher.emit_many` of 100."""
+    """`await Publisher.emit_many` of 100"""
     return asyncio.run(_async(server, at_once=1, number=100))
 
 
 def crowd(server: EmbeddedServer) -> int:
-    """`Publisher.emit` of 64 tasks at once."""
+    """`Publisher.emit` of 64 tasks at once"""
     return asyncio.run(_async(server, at_once=64))
 
 
@@ -118,15 +122,27 @@ async def _jobs(server: EmbeddedServer) -> None:
             await jobs.create_job(name, user_id="ada")
 
 
-if __name__ == "__main__":
+WAYS = (floor, blocking, one, crowd, blocking_many, many)
+
+
+def rates(rounds: int = ROUNDS) -> list[dict]:
+    """The best of some rounds of each way, interleaved: its name, events per second, and a description."""
     with on_cores() as server:
         asyncio.run(_jobs(server))
-        ways = (floor, blocking, one, crowd, blocking_many, many)
-        best = dict.fromkeys(ways, 0)
-        for _ in range(ROUNDS):
-            for way in ways:
+        best = dict.fromkeys(WAYS, 0)
+        for _ in range(rounds):
+            for way in WAYS:
                 best[way] = max(best[way], way(server))
-        for way, rate in best.items():
-            print(
-                f"{way.__name__:<14}{rate:>8,} events/s  {rate / best[floor]:5.2f} x the floor  {way.__doc__}"
-            )
+    return [{"way": way.__name__, "rate": rate, "what": way.__doc__} for way, rate in best.items()]
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table."""
+    least = rows[0]["rate"]
+    lines = ["| | events/s | x floor |", "| --- | --- | --- |"]
+    lines += [f"| {row['what']} | {row['rate']:,} | {row['rate'] / least:.2f} |" for row in rows]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(rates()))

@@ -2,7 +2,7 @@
 
     python tests/bench/run.py --out results.json               the comparison, as a Markdown table on stdout
     python tests/bench/run.py --out sweep.json --sweep         how cost grows, for tests/bench/plot.py
-    python tests/bench/run.py --out try.json --quick           only a check that everything runs
+    python tests/bench/run.py --out try.json --quick           in five minutes: shorter, and with fewer peers
 
 Only figures of one run can be compared. Everything is restarted for every line of the table, so that no
 server pays for what another one left behind.
@@ -19,7 +19,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from scenarios import SCENARIOS, SWEPT, Scenario, quick, sweeps
+import publish
+from scenarios import QUICK, SCENARIOS, SWEPT, Scenario, quick, sweeps
 from servers import SERVERS, Server, versions
 from tables import markdown
 
@@ -27,6 +28,9 @@ from hub.bench.bar import watched
 from hub.bench.process import Cores, end_as_by_ctrl_c, on_core, raise_open_files
 from hub.bench.target import Transport
 from hub.errors import HubError
+
+PUBLISHING = "publish"
+"""The scenario without viewers."""
 
 
 def main() -> int:
@@ -43,13 +47,18 @@ def main() -> int:
         scenarios = [replace(one, load=replace(one.load, duration=given.duration)) for one in scenarios]
     if given.quick:
         scenarios = [quick(one) for one in scenarios]
+        chosen = [server for server in chosen if given.only or server.name in QUICK]
     entries = []
     for scenario in scenarios:
-        for server in chosen:
+        for server in [one for one in chosen if one.resumes or not scenario.needs_history]:
             for transport in server.transports:
                 entries.append(_one(server, transport, scenario))
                 _write(given.out, entries)  # after each, so that an interrupted run is not lost
     print(markdown(entries))
+    if not given.sweep and not given.only and (not given.scenario or PUBLISHING in given.scenario):
+        rows = publish.rates(rounds=1 if given.quick else 3)
+        _write(given.out, [*entries, {"scenario": PUBLISHING, "rows": rows}])
+        print(f"\n**Publishing, one process and one connection**\n\n{publish.markdown(rows)}")
     print(f"\n{_foot()}")
     return (
         1
@@ -115,7 +124,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="the JSON file for the results")
-    parser.add_argument("--quick", action="store_true", help="small and short; figures mean nothing")
+    parser.add_argument("--quick", action="store_true", help="shorter, and with fewer peers: more noise")
     parser.add_argument("--sweep", action="store_true", help="how cost grows with viewers, rate and jobs")
     parser.add_argument(
         "--only", action="append", metavar="SERVER", help=", ".join(one.name for one in SERVERS)
@@ -124,7 +133,7 @@ def _arguments() -> argparse.Namespace:
         "--scenario",
         action="append",
         metavar="NAME",
-        help="few, many, fast, spread, idle; viewers, rate, jobs",
+        help="few, many, fast, spread, first, idle, alone, back, publish; viewers, rate, jobs",
     )
     parser.add_argument("--duration", type=float, help="seconds of events, instead of each scenario's own")
     return parser.parse_args()

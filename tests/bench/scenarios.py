@@ -15,6 +15,7 @@ class Scenario:
     title: str
     load: Load
     x: float = 0
+    needs_history: bool = False
 
 
 SCENARIOS = [
@@ -22,20 +23,33 @@ SCENARIOS = [
     Scenario("many", "10,000 viewers, 5 events/s", Load(10_000, rate=5, duration=10)),
     Scenario("fast", "500 viewers, 2,000 events/s", Load(500, rate=2000, duration=10)),
     Scenario("spread", "1,000 jobs with 2 viewers, 2,000 events/s", Load(2000, 1000, rate=2000, duration=10)),
+    Scenario(
+        "first",
+        "The first event of each of 2,000 jobs, with 2 viewers",
+        Load(4000, 2000, rate=2000, duration=1, warm_up=0),
+    ),
     Scenario("idle", "8,000 viewers sit idle, and how they joined", Load(8000, rate=0)),
+    Scenario("alone", "3,000 first viewers: each is the only one of its job", Load(3000, 3000, rate=0)),
+    Scenario(
+        "back",
+        "2,000 viewers of 500 jobs come back, 50 events behind",
+        Load(2000, 500, rate=0, behind=50),
+        needs_history=True,
+    ),
 ]
 
-QUICK = 10
-"""`--quick` divides the viewers of large scenarios by this."""
+QUICK = ("hub", "C, nothing but write", "Centrifugo", "Rust")
+"""The servers of `--quick`: the floor, a product and a compiled broadcaster."""
 
 SWEPT = ("hub", "nginx + nchan", "node")
 
 
 def quick(scenario: Scenario) -> Scenario:
-    """Returns a small version of the scenario, to see that everything runs. Its figures mean nothing."""
+    """Returns a short version of the scenario. Its figures are those of the long one, with more noise."""
     load = scenario.load
-    viewers = max(load.jobs, min(load.viewers, 500) // 2 if load.viewers <= 500 else load.viewers // QUICK)
-    return replace(scenario, load=replace(load, viewers=viewers, duration=2))
+    return replace(
+        scenario, load=replace(load, duration=min(load.duration, 2), warm_up=min(load.warm_up, 0.5))
+    )
 
 
 def sweeps() -> list[Scenario]:

@@ -37,6 +37,7 @@ class Server:
     start: Start
     missing: Callable[[], str]
     most: int = 1 << 20
+    resumes: bool = False  # it keeps events for viewers that come back
 
 
 def _nothing() -> str:
@@ -105,6 +106,8 @@ def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory(prefix="push-hub-nchan-") as directory:
         # Only `running` knows the port, so a shell writes it into the configuration.
         config = (PEERS / "nchan.conf").read_text().replace("{modules}", str(NGINX_MODULES))
+        config = config.replace("{first}", "oldest" if load.behind else "newest")
+        config = config.replace("{kept}", str(load.behind or 1000))
         Path(directory, "nchan.conf").write_text(config)
         write = f"sed s/{{{{port}}}}/{{port}}/ {directory}/nchan.conf > {directory}/nginx.conf"
         line = f"{write} && exec {nginx} -p {directory} -c nginx.conf -e stderr"
@@ -115,11 +118,11 @@ def _nchan(load: Load, transport: Transport, cores: Cores) -> Iterator[Rig]:
 
 
 SERVERS = [
-    Server("hub", BOTH, _hub, _nothing),
+    Server("hub", BOTH, _hub, _nothing, resumes=True),
     Server("hub, portable wire", BOTH, _portable, _nothing),
     Server("C, nothing but write", (SSE,), floor, missing("cc")),
-    Server("nginx + nchan", BOTH, _nchan, _no_nchan),
-    Server("Centrifugo", BOTH, centrifugo, missing("go")),
+    Server("nginx + nchan", BOTH, _nchan, _no_nchan, resumes=True),
+    Server("Centrifugo", BOTH, centrifugo, missing("go"), resumes=True),
     Server("Go", BOTH, built(go), missing("go")),
     Server("Rust", BOTH, built(rust), missing("cargo")),
     Server("node", BOTH, _node("node_push.cjs"), _no_node),
