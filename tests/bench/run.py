@@ -76,6 +76,7 @@ def _one(server: Server, transport: Transport, scenario: Scenario) -> dict:
         "title": scenario.title,
         "x": scenario.x,
         "load": asdict(load),
+        "asked": scenario.load.viewers,
     }
     if problem := server.missing():
         return {**entry, "error": problem}

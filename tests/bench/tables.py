@@ -71,7 +71,7 @@ def _remarks(entry: dict, result: dict) -> str:
     """Returns the reasons why a line is not comparable, if any."""
     asked = entry["load"]["rate"]
     found = [
-        (f"{result['viewers']:,} viewers", not entry["title"].startswith(f"{result['viewers']:,} ")),
+        (f"{result['viewers']:,} viewers", result["viewers"] != entry["asked"]),
         (f"saturated: {(result['cpu_share'] or 0) * 100:.0f} % of a core", (result["cpu_share"] or 0) > 0.95),
         (
             f"took {result['events_per_second']:,.0f} events/s",

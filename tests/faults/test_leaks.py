@@ -198,7 +198,6 @@ async def test_who_is_cancelled_at_any_await_leaves_nothing_behind(real_redis, k
     """Nor does it disturb another that asks for the same job. Each is cancelled one turn later."""
     async with live_hub(real_redis, linger=0) as live:
         await live.until(lambda: live.hub.broker.subscriber.connected)
-        await live.hub.broker.jobs(["none"])  # the connection for commands has a task
         before = asyncio.all_tasks()
         for turn in range(TURNS + 1):
             job = f"{kind}-{turn}"

@@ -186,16 +186,16 @@ MUTANTS = {
         "one read of the hash",
         JobReads,
         "_read",
-        "await asyncio.wait(",
-        "await self._broker.jobs([job]); await asyncio.wait(",
+        "async with self._patience.bound():",
+        "await self._broker.jobs([job])\n    async with self._patience.bound():",
     ),
     "shared-read-dies-with-the-first": mutant(
         "first-leaves",
         "cancelled by nobody but itself",
         JobReads,
         "_read",
-        "reading.add_done_callback(lambda done: self._end(job, done))",
-        "reading.add_done_callback(lambda done: self._end(job, done)); await reading",
+        "await reading.wait()",
+        "await reading.task",
     ),
     "drain-forgets-one": mutant(
         "drain", "forgotten by a hub", Drain, "_untold", "if not seat.told]", "if not seat.told][1:]"
