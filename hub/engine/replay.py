@@ -22,11 +22,11 @@ _NO_PAGE: deque[Entry] = deque()
 class Replay:
     """A page of one job's retained log, and how it goes on."""
 
-    __slots__ = ("_broker", "_feed", "_held", "_is_over", "_limit", "_page", "_past")
+    __slots__ = ("_feed", "_held", "_is_over", "_limit", "_page", "_past", "broker")
 
     def __init__(self, feed: Feed, broker: Broker, past: Past) -> None:
         self._feed = feed
-        self._broker = broker
+        self.broker = broker
         self._past = past
         self._limit = 0  # entries of the next read; 0 before the first
         self._page = _NO_PAGE
@@ -42,7 +42,7 @@ class Replay:
         size, number = log.size, log.end - log.start
         limit = self._limit or first_limit(size, number)
         self._held = self._past.reserve(expected(limit, size, number), self._held)
-        entries = (await self._broker.since(self._feed.id, after, limit=limit)).entries
+        entries = (await self.broker.since(self._feed.id, after, limit=limit)).entries
         self._limit = next_limit(limit, entries)
         if not self._is_over:
             self._page = deque(entries)

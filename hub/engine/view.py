@@ -7,6 +7,7 @@ Invariant: between the end of the past and the seat there is no await, so no eve
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -42,7 +43,6 @@ class View:
 
     __slots__ = (
         "_age",
-        "_broker",
         "_expelled",
         "_expiry",
         "_feed",
@@ -80,7 +80,6 @@ class View:
         self.begin = Beginning(feed.log.end)
         self.preamble = _NO_FRAMES
         self._feed = feed
-        self._broker = broker
         self._replay: Replay | None = Replay(feed, broker, past)  # None once it is over
         self._leave: Callable[[View], None] | None = leave
         self.since = since
@@ -189,7 +188,8 @@ class View:
         """Wait until the window reaches a cursor ahead of it, if the retained log knows the cursor; else
         `resync`."""
         while begin.ahead is not None:
-            snapshot = await self._broker.since(self.job_id, begin.ahead.previous, limit=1)
+            assert self._replay is not None, "the beginning is not over"
+            snapshot = await self._replay.broker.since(self.job_id, begin.ahead.previous, limit=1)
             begin = self._beginning()  # it may have come meanwhile
             if begin.ahead is None:
                 break
@@ -291,6 +291,7 @@ class View:
         self.begin = _SETTLED
         self.wish = _NO_WISH
         self.preamble = _NO_FRAMES
+        self._expiry = math.inf  # the seat has the earlier of both
         self._end_replay()
 
     def _end_replay(self) -> None:

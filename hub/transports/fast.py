@@ -50,12 +50,10 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         "paused",
         "seat",
         "transport",
-        "write",
     )
 
     def __init__(self, detached: Detached, view: View, fmt: Format[bytes], side: S) -> None:
         self.transport = detached.transport
-        self.write = detached.transport.write
         self.paused = False
         self.finished = False
         self._unsaid: Reason | None = None  # why it ends, while the full buffer keeps `finish` from saying so
@@ -72,6 +70,10 @@ class SocketWire(asyncio.Protocol, Generic[S]):
             self.write(first)
         self._view.settle()
         self.seat.catch_up()
+
+    def write(self, payload: bytes) -> None:
+        """Write to the kernel; the transport keeps what it does not take."""
+        self.transport.write(payload)
 
     def beat(self, payload: bytes) -> None:
         """Write a heartbeat. The client does not answer it; TCP_USER_TIMEOUT finds dead connections."""
@@ -161,7 +163,6 @@ class SocketWire(asyncio.Protocol, Generic[S]):
         # all three at once and the garbage collector has no work.
         del self.seat
         self.transport = GONE
-        self.write = GONE.write
 
     def shutdown(self) -> None:
         """Begin the drain. uvicorn calls this on every connection at SIGTERM, before any waiting."""

@@ -33,6 +33,9 @@ MAX_TOKEN = 8 * 1024
 VERIFIED = 5.0
 """Seconds a verified token is trusted without a check, at most twice that; its key may be withdrawn then."""
 
+_NOTHING_SHARED: Mapping[str, str] = {}
+"""One for all users: each is remembered."""
+
 MAX_VERIFIED = 5_000
 """Verified tokens per generation. There are two generations, so at most 10,000 are remembered, in 3 MB."""
 
@@ -186,12 +189,14 @@ class Authenticator:
         return User(
             subject,
             email if isinstance(email, str) else "",
-            issued=float(claims.get("iat", 0)),
+            issued=float(claims.get("iat", 0.0)),
             expires=float(claims["exp"]),
             shared=self._shared(claims),
         )
 
-    def _shared(self, claims: dict[str, Any]) -> dict[str, str]:
+    def _shared(self, claims: dict[str, Any]) -> Mapping[str, str]:
+        if not self._settings.shared_by:
+            return _NOTHING_SHARED
         found = {name: claims.get(name) for name in self._settings.shared_by}
         return {
             name: str(value) for name, value in found.items() if type(value) in (str, int) and value != ""

@@ -13,11 +13,13 @@ import fakeredis
 import jwt
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from websockets.asyncio.client import ClientConnection, connect
 
 from hub import JobStateMachine, Publisher, Settings, create_app, get_redis
+from hub.broker import multiplexed
+from hub.broker.cluster import Cluster
 from hub.engine.hub import Hub
-from hub.errors import BrokerUnavailable
 from hub.serve.server import Server, config, listen
 from hub.transports.uvicorn_http import HandoffHttpProtocol
 from hub.web.context import Context
@@ -106,6 +108,16 @@ class Live:
                 await asyncio.sleep(0.005)
 
 
+async def _open(hub: Hub) -> None:
+    """Open the connections for commands. Each has a task, which must not look like one of a hub that starts
+    after this one."""
+    nodes = hub.broker.nodes
+    for client in nodes.clients if isinstance(nodes, Cluster) else [nodes]:
+        if (connection := multiplexed._of(client)) is not None:
+            with suppress(RedisError):
+                await connection._connected()
+
+
 @asynccontextmanager
 async def live_hub(
     client: Redis,
@@ -143,9 +155,7 @@ async def live_hub(
         await asyncio.sleep(0.005)
     live = Live(app, client, sock.getsockname()[1], server)
     hub = live.hub
-    # The connection for commands has a task. It must not look like one of a hub that starts after this one.
-    with suppress(BrokerUnavailable):
-        await hub.broker.jobs(["none"])
+    await _open(hub)
     try:
         yield live
     finally:

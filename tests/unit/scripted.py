@@ -405,7 +405,7 @@ class Client:
                 try:
                     while frames := await self.hub.read_past(view):
                         self._take(frames)
-                        await view._broker._gate()
+                        await self.hub.broker._gate()
                 except HubError:
                     return
                 self.seat = view.seat(self, Recording())
