@@ -6,8 +6,10 @@ Invariant: a script is sent by its hash, and loaded where the server does not kn
 from __future__ import annotations
 
 from functools import partial
+from inspect import Parameter, signature
 from typing import cast
 
+from redis import ConnectionPool
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
@@ -15,6 +17,10 @@ from hub.broker import multiplexed
 from hub.broker.blocking_cluster import BlockingCluster
 from hub.broker.cluster import Cluster
 from hub.broker.connect import AsyncRedis, Nodes, PerLoop, SyncNodes, SyncRedis, at, at_sync
+
+_get = signature(ConnectionPool.get_connection).parameters.get("command_name")
+_FOR = ("EVALSHA",) if _get is not None and _get.default is Parameter.empty else ()
+"""What a pool is asked with: before 5.3 redis-py wants to know the command, since then it warns of it."""
 
 
 class Script:
@@ -61,8 +67,7 @@ class SyncScript:
 
     def _send(self, keys: list[str], args: list[str | int], client: SyncRedis) -> list[bytes | str]:
         pool = client.connection_pool
-        connection = pool.get_connection()
-
+        connection = pool.get_connection(*_FOR)
         data = connection.pack_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
 
         def send() -> list[bytes | str]:

@@ -20,12 +20,10 @@ class Patience:
     """The waits of one hub. `len` is the number of viewers that wait now."""
 
     def __init__(self) -> None:
-        self._waits: dict[
-            Bound, float
-        ] = {}  # the loop time at which each has to end; the first one's is the first
-        self._clock: asyncio.TimerHandle | None = (
-            None  # one for all: a timer for each costs as much as its wait
-        )
+        # The loop time at which each has to end, in that order. There is one clock for all: a timer for each
+        # costs as much as its wait.
+        self._waits: dict[Bound, float] = {}
+        self._clock: asyncio.TimerHandle | None = None
         self.has_ended = False
 
     def __len__(self) -> int:
