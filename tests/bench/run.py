@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import publish
-from scenarios import QUICK, SCENARIOS, SWEPT, Scenario, quick, sweeps
+from scenarios import QUICK, SCENARIOS, SWEPT, Scenario, shorter, sweeps
 from servers import SERVERS, Server, versions
 from tables import markdown
 
@@ -44,9 +44,9 @@ def main() -> int:
         chosen = [server for server in chosen if server.name in SWEPT]
     scenarios = [one for one in scenarios if not given.scenario or one.name in given.scenario]
     if given.duration:
-        scenarios = [replace(one, load=replace(one.load, duration=given.duration)) for one in scenarios]
+        scenarios = [shorter(one, given.duration) for one in scenarios]
     if given.quick:
-        scenarios = [quick(one) for one in scenarios]
+        scenarios = [shorter(one, 2, warm_up=0.5) for one in scenarios]
         chosen = [server for server in chosen if given.only or server.name in QUICK]
     entries = []
     for scenario in scenarios:
@@ -136,7 +136,7 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME",
         help="few, many, fast, spread, first, idle, alone, back, publish; viewers, rate, jobs",
     )
-    parser.add_argument("--duration", type=float, help="seconds of events, instead of each scenario's own")
+    parser.add_argument("--duration", type=float, help="seconds of events at most")
     return parser.parse_args()
 
 

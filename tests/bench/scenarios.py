@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from hub.bench.result import Load
@@ -44,12 +45,12 @@ QUICK = ("hub", "C, nothing but write", "Centrifugo", "Rust")
 SWEPT = ("hub", "nginx + nchan", "node")
 
 
-def quick(scenario: Scenario) -> Scenario:
-    """Returns a short version of the scenario. Its figures are those of the long one, with more noise."""
+def shorter(scenario: Scenario, duration: float, *, warm_up: float = math.inf) -> Scenario:
+    """Returns the scenario with that many seconds of events at most. Its figures are the same, with more
+    noise."""
     load = scenario.load
-    return replace(
-        scenario, load=replace(load, duration=min(load.duration, 2), warm_up=min(load.warm_up, 0.5))
-    )
+    seconds = {"duration": min(load.duration, duration), "warm_up": min(load.warm_up, warm_up)}
+    return replace(scenario, load=replace(load, **seconds))
 
 
 def sweeps() -> list[Scenario]:
