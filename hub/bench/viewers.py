@@ -151,7 +151,9 @@ class Probe(Viewer):
         elif cut := _cut(last, len(last)):
             self._rest = MARK[:cut]
         self.seen += len(stamped)
-        self._crowd.latencies.extend(now - int(piece[:DIGITS]) for piece in stamped)
+        times = [piece[:DIGITS] for piece in stamped]
+        # The end of a chunk may fall into a time (Go's servers cut after 2 KB); such an event has no latency.
+        self._crowd.latencies.extend(now - int(one) for one in times if one.isdigit())
 
 
 def _cut(data: bytes | bytearray, size: int) -> int:
