@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hub.broker.keys import Keys
+from hub.broker.replies import Command
 from hub.errors import BrokerUnavailable
 from hub.job.event import JobId
 
@@ -33,7 +34,7 @@ class Reach(Protocol):
 
     async def at(self, key: str, ask: Callable[[Redis], Awaitable[T]]) -> T: ...
 
-    async def ask(self, key: str, commands: Sequence[tuple[str | int, ...]]) -> list[Any]: ...
+    async def ask(self, key: str, commands: Sequence[Command]) -> list[Any]: ...
 
     def groups(self, jobs: Sequence[JobId]) -> list[list[JobId]]: ...
 
@@ -60,7 +61,7 @@ class RedisCounts:
         """
 
         async def write(group: list[JobId]) -> list[JobId]:
-            commands: list[tuple[str | int, ...]] = []
+            commands: list[Command] = []
             for job in group:
                 key = self._broker.keys.viewers(job)
                 if counts[job]:

@@ -232,10 +232,10 @@ class RedisBroker:
             raise unavailable(error) from error
 
     async def ask(self, key: str, commands: Sequence[Command]) -> list[Any]:
-        """The answers of the Redis that has `key`. Raises BrokerUnavailable, and the first error among
-        them."""
+        """The answers of the Redis that has `key`, as `readable` has them. Raises BrokerUnavailable, and the
+        first error among them."""
         answers = await self.at(key, lambda client: multiplexed.ask(client, commands))
-        return [answer if not isinstance(answer, Exception) else readable(answer) for answer in answers]
+        return [readable(answer) for answer in answers]
 
     async def _check_kind(self) -> None:
         """Raises BrokerUnavailable for a node of a cluster that is used as a single Redis: it has some
