@@ -113,14 +113,15 @@ async def test_a_caller_that_is_cancelled_while_it_connects_ends_no_other(client
 
 async def test_a_lost_connection_is_made_again(client, real_redis, monkeypatch):
     """Kills between and during commands: each is tried again, as often as the pool says."""
-    no_pool(client, monkeypatch)
-    for n in range(5):
-        assert await multiplexed.ask(client, [("ECHO", f"{n}")]) == [f"{n}".encode()]
+    async with asyncio.timeout(10):  # a caller that nobody wakes would wait for ever
+        no_pool(client, monkeypatch)
+        for n in range(5):
+            assert await multiplexed.ask(client, [("ECHO", f"{n}")]) == [f"{n}".encode()]
+            await real_redis.client_kill_filter(_type="normal", skipme=True)
+        asked = [asyncio.create_task(multiplexed.ask(client, [("ECHO", f"{n}")])) for n in range(50)]
+        await asyncio.sleep(0)
         await real_redis.client_kill_filter(_type="normal", skipme=True)
-    asked = [asyncio.create_task(multiplexed.ask(client, [("ECHO", f"{n}")])) for n in range(50)]
-    await asyncio.sleep(0)
-    await real_redis.client_kill_filter(_type="normal", skipme=True)
-    assert await asyncio.gather(*asked) == [[f"{n}".encode()] for n in range(50)]
+        assert await asyncio.gather(*asked) == [[f"{n}".encode()] for n in range(50)]
 
 
 async def test_without_a_server_everybody_gets_an_error():
